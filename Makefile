@@ -1,0 +1,38 @@
+# `make demo` and `make test` work from an empty clone: each sets up what it needs.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+
+.PHONY: help setup demo test lint format clean
+help:  ## show the targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
+
+setup: $(READY)  ## create .venv and install voxelwave with its development tools
+
+# torch goes first and alone, so that no other package's range decides which build is fetched.
+$(READY): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --quiet "$$(grep '^torch==' constraints.txt)"
+	$(BIN)/pip install --quiet --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+demo: setup  ## generate heads, pretrain one model on MRI and CT, draw figures
+	test -d data/demo/labels || $(BIN)/voxelwave synthesize data/demo --num-mri 50 --num-ct 50 --size 96 --seed 0
+	$(BIN)/voxelwave pretrain configs/pretrain/demo.yaml
+
+test: setup  ## run every test
+	$(BIN)/pytest
+
+lint: setup  ## formatting, lint, types, layers
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: setup  ## rewrite the files as `make lint` wants them
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:  ## remove the environment and caches, keep data and runs
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,0 +1,58 @@
+"""What the parts of the package hand to each other."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import torch
+from jaxtyping import Bool, Float, Int8
+from torch import Tensor
+
+Grid = tuple[int, int, int]
+
+
+class InputError(ValueError):
+    """What a user gave cannot be used: the message says what, where, and what to do, in one line."""
+
+
+class StepOutput(NamedTuple):
+    """What an objective returns for one batch: the `loss` to minimise and detached scalars to log."""
+
+    loss: Float[Tensor, ""]
+    logs: dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class MaskLevels:
+    """The level of every token: 0 visible, 1 hidden by the global mask only (easy), 2 hidden by both (hard)."""
+
+    levels: Int8[Tensor, "batch depth height width"]
+
+    @property
+    def visible(self) -> Bool[Tensor, "batch depth height width"]:
+        """Tokens that the encoder sees."""
+        return self.levels == 0
+
+    @property
+    def hidden(self) -> Bool[Tensor, "batch depth height width"]:
+        """Tokens to predict, of either level."""
+        return self.levels > 0
+
+    @property
+    def easy(self) -> Bool[Tensor, "batch depth height width"]:
+        """Tokens hidden by the global level alone."""
+        return self.levels == 1
+
+    @property
+    def hard(self) -> Bool[Tensor, "batch depth height width"]:
+        """Tokens hidden by both levels."""
+        return self.levels == 2
+
+
+class Masking(Protocol):
+    """Draws which tokens of a grid are hidden, for every sample of a batch apart."""
+
+    def __call__(self, grid: Grid, batch_size: int, generator: torch.Generator) -> MaskLevels:
+        """Return the levels of `batch_size` grids."""
+        ...

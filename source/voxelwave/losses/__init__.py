@@ -1,0 +1,1 @@
+"""Losses; the contrastive ones by name."""

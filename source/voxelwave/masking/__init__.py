@@ -1,0 +1,1 @@
+"""Masking schemes by name."""

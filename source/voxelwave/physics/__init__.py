@@ -1,0 +1,1 @@
+"""Generated anatomy and the physics of acquisition."""

@@ -1,0 +1,1 @@
+"""One file a job: reads a config, builds the parts, runs them."""

@@ -1,0 +1,95 @@
+"""Components by name: a new file in a component's package that registers a class is all that a config needs to use it."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar, get_type_hints
+
+from pydantic import BaseModel, ConfigDict, ValidationError, create_model
+
+from voxelwave.contracts import InputError
+
+Component = TypeVar("Component", bound=type[Any])
+
+
+def first_problem(error: ValidationError, section: str = "") -> str:
+    """Say in one line which key of a config is wrong, what was given and what is wanted."""
+    problem = error.errors(include_url=False)[0]
+    key = ".".join(str(part) for part in (section, *problem["loc"]) if part != "")
+    if problem["type"] == "extra_forbidden":
+        return f"unknown key '{key}'"
+    if problem["type"] == "missing":
+        return f"key '{key}' is missing"
+    return f"key '{key}': {problem['msg'].removeprefix('Value error, ')}, got {problem['input']!r}"
+
+
+class Registry:
+    """Classes of one kind, by name; their keyword-only parameters are the settings that a config may give."""
+
+    def __init__(self, kind: str, package: str) -> None:
+        self.kind = kind
+        self._package = package
+        self._classes: dict[str, type[Any]] = {}
+
+    def register(self, name: str) -> Callable[[Component], Component]:
+        """Make the decorated class available as `name`."""
+
+        def add(component: Component) -> Component:
+            if name in self._classes:
+                raise ValueError(f"{self.kind} '{name}' is registered twice: {self._classes[name]}, {component}")
+            self._classes[name] = component
+            return component
+
+        return add
+
+    def names(self) -> list[str]:
+        """All names, sorted; imports every module of the component's package first."""
+        package = importlib.import_module(self._package)
+        for module in pkgutil.iter_modules(package.__path__, f"{self._package}."):
+            importlib.import_module(module.name)
+        return sorted(self._classes)
+
+    def get(self, name: str) -> type[Any]:
+        """Return the class registered as `name`; raises InputError with the known names."""
+        names = self.names()
+        if name not in self._classes:
+            raise InputError(f"unknown {self.kind} '{name}'; known: {', '.join(names)}")
+        return self._classes[name]
+
+    def settings(self, name: str, given: Mapping[str, Any], section: str = "") -> dict[str, Any]:
+        """Check `given` against the constructor's keyword-only parameters and fill in its defaults.
+
+        Raises InputError naming the key (under `section`), what was given and what is wanted.
+        """
+        component = self.get(name)
+        hints = get_type_hints(component.__init__)
+        fields: dict[str, Any] = {
+            key: (hints[key], ... if parameter.default is inspect.Parameter.empty else parameter.default)
+            for key, parameter in inspect.signature(component).parameters.items()
+            if parameter.kind is inspect.Parameter.KEYWORD_ONLY
+        }
+        schema: type[BaseModel] = create_model(name, __config__=ConfigDict(extra="forbid"), **fields)
+        try:
+            checked = schema.model_validate(dict(given))
+        except ValidationError as error:
+            problem = first_problem(error, section)
+            raise InputError(f"{problem}; {self.kind} '{name}' takes: {', '.join(fields)}") from None
+        return checked.model_dump()
+
+    def build(self, name: str, *runtime: Any, **settings: Any) -> Any:
+        """Construct component `name`; what its constructor refuses becomes an InputError that names it."""
+        try:
+            return self.get(name)(*runtime, **self.settings(name, settings))
+        except InputError:
+            raise
+        except ValueError as error:
+            raise InputError(f"{self.kind} '{name}': {error}") from error
+
+
+BACKBONES = Registry("backbone", "voxelwave.backbones")
+MASKINGS = Registry("masking", "voxelwave.masking")
+CONTRASTIVE_LOSSES = Registry("contrastive loss", "voxelwave.losses")
+MODALITIES = Registry("modality", "voxelwave.data.modalities")
