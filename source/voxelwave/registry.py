@@ -26,6 +26,26 @@ def first_problem(error: ValidationError, section: str = "") -> str:
     return f"key '{key}': {problem['msg'].removeprefix('Value error, ')}, got {problem['input']!r}"
 
 
+def check_settings(
+    component: type[Any], given: Mapping[str, Any], section: str, label: str
+) -> dict[str, Any]:
+    """Check `given` against a constructor's keyword-only parameters and fill in its defaults.
+
+    Raises InputError naming the key (under `section`), what was given and what `label` takes.
+    """
+    hints = get_type_hints(component.__init__)
+    fields: dict[str, Any] = {
+        key: (hints[key], ... if parameter.default is inspect.Parameter.empty else parameter.default)
+        for key, parameter in inspect.signature(component).parameters.items()
+        if parameter.kind is inspect.Parameter.KEYWORD_ONLY
+    }
+    schema: type[BaseModel] = create_model(component.__name__, __config__=ConfigDict(extra="forbid"), **fields)
+    try:
+        return schema.model_validate(dict(given)).model_dump()
+    except ValidationError as error:
+        raise InputError(f"{first_problem(error, section)}; {label} takes: {', '.join(fields)}") from None
+
+
 class Registry:
     """Classes of one kind, by name; their keyword-only parameters are the settings that a config may give."""
 
@@ -60,24 +80,8 @@ class Registry:
         return self._classes[name]
 
     def settings(self, name: str, given: Mapping[str, Any], section: str = "") -> dict[str, Any]:
-        """Check `given` against the constructor's keyword-only parameters and fill in its defaults.
-
-        Raises InputError naming the key (under `section`), what was given and what is wanted.
-        """
-        component = self.get(name)
-        hints = get_type_hints(component.__init__)
-        fields: dict[str, Any] = {
-            key: (hints[key], ... if parameter.default is inspect.Parameter.empty else parameter.default)
-            for key, parameter in inspect.signature(component).parameters.items()
-            if parameter.kind is inspect.Parameter.KEYWORD_ONLY
-        }
-        schema: type[BaseModel] = create_model(name, __config__=ConfigDict(extra="forbid"), **fields)
-        try:
-            checked = schema.model_validate(dict(given))
-        except ValidationError as error:
-            problem = first_problem(error, section)
-            raise InputError(f"{problem}; {self.kind} '{name}' takes: {', '.join(fields)}") from None
-        return checked.model_dump()
+        """Check `given` against the constructor of component `name`; see `check_settings`."""
+        return check_settings(self.get(name), given, section, f"{self.kind} '{name}'")
 
     def build(self, name: str, *runtime: Any, **settings: Any) -> Any:
         """Construct component `name`; what its constructor refuses becomes an InputError that names it."""

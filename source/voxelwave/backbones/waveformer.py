@@ -1,0 +1,176 @@
+"""WaveFormer3D: one transformer for volumes of any registered channel count, on visible tokens or on all."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from voxelwave.backbones.wavelet_attention import WaveletBlock
+from voxelwave.contracts import Grid
+from voxelwave.ops.patches import nested_order, patchify, token_grid
+from voxelwave.registry import BACKBONES
+
+
+class _Layout(NamedTuple):
+    """Which tokens run through the blocks, in nested order, and where they lie."""
+
+    index: Int[Tensor, "batch token"]
+    """Raster indices in the padded grid."""
+    places: Float[Tensor, "batch octet 3"]
+    absent: Bool[Tensor, "batch octet"] | None
+    """Octets without a visible token, where the layout holds any."""
+
+
+@BACKBONES.register("waveformer")
+class WaveFormer3D(nn.Module):
+    """A wavelet-attention transformer with one patch embedding for each channel count; all else is shared.
+
+    Hidden voxels are never read. Where hidden tokens fill whole wavelet blocks, only the visible ones are computed;
+    otherwise hidden tokens of cut octets become a learned token, and octets without a visible token are not attended.
+    Both ways give the visible tokens the same features. Sides only have to be divisible by the patch size.
+    """
+
+    def __init__(
+        self,
+        in_channels: Sequence[int] = (1, 3),
+        *,
+        patch_size: int = 8,
+        embed_dim: int = 768,
+        depth: int = 12,
+        num_heads: int = 12,
+        mlp_ratio: float = 4.0,
+        wavelet_levels: int = 1,
+    ) -> None:
+        super().__init__()
+        if min(patch_size, embed_dim, depth, num_heads, wavelet_levels) < 1:
+            raise ValueError("patch_size, embed_dim, depth, num_heads and wavelet_levels must be at least 1")
+        self.in_channels = tuple(in_channels)
+        self.patch_size = patch_size
+        self.channels = embed_dim
+        self.depth = depth
+        self.wavelet_levels = wavelet_levels
+        self.stems = nn.ModuleDict(
+            {str(channels): nn.Conv3d(channels, embed_dim, patch_size, stride=patch_size) for channels in in_channels}
+        )
+        self.mask_token = nn.Parameter(torch.zeros(embed_dim))
+        self.blocks = nn.ModuleList(
+            WaveletBlock(embed_dim, num_heads=num_heads, mlp_ratio=mlp_ratio, levels=wavelet_levels)
+            for _ in range(depth)
+        )
+        self.norm = nn.LayerNorm(embed_dim)
+        self.apply(_initialise)
+
+    def forward(
+        self,
+        volume: Float[Tensor, "batch channel depth height width"],
+        hidden: Bool[Tensor, "batch d h w"] | None = None,
+    ) -> Float[Tensor, "batch embed d h w"]:
+        """Return the feature grid; hidden tokens (True in `hidden`) are 0.
+
+        Raises ValueError for another channel count, a side that the patch does not divide, a `hidden` of another
+        shape, or a sample without a visible token.
+        """
+        return self.forward_intermediates(volume, hidden)[0]
+
+    def forward_intermediates(
+        self,
+        volume: Float[Tensor, "batch channel depth height width"],
+        hidden: Bool[Tensor, "batch d h w"] | None = None,
+        depths: Sequence[int] = (),
+    ) -> tuple[Float[Tensor, "batch embed d h w"], list[Float[Tensor, "batch embed d h w"]]]:
+        """Return the feature grid and the raw grids after the asked `depths` (0 is the patch embedding)."""
+        grid = self._check(volume, hidden)
+        # 1. Choose the tokens to compute, and embed only what is visible.
+        layout = self._layout(grid, hidden, len(volume), volume.device)
+        tokens = self._embed(volume, grid, hidden, layout)
+        # 2. The transformer, keeping what was asked for.
+        kept = {0: tokens} if 0 in depths else {}
+        for number, block in enumerate(self.blocks, start=1):
+            tokens = block(tokens, layout.places, layout.absent)
+            if number in depths:
+                kept[number] = tokens
+        # 3. Back onto the grid.
+        to_grid = [self._to_grid(x, grid, hidden, layout) for x in (self.norm(tokens), *(kept[d] for d in depths))]
+        return to_grid[0], to_grid[1:]
+
+    def _check(self, volume: Tensor, hidden: Tensor | None) -> Grid:
+        if volume.ndim != 5 or str(volume.shape[1]) not in self.stems:
+            accepted = " or ".join(self.stems)
+            raise ValueError(
+                f"the backbone takes volumes [batch, {accepted}, depth, height, width], got {list(volume.shape)}"
+            )
+        grid = token_grid(volume.shape, self.patch_size)
+        if hidden is not None and hidden.shape != (len(volume), *grid):
+            raise ValueError(f"`hidden` must be [{len(volume)}, {', '.join(map(str, grid))}], got {list(hidden.shape)}")
+        if hidden is not None and bool(hidden.flatten(1).all(1).any()):
+            raise ValueError("`hidden` hides every token of a sample: at least one must stay visible")
+        return grid
+
+    def _padded(self, grid: Grid) -> Grid:
+        """The grid rounded up to whole wavelet blocks."""
+        side = 2**self.wavelet_levels
+        depth, height, width = (-(-length // side) * side for length in grid)
+        return depth, height, width
+
+    def _pad_hidden(self, grid: Grid, hidden: Tensor | None, batch_size: int, device: torch.device) -> Tensor:
+        """Hidden tokens of the padded grid, flat; what lies outside the volume is hidden too."""
+        if hidden is None:
+            hidden = torch.zeros(batch_size, *grid, dtype=torch.bool, device=device)
+        pad = [n for full, length in zip(self._padded(grid)[::-1], grid[::-1], strict=True) for n in (0, full - length)]
+        return F.pad(hidden, pad, value=True).flatten(1)
+
+    def _layout(self, grid: Grid, hidden: Tensor | None, batch_size: int, device: torch.device) -> _Layout:
+        padded = self._padded(grid)
+        order = nested_order(padded, self.wavelet_levels).to(device)
+        block_size = 8**self.wavelet_levels
+        index = order.expand(batch_size, -1)
+        absent = None
+        if hidden is not None or padded != grid:
+            hidden_blocks = self._pad_hidden(grid, hidden, batch_size, device)[:, order].unflatten(1, (-1, block_size))
+            gone = hidden_blocks.all(2)
+            num_visible = (~gone).sum(1)
+            if bool((gone == hidden_blocks.any(2)).all() & (num_visible == num_visible[0]).all()):
+                # Whole blocks, as many in every sample: the transform of the visible ones alone is exact.
+                blocks = (~gone).nonzero()[:, 1].view(batch_size, -1)
+                index = order.view(-1, block_size)[blocks].flatten(1)
+            else:
+                absent = hidden_blocks.flatten(1).unflatten(1, (-1, 8)).all(2)
+        height, width = padded[1:]
+        corner = index[:, ::8]
+        places = torch.stack([corner // (height * width), corner // width % height, corner % width], 2).float() + 0.5
+        return _Layout(index, places, absent)
+
+    def _embed(self, volume: Tensor, grid: Grid, hidden: Tensor | None, layout: _Layout) -> Tensor:
+        """Embed the tokens of the layout; hidden ones take the mask token before anything is computed from them."""
+        stem = self.stems[str(volume.shape[1])]
+        patches = patchify(volume, self.patch_size).flatten(2)
+        padded = self._padded(grid)
+        if padded != grid:
+            pad = [n for full, length in zip(padded[::-1], grid[::-1], strict=True) for n in (0, full - length)]
+            patches = F.pad(patches.unflatten(1, grid), (0, 0, *pad)).flatten(1, 3)
+        patches = patches.gather(1, layout.index[..., None].expand(-1, -1, patches.shape[2]))
+        tokens = F.linear(patches, stem.weight.flatten(1), stem.bias)
+        if layout.absent is None:
+            return tokens
+        unseen = self._pad_hidden(grid, hidden, len(volume), volume.device).gather(1, layout.index)
+        return torch.where(unseen[..., None], self.mask_token.to(tokens.dtype), tokens)
+
+    def _to_grid(self, tokens: Tensor, grid: Grid, hidden: Tensor | None, layout: _Layout) -> Tensor:
+        padded = self._padded(grid)
+        flat = tokens.new_zeros(len(tokens), padded[0] * padded[1] * padded[2], self.channels)
+        flat = flat.scatter(1, layout.index[..., None].expand_as(tokens), tokens)
+        full = flat.transpose(1, 2).unflatten(2, padded)[..., : grid[0], : grid[1], : grid[2]]
+        return full if hidden is None else full.masked_fill(hidden.unsqueeze(1), 0.0)
+
+
+def _initialise(module: nn.Module) -> None:
+    if isinstance(module, nn.Linear | nn.Conv3d):
+        # A patch embedding is a linear map of flattened patches: fans are those of the flat matrix.
+        nn.init.xavier_uniform_(module.weight.flatten(1).data.view(len(module.weight), -1))
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)

@@ -1,0 +1,60 @@
+"""Files that are either the old one or the new one, whole, whenever the process dies."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from voxelwave.contracts import InputError
+
+FORMAT_VERSION = 1
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; it takes the place of `path` once it is whole and on disk."""
+    part = path.with_name(f".{path.name}.part")
+    try:
+        yield part
+        with part.open("rb+") as file:
+            os.fsync(file.fileno())
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file atomically."""
+    with replacing(path) as part:
+        part.write_text(text, encoding="utf-8")
+
+
+def save_checkpoint(path: Path, state: dict[str, Any], save: Callable[[Any, Any], None] = torch.save) -> None:
+    """Write `state`, tensors and plain values, atomically."""
+    with replacing(path) as part:
+        save({"format_version": FORMAT_VERSION, **state}, part)
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint onto the CPU; nothing in it is executed.
+
+    Raises InputError for a missing, damaged or foreign file, and for one of another format version.
+    """
+    if not path.is_file():
+        raise InputError(f"no checkpoint at {path}")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile, pickle.UnpicklingError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"{path} is not a readable checkpoint ({reason}); take another one of its run") from None
+    version = state.get("format_version") if isinstance(state, dict) else None
+    if version != FORMAT_VERSION:
+        raise InputError(f"{path} has checkpoint format {version}, this voxelwave reads format {FORMAT_VERSION}")
+    return dict(state)

@@ -1,0 +1,234 @@
+"""The training loop: batches in, optimiser steps, records and checkpoints out."""
+
+from __future__ import annotations
+
+import math
+import signal
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from voxelwave.contracts import StepOutput
+from voxelwave.engine.checkpoint import save_checkpoint
+from voxelwave.engine.run_log import RunLog
+
+
+class TrainingBatch(Protocol):
+    """What the loop knows of a batch."""
+
+    volume: Tensor
+    modality: str
+    files: list[str]
+    problems: list[str]
+
+
+Objective = Callable[[TrainingBatch, int], StepOutput]
+Probe = Callable[[], dict[str, float]]
+
+
+class DivergedError(RuntimeError):
+    """The loss or its gradient is not finite; the message names the step and the batch's files."""
+
+
+@dataclass(frozen=True)
+class LoopSettings:
+    """How long to train and how often to do what, in optimiser steps."""
+
+    total_steps: int
+    steps_per_epoch: int
+    accumulate: int = 1
+    clip_norm: float = 1.0
+    checkpoint_every_steps: int = 500
+    checkpoint_every_epochs: int = 1
+    probe_every_steps: int = 50
+
+
+@dataclass
+class LoopState:
+    """Where a run stands: optimiser steps taken and the lowest mean loss of an epoch."""
+
+    step: int = 0
+    best_loss: float = math.inf
+
+
+class StopRequest:
+    """True once SIGINT or SIGTERM has arrived; a second SIGINT interrupts at once."""
+
+    def __init__(self) -> None:
+        self.asked = False
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        """Handle a signal."""
+        self.asked = True
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@contextmanager
+def stop_on_signal() -> Iterator[StopRequest]:
+    """Turn SIGINT and SIGTERM into a request that the loop reads between steps."""
+    request = StopRequest()
+    previous = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield request
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+class Trainer:
+    """Trains an objective. `fabric`, `model` and `optimizer` come set up; the learning rate is a function of the step.
+
+    Everything that a run needs to go on is in `last.pth`: weights, optimiser, precision state, step, best loss. The
+    data and the masks are functions of the step, so that nothing else has to be remembered.
+    """
+
+    def __init__(
+        self,
+        fabric: Any,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        objective: Objective,
+        learning_rate: Callable[[int], float],
+        folder: Path,
+        metadata: dict[str, Any],
+        *,
+        settings: LoopSettings,
+        after_step: Callable[[], None] = lambda: None,
+        probe: Probe = dict,
+    ) -> None:
+        self.fabric = fabric
+        self.model = model
+        self.optimizer = optimizer
+        self.objective = objective
+        self.learning_rate = learning_rate
+        self.folder = folder
+        self.metadata = metadata
+        self.settings = settings
+        self.after_step = after_step
+        self.probe = probe
+        self.state = LoopState()
+
+    def run(self, batches: Iterable[TrainingBatch], log: RunLog, should_stop: Callable[[], bool]) -> bool:
+        """Train from `state.step` on; True where the run came to its end, False where it was asked to stop."""
+        settings, state = self.settings, self.state
+        stream = iter(batches)
+        while state.step < settings.total_steps:
+            began = time.perf_counter()
+            micro_batches = [next(stream) for _ in range(settings.accumulate)]
+            waited = time.perf_counter() - began
+            for problem in (problem for batch in micro_batches for problem in batch.problems):
+                log.say(problem)
+            logs, gradient_norm = self._step(micro_batches)
+            duration = time.perf_counter() - began
+            if state.step % settings.probe_every_steps == 0 or state.step == settings.total_steps - 1:
+                logs |= self.probe()
+            volumes = self.fabric.world_size * sum(len(batch.volume) for batch in micro_batches)
+            epoch = state.step // settings.steps_per_epoch + 1
+            log.step(
+                {
+                    "step": state.step,
+                    "epoch": epoch,
+                    "modality": micro_batches[0].modality,
+                    **logs,
+                    "learning_rate": self.learning_rate(state.step),
+                    "grad_norm": gradient_norm,
+                    "volumes_per_second": volumes / duration,
+                    "data_wait_s": waited,
+                }
+            )
+            state.step += 1
+            finished = state.step == settings.total_steps
+            if state.step % settings.steps_per_epoch == 0 or finished:
+                self._end_epoch(epoch, log)
+            elif state.step % settings.checkpoint_every_steps == 0:
+                self.save(log)
+            if self._anyone(should_stop()) and not finished:
+                self.save(log)
+                return False
+        return True
+
+    def _anyone(self, asked: bool) -> bool:
+        """True on every rank where it is on one: ranks must stop at the same step."""
+        if self.fabric.world_size == 1:
+            return asked
+        votes = self.fabric.all_reduce(torch.tensor(float(asked), device=self.fabric.device), reduce_op="sum")
+        return bool(votes > 0)
+
+    def _step(self, micro_batches: Sequence[TrainingBatch]) -> tuple[dict[str, float], float]:
+        """Take one optimiser step; return the logs, averaged over micro-batches, and the gradient's norm."""
+        state, share = self.state, 1 / len(micro_batches)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.learning_rate(state.step)
+        logs: dict[str, float] = {}
+        for micro, batch in enumerate(micro_batches):
+            last = micro == len(micro_batches) - 1
+            with self.fabric.no_backward_sync(self.model, enabled=not last):
+                output = self.objective(batch, state.step * len(micro_batches) + micro)
+                self._check_finite(float(output.loss.detach()), "loss", micro_batches)
+                self.fabric.backward(output.loss * share)
+            for name, value in output.logs.items():
+                logs[name] = logs.get(name, 0.0) + float(value) * share
+        norm = float(
+            self.fabric.clip_gradients(
+                self.model, self.optimizer, max_norm=self.settings.clip_norm, error_if_nonfinite=False
+            )
+        )
+        # In fp16 an infinite gradient is the scaler's business: it skips the step and lowers the scale.
+        if self.metadata.get("precision") != "fp16":
+            self._check_finite(norm, "gradient", micro_batches)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.after_step()
+        return logs, norm
+
+    def _check_finite(self, value: float, what: str, micro_batches: Sequence[TrainingBatch]) -> None:
+        if not math.isfinite(value):
+            files = ", ".join(file for batch in micro_batches for file in batch.files)
+            raise DivergedError(
+                f"the {what} is {value} at step {self.state.step} on {files}; look at these files with "
+                f"`voxelwave inspect`, lower training.learning_rate, and go on from the last checkpoint with --resume"
+            )
+
+    def _end_epoch(self, epoch: int, log: RunLog) -> None:
+        row = log.epoch(epoch)
+        last = self.state.step == self.settings.total_steps
+        if self.fabric.is_global_zero:
+            weights = {"model": self._model_state(), "step": self.state.step, "epoch": epoch, **self.metadata}
+            if epoch % self.settings.checkpoint_every_epochs == 0 or last:
+                save_checkpoint(self.folder / f"checkpoint_epoch_{epoch}.pth", weights)
+            if row["loss"] < self.state.best_loss:
+                self.state.best_loss = row["loss"]
+                save_checkpoint(self.folder / "best_model.pth", weights)
+        self.save(log)
+
+    def _model_state(self) -> dict[str, Tensor]:
+        state: dict[str, Tensor] = self.model.state_dict()
+        return state
+
+    def save(self, log: RunLog) -> None:
+        """Write `last.pth`."""
+        log.flush()
+        if self.fabric.is_global_zero:
+            state = {
+                "model": self._model_state(),
+                "optimizer": self.optimizer.state_dict(),
+                "precision": self.fabric.strategy.precision.state_dict(),
+                "step": self.state.step,
+                "best_loss": self.state.best_loss,
+                **self.metadata,
+            }
+            save_checkpoint(self.folder / "last.pth", state)
+
+    def restore(self, checkpoint: dict[str, Any]) -> None:
+        """Go on from what `save` wrote."""
+        self.model.load_state_dict(checkpoint["model"])
+        self.optimizer.load_state_dict(checkpoint["optimizer"])
+        self.fabric.strategy.precision.load_state_dict(checkpoint["precision"])
+        self.state = LoopState(step=checkpoint["step"], best_loss=checkpoint["best_loss"])

@@ -1,0 +1,150 @@
+"""What a run writes while it trains: one line a step, one row an epoch, TensorBoard, and progress on the terminal."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from voxelwave.engine.checkpoint import write_text
+
+Record = dict[str, Any]
+AVERAGED = ("loss", "reconstruction", "baseline", "contrastive", "easy", "hard", "alignment")
+
+
+def read_metrics(path: Path) -> list[Record]:
+    """Read `metrics.jsonl`; a last line that was cut while being written is left out."""
+    records = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+        try:
+            records.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return records
+
+
+def summarise(records: Sequence[Record]) -> Record:
+    """Average an epoch's records, over all steps and by modality."""
+    row: Record = {"epoch": records[0]["epoch"], "step": records[-1]["step"]}
+    groups = {"": records}
+    for modality in dict.fromkeys(record["modality"] for record in records):
+        groups[f"{modality}_"] = [record for record in records if record["modality"] == modality]
+    for prefix, group in groups.items():
+        for name in AVERAGED:
+            row[prefix + name] = math.fsum(record[name] for record in group) / len(group)
+    row["volumes_per_second"] = math.fsum(record["volumes_per_second"] for record in records) / len(records)
+    row["data_wait_s"] = math.fsum(record["data_wait_s"] for record in records)
+    return row
+
+
+class RunLog:
+    """Writes the records of a run. Entered as a context; `start_step` drops what an interrupted run wrote beyond it.
+
+    With `writes=False`, as on all ranks but the first, records are kept in memory alone.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        start_step: int,
+        total_steps: int,
+        console: Console,
+        tensorboard: bool = True,
+        writes: bool = True,
+    ) -> None:
+        self._folder = folder
+        self._writes = writes
+        self._console = console
+        self._total_steps = total_steps
+        self._records = [r for r in read_metrics(folder / "metrics.jsonl") if r["step"] < start_step]
+        self._metrics: IO[str] = io.StringIO()
+        self._writer: Any = None
+        if writes:
+            write_text(folder / "metrics.jsonl", "".join(json.dumps(record) + "\n" for record in self._records))
+            self._metrics = (folder / "metrics.jsonl").open("a", encoding="utf-8")
+        if writes and tensorboard:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=start_step)
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[speed]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._task = self._progress.add_task("starting", total=total_steps, completed=start_step, speed="")
+        self._last_line = time.monotonic()
+
+    def __enter__(self) -> RunLog:
+        self._progress.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._progress.stop()
+        self._metrics.close()
+        if self._writer is not None:
+            self._writer.close()
+
+    def step(self, record: Record) -> None:
+        """Log one optimiser step."""
+        self._records.append(record)
+        self._metrics.write(json.dumps(record) + "\n")
+        if self._writer is not None:
+            for name, value in record.items():
+                if isinstance(value, float):
+                    self._writer.add_scalar(f"{record['modality']}/{name}", value, record["step"])
+        speed = f"{record['volumes_per_second']:.1f} volumes/s"
+        text = f"epoch {record['epoch']} {record['modality']} loss {record['loss']:.4f}"
+        self._progress.update(self._task, completed=record["step"] + 1, description=text, speed=speed)
+        # Where there is no terminal to draw on, a line every ten seconds.
+        if not self._console.is_terminal and time.monotonic() - self._last_line > 10:
+            self._last_line = time.monotonic()
+            self._console.print(f"step {record['step'] + 1}/{self._total_steps}  {text}  {speed}")
+
+    def epoch(self, epoch: int) -> Record:
+        """Write the row of a finished epoch into `history.csv` and return it."""
+        rows = [
+            summarise([record for record in self._records if record["epoch"] == number])
+            for number in range(1, epoch + 1)
+        ]
+        if not self._writes:
+            return rows[-1]
+        table = io.StringIO()
+        columns = list(dict.fromkeys(name for row in rows for name in row))
+        writer = csv.DictWriter(table, columns)
+        writer.writeheader()
+        writer.writerows(rows)
+        write_text(self._folder / "history.csv", table.getvalue())
+        self._console.print(_epoch_line(rows[-1]))
+        return rows[-1]
+
+    def flush(self) -> None:
+        """Bring the step records to disk; called before a checkpoint that relies on them."""
+        self._metrics.flush()
+
+    def say(self, text: str) -> None:
+        """Print a line beside the progress bar."""
+        self._console.print(text)
+
+
+def _epoch_line(row: Mapping[str, Any]) -> str:
+    modalities = [name.removesuffix("_loss") for name in row if name.endswith("_loss")]
+    parts = "  ".join(f"{name} {row[f'{name}_loss']:.4f}" for name in modalities)
+    return (
+        f"epoch {row['epoch']}: loss {row['loss']:.4f} ({parts})  reconstruction {row['reconstruction']:.4f}  "
+        f"contrastive {row['contrastive']:.4f}  {row['volumes_per_second']:.1f} volumes/s"
+    )

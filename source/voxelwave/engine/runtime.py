@@ -1,0 +1,34 @@
+"""Device, precision and processes, by Lightning Fabric."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from voxelwave.contracts import InputError
+
+Precision = Literal["fp32", "bf16", "fp16"]
+_FABRIC_PRECISION = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
+
+
+def make_fabric(*, device: str = "auto", precision: Precision = "fp32", devices: int = 1, strategy: str = "auto") -> Any:
+    """Return a launched Fabric. Raises InputError where the device is not there or cannot do the precision."""
+    # Imported here: it takes a second, and the command line must not wait for it.
+    from lightning_fabric import Fabric
+    from lightning_fabric.utilities.exceptions import MisconfigurationException
+
+    if strategy == "auto" and devices > 1:
+        # A step trains one modality, so that the other one's patch embedding and head get no gradient.
+        strategy = "ddp_find_unused_parameters_true"
+    try:
+        fabric = Fabric(
+            accelerator=device, devices=devices, strategy=strategy, precision=_FABRIC_PRECISION[precision]
+        )
+    except (MisconfigurationException, ValueError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(
+            f"training.device={device}, precision={precision}, devices={devices} cannot run here: {reason}"
+        ) from None
+    if precision == "fp16" and fabric.device.type == "cpu":
+        raise InputError("training.precision=fp16 needs a GPU: use bf16 or fp32 on the CPU")
+    fabric.launch()
+    return fabric

@@ -1,0 +1,233 @@
+"""Masked modelling of volumes: hide blocks, encode what is left, predict the rest, and contrast places."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from voxelwave.contracts import Masking, MaskLevels, StepOutput
+from voxelwave.engine.ema import ExponentialMovingAverage
+from voxelwave.losses.masked_reconstruction import MaskedError, MaskedReconstruction
+from voxelwave.ops.patches import patchify, token_grid, unpatchify
+from voxelwave.sparse.decoder import LightDecoder
+from voxelwave.sparse.encoder import SparseEncoder
+from voxelwave.sparse.volume import SparseVolume
+
+
+class Backbone(Protocol):
+    """What the objective asks of a backbone; `backbones.waveformer` is one."""
+
+    in_channels: tuple[int, ...]
+    patch_size: int
+    channels: int
+    depth: int
+
+    def forward_intermediates(
+        self, volume: Tensor, hidden: Tensor | None = None, depths: Sequence[int] = ()
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Return the feature grid and the raw grids after `depths`, hidden tokens 0."""
+        ...
+
+
+class Reconstruction(NamedTuple):
+    """A volume, the same with hidden patches blanked, and with hidden patches predicted."""
+
+    volume: Float[Tensor, "batch channel depth height width"]
+    masked: Float[Tensor, "batch channel depth height width"]
+    predicted: Float[Tensor, "batch channel depth height width"]
+
+
+class MaskedModeling(nn.Module):
+    """What both targets share: the parts, the contrast between depths, and the sum of the losses."""
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        masking: Masking,
+        encoder: SparseEncoder,
+        decoder: LightDecoder,
+        contrastive: nn.Module,
+        reconstruction: MaskedReconstruction,
+        *,
+        contrastive_weight: float = 0.5,
+        shallow_depth: int = 1,
+    ) -> None:
+        super().__init__()
+        if not 0 <= shallow_depth < backbone.depth:
+            raise ValueError(f"shallow_depth must lie in 0…{backbone.depth - 1}, got {shallow_depth}")
+        self.backbone = backbone
+        self.masking = masking
+        self.encoder = encoder
+        self.decoder = decoder
+        self.contrastive = contrastive
+        self.reconstruction = reconstruction
+        self.contrastive_weight = contrastive_weight
+        self.shallow_depth = shallow_depth
+
+    def forward(
+        self, volume: Float[Tensor, "batch channel depth height width"], generator: torch.Generator
+    ) -> StepOutput:
+        """Return the loss of one batch; `generator` (CPU) draws the masks."""
+        levels = self.draw(volume, generator)
+        error, contrast, alignment = self.compare(volume, levels)
+        loss = error.loss + self.contrastive_weight * contrast
+        logs = {
+            "loss": loss,
+            "reconstruction": error.loss,
+            "contrastive": contrast,
+            "easy": error.easy,
+            "hard": error.hard,
+            "baseline": error.baseline,
+            "alignment": alignment,
+        }
+        return StepOutput(loss, {name: value.detach() for name, value in logs.items()})
+
+    @abstractmethod
+    def compare(self, volume: Tensor, levels: MaskLevels) -> tuple[MaskedError, Tensor, Tensor]:
+        """Return the error of the predictions, the contrastive loss, and the share of places that find themselves."""
+
+    def draw(self, volume: Tensor, generator: torch.Generator) -> MaskLevels:
+        """Draw the masks of a batch."""
+        grid = token_grid(volume.shape, self.backbone.patch_size)
+        return MaskLevels(self.masking(grid, len(volume), generator).levels.to(volume.device))
+
+    def encode(
+        self,
+        volume: Float[Tensor, "batch channel depth height width"],
+        hidden: Bool[Tensor, "batch d h w"] | None = None,
+    ) -> Float[Tensor, "batch token embed"]:
+        """Return the backbone's features of the visible tokens in raster order, all of them where `hidden` is None.
+
+        Raises ValueError where samples have different numbers of visible tokens.
+        """
+        grid, _ = self.backbone.forward_intermediates(volume, hidden)
+        tokens = grid.flatten(2).transpose(1, 2)
+        if hidden is None:
+            return tokens
+        counts = (~hidden).flatten(1).sum(1).tolist()
+        if len(set(counts)) > 1:
+            raise ValueError(f"samples of one batch must have as many visible tokens each, got {counts}")
+        return tokens[~hidden.flatten(1)].unflatten(0, (len(volume), -1))
+
+    def decode(
+        self, features: Float[Tensor, "batch embed d h w"], visible: Bool[Tensor, "batch d h w"]
+    ) -> Float[Tensor, "batch width d h w"]:
+        """Encode the visible features at every scale and return one feature for every token."""
+        scales = self.encoder(SparseVolume.at(features, visible.unsqueeze(1)))
+        decoded: Tensor = self.decoder(scales)
+        return decoded
+
+    def tissue(self, volume: Float[Tensor, "batch channel depth height width"]) -> Bool[Tensor, "batch d h w"]:
+        """Tokens whose patch varies in some channel: not air."""
+        patches = patchify(volume, self.backbone.patch_size)
+        grid = token_grid(volume.shape, self.backbone.patch_size)
+        return self.reconstruction.statistics(patches).varies.any(2).unflatten(1, grid)
+
+    def after_step(self) -> None:
+        """Called once after every optimiser step."""
+
+
+class MaskedVoxels(MaskedModeling):
+    """Mask before the backbone, predict the voxels of hidden patches, each normalised by its own patch.
+
+    Sources: MAE (He et al., 2022), SparK (Tian et al., 2023), MiM (Zhuang et al., 2024).
+    """
+
+    def __init__(self, *parts: object, decoder_width: int, **settings: float | int) -> None:
+        super().__init__(*parts, **settings)  # type: ignore[arg-type]
+        voxels = self.backbone.patch_size**3
+        self.heads = nn.ModuleDict(
+            {str(channels): nn.Linear(decoder_width, channels * voxels) for channels in self.backbone.in_channels}
+        )
+
+    def compare(self, volume: Tensor, levels: MaskLevels) -> tuple[MaskedError, Tensor, Tensor]:
+        """Predict hidden voxels from the visible tokens; contrast depths over the visible tissue."""
+        # 1. The backbone sees the visible patches alone.
+        deep, (shallow,) = self.backbone.forward_intermediates(volume, levels.hidden, [self.shallow_depth])
+        # 2. Predict every hidden patch from the same context, whatever its level.
+        predicted = self._predict(deep, levels, volume.shape[1])
+        patches = patchify(volume, self.backbone.patch_size)[levels.hidden.flatten(1)]
+        error = self.reconstruction(predicted, patches, levels.hard[levels.hidden])
+        # 3. Shallow features find the deep ones of their own place.
+        contrast, alignment = self.contrastive(shallow, deep, levels.visible & self.tissue(volume))
+        return error, contrast, alignment
+
+    def _predict(self, deep: Tensor, levels: MaskLevels, channels: int) -> Float[Tensor, "token channel voxel"]:
+        decoded = self.decode(deep, levels.visible).movedim(1, -1)[levels.hidden]
+        predicted: Tensor = self.heads[str(channels)](decoded)
+        return predicted.unflatten(1, (channels, -1))
+
+    @torch.no_grad()
+    def reconstruct(self, volume: Tensor, generator: torch.Generator) -> Reconstruction:
+        """Predict a volume's hidden patches, for pictures; each takes its true mean and deviation, as in MAE."""
+        levels = self.draw(volume, generator)
+        deep, _ = self.backbone.forward_intermediates(volume, levels.hidden)
+        patches = patchify(volume, self.backbone.patch_size)
+        hidden = levels.hidden.flatten(1)
+        mean, std, varies = self.reconstruction.statistics(patches[hidden])
+        guess = self._predict(deep, levels, volume.shape[1]).to(patches.dtype) * std * varies.unsqueeze(-1) + mean
+        masked, predicted = patches.clone(), patches.clone()
+        masked[hidden] = torch.nan
+        predicted[hidden] = guess
+        grid = token_grid(volume.shape, self.backbone.patch_size)
+        return Reconstruction(volume, unpatchify(masked, grid), unpatchify(predicted, grid))
+
+
+class MaskedFeatures(MaskedModeling):
+    """Encode the whole volume, mask its features, and predict the hidden ones: the described variant.
+
+    The target is the raw output of the last block, of this network or of a teacher that is its moving average
+    (`ema_momentum` above 0). Without `stop_gradient` the target may follow the prediction, and can collapse.
+    """
+
+    def __init__(
+        self,
+        *parts: object,
+        decoder_width: int,
+        stop_gradient: bool = True,
+        ema_momentum: float = 0.0,
+        layer_norm: bool = False,
+        **settings: float | int,
+    ) -> None:
+        super().__init__(*parts, **settings)  # type: ignore[arg-type]
+        self.stop_gradient = stop_gradient
+        self.layer_norm = layer_norm
+        self.head = nn.Linear(decoder_width, self.backbone.channels)
+        self.teacher = ExponentialMovingAverage(self.backbone, momentum=ema_momentum) if ema_momentum else None
+
+    def compare(self, volume: Tensor, levels: MaskLevels) -> tuple[MaskedError, Tensor, Tensor]:
+        """Predict hidden features from visible ones; contrast depths over all tissue."""
+        # 1. The backbone sees everything.
+        depths = [self.shallow_depth, self.backbone.depth]
+        _, (shallow, deep) = self.backbone.forward_intermediates(volume, None, depths)
+        # 2. Predict the hidden features from the visible ones.
+        decoded = self.decode(deep, levels.visible).movedim(1, -1)[levels.hidden]
+        predicted = self.head(decoded)
+        target = self._target(volume, deep).movedim(1, -1)[levels.hidden]
+        squared = (predicted.float() - target.float()).square().mean(-1, keepdim=True)
+        spread = (target - target.mean(0)).float().square().mean(-1, keepdim=True).detach()
+        everything = torch.ones_like(squared, dtype=torch.bool)
+        error = self.reconstruction.weigh(squared, spread, everything, levels.hard[levels.hidden])
+        # 3. Shallow features find the deep ones of their own place.
+        contrast, alignment = self.contrastive(shallow, deep, self.tissue(volume))
+        return error, contrast, alignment
+
+    def _target(self, volume: Tensor, deep: Tensor) -> Tensor:
+        target = deep.detach() if self.stop_gradient else deep
+        if self.teacher is not None:
+            with torch.no_grad():
+                _, (target,) = self.teacher.model.forward_intermediates(volume, None, [self.backbone.depth])
+        if self.layer_norm:
+            target = F.layer_norm(target.movedim(1, -1), (target.shape[1],)).movedim(-1, 1)
+        return target
+
+    def after_step(self) -> None:
+        """Move the teacher towards the network."""
+        if self.teacher is not None:
+            self.teacher.update(self.backbone)

@@ -1,0 +1,231 @@
+"""The configuration of a run: YAML, checked, with every default filled in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError
+
+from voxelwave.contracts import InputError
+from voxelwave.engine.runtime import Precision
+from voxelwave.losses.masked_reconstruction import MaskedReconstruction
+from voxelwave.registry import BACKBONES, CONTRASTIVE_LOSSES, MASKINGS, MODALITIES, check_settings, first_problem
+
+Share = Annotated[float, Field(gt=0, le=1)]
+
+
+class Section(BaseModel):
+    """Keys that are not declared here are errors."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class Component(BaseModel):
+    """A registered component: its name, and the settings that its constructor takes."""
+
+    model_config = ConfigDict(extra="allow")
+    name: str
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What goes to the constructor."""
+        return dict(self.model_extra or {})
+
+
+class RunConfig(Section):
+    """Where the run is written (`<out_dir>/<name>`) and what all its random numbers follow from."""
+
+    name: Annotated[str, Field(pattern=r"^[\w.-]+$")] = "pretrain"
+    out_dir: Path = Path("checkpoints")
+    seed: int = 0
+    tensorboard: bool = True
+
+
+class SourceConfig(Section):
+    """A folder, a glob or a CSV list of files of one modality."""
+
+    path: str
+    modality: str
+
+
+class DataConfig(Section):
+    """Which volumes, and how a training crop is made of one.
+
+    `view_share: [a, b]` takes a random cuboid of that share of the volume's sides and resizes it to `crop_size`
+    (`[1, 1]`: always the whole volume, resized); null crops voxels as they are. `check_content: null` reads every file
+    once before training where there are at most 500, else its header only.
+    """
+
+    crop_size: tuple[PositiveInt, PositiveInt, PositiveInt] = (96, 96, 96)
+    sources: Annotated[list[SourceConfig], Field(min_length=1)]
+    max_volumes_per_modality: PositiveInt | None = None
+    num_workers: Annotated[int, Field(ge=0)] = 2
+    spacing_mm: PositiveFloat | tuple[PositiveFloat, PositiveFloat, PositiveFloat] | None = None
+    view_share: tuple[Share, Share] | None = None
+    noise_std: Annotated[float, Field(ge=0)] = 0.01
+    cached_volumes: Annotated[int, Field(ge=0)] = 0
+    check_content: bool | None = None
+    modalities: dict[str, dict[str, Any]] = {}
+
+
+class FeatureTarget(Section):
+    """How `target: features` makes its target of the features of the whole volume."""
+
+    stop_gradient: bool = True
+    ema_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    layer_norm: bool = False
+
+
+class ModelConfig(Section):
+    """Backbone, target, and the widths of the SparK encoder's scales and of the decoder."""
+
+    backbone: Component = Component(name="waveformer")
+    target: Literal["voxels", "features"] = "voxels"
+    sparse: Literal["auto", "dense"] = "auto"
+    encoder_widths: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (128, 192, 256)
+    decoder_width: PositiveInt = 128
+    features: FeatureTarget = FeatureTarget()
+
+
+class LossConfig(Component):
+    """The contrastive loss by name with its settings, its weight, and the settings of the reconstruction."""
+
+    name: str = "spatial_infonce"
+    contrastive_weight: Annotated[float, Field(ge=0)] = 0.5
+    shallow_depth: Annotated[int, Field(ge=0)] = 1
+    reconstruction: dict[str, Any] = {}
+
+
+class TrainingConfig(Section):
+    """Optimisation: one step is one modality's `accumulate` batches."""
+
+    epochs: PositiveInt = 100
+    max_steps: PositiveInt | None = None
+    batch_size: dict[str, PositiveInt] = {"mri": 2, "ct": 2}
+    accumulate: PositiveInt = 1
+    learning_rate: PositiveFloat = 1e-4
+    warmup_share: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    weight_decay: Annotated[float, Field(ge=0)] = 0.05
+    clip_norm: PositiveFloat = 1.0
+    precision: Precision = "fp32"
+    device: str = "auto"
+    devices: PositiveInt = 1
+    strategy: str = "auto"
+    compile: bool = False
+    checkpoint_every_steps: PositiveInt = 500
+    checkpoint_every_epochs: PositiveInt = 1
+    probe_every_steps: PositiveInt = 50
+
+
+class Config(Section):
+    """A pretraining run."""
+
+    run: RunConfig = RunConfig()
+    data: DataConfig
+    model: ModelConfig = ModelConfig()
+    masking: Component = Component(name="mim")
+    loss: LossConfig = LossConfig()
+    training: TrainingConfig = TrainingConfig()
+
+    def modalities(self) -> list[str]:
+        """The modalities of the sources in the order of their steps: by number of channels, so that MRI comes first."""
+        names = {source.modality for source in self.data.sources}
+        return sorted(names, key=lambda name: (MODALITIES.get(name).channels, name))
+
+    def run_folder(self) -> Path:
+        """Where everything of this run is written."""
+        return self.run.out_dir / self.run.name
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """Read a YAML file, apply overrides such as `training.learning_rate=1e-3`, check, and fill in every default.
+
+    Raises InputError, in one line, for a missing or malformed file, an unknown key, or a value that does not fit.
+    """
+    path = Path(path)
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"cannot read config {path}: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(raw, dict):
+        raise InputError(f"{path} must hold sections (run, data, model, …), got {type(raw).__name__}")
+    for override in overrides:
+        _apply(raw, override)
+    return check_config(raw, str(path))
+
+
+def check_config(raw: dict[str, Any], origin: str = "config") -> Config:
+    """Check a configuration given as plain values; `origin` names it in errors."""
+    try:
+        config = Config.model_validate(raw)
+    except ValidationError as error:
+        raise InputError(f"{origin}: {first_problem(error)}") from None
+    try:
+        return _resolve(config)
+    except InputError as error:
+        raise InputError(f"{origin}: {error}") from None
+
+
+def _resolve(config: Config) -> Config:
+    """Check each component's settings against its constructor and fill in its defaults."""
+    loss = config.loss
+    config.model.backbone = _component(BACKBONES.settings, config.model.backbone, "model.backbone")
+    config.masking = _component(MASKINGS.settings, config.masking, "masking")
+    contrastive = CONTRASTIVE_LOSSES.settings(loss.name, loss.settings, "loss")
+    reconstruction = check_settings(
+        MaskedReconstruction, loss.reconstruction, "loss.reconstruction", "loss.reconstruction"
+    )
+    declared = {key: getattr(loss, key) for key in LossConfig.model_fields}
+    config.loss = LossConfig(**{**declared, "reconstruction": reconstruction}, **contrastive)
+    for modality in config.modalities():
+        given = config.data.modalities.get(modality, {})
+        section = f"data.modalities.{modality}"
+        config.data.modalities[modality] = MODALITIES.settings(modality, given, section)
+        if modality not in config.training.batch_size:
+            raise InputError(f"key 'training.batch_size' says nothing of modality '{modality}': add `{modality}: 2`")
+    return config
+
+
+def _component(check: Any, component: Component, section: str) -> Component:
+    return Component(name=component.name, **check(component.name, component.settings, section))
+
+
+def _apply(raw: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise InputError(f"--set takes KEY=VALUE such as training.epochs=5, got '{override}'")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise InputError(f"--set {key}: '{text}' is not a YAML value") from None
+    *parents, last = key.split(".")
+    node: Any = raw
+    for parent in parents:
+        node = _entry(node, parent, key)
+    if isinstance(node, list):
+        node[_position(node, last, key)] = value
+    elif isinstance(node, dict):
+        node[last] = value
+    else:
+        raise InputError(f"--set {key}: '{'.'.join(parents)}' is a value, not a section")
+
+
+def _entry(node: Any, name: str, key: str) -> Any:
+    if isinstance(node, list):
+        return node[_position(node, name, key)]
+    if not isinstance(node, dict):
+        raise InputError(f"--set {key}: '{name}' lies under a value, not a section")
+    if node.get(name) is None:
+        node[name] = {}
+    return node[name]
+
+
+def _position(node: list[Any], name: str, key: str) -> int:
+    if not name.isdecimal() or int(name) >= len(node):
+        raise InputError(f"--set {key}: '{name}' must be a position 0…{len(node) - 1} of the list")
+    return int(name)
