@@ -9,11 +9,9 @@ import torch
 from jaxtyping import Bool, Float, Int8
 from torch import Tensor
 
+from voxelwave.errors import InputError as InputError
+
 Grid = tuple[int, int, int]
-
-
-class InputError(ValueError):
-    """What a user gave cannot be used: the message says what, where, and what to do, in one line."""
 
 
 class StepOutput(NamedTuple):

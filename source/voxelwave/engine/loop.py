@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from voxelwave.contracts import StepOutput
 from voxelwave.engine.checkpoint import save_checkpoint
 from voxelwave.engine.run_log import RunLog
+from voxelwave.errors import DivergedError
 
 
 class TrainingBatch(Protocol):
@@ -31,10 +32,6 @@ class TrainingBatch(Protocol):
 
 Objective = Callable[[TrainingBatch, int], StepOutput]
 Probe = Callable[[], dict[str, float]]
-
-
-class DivergedError(RuntimeError):
-    """The loss or its gradient is not finite; the message names the step and the batch's files."""
 
 
 @dataclass(frozen=True)

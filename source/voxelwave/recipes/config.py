@@ -164,11 +164,24 @@ def check_config(raw: dict[str, Any], origin: str = "config") -> Config:
     try:
         config = Config.model_validate(raw)
     except ValidationError as error:
-        raise InputError(f"{origin}: {first_problem(error)}") from None
+        raise InputError(f"{origin}: {first_problem(error)}{_known_keys(error)}") from None
     try:
         return _resolve(config)
     except InputError as error:
         raise InputError(f"{origin}: {error}") from None
+
+
+def _known_keys(error: ValidationError) -> str:
+    """Name the keys that may stand where an unknown one stood."""
+    problem = error.errors(include_url=False)[0]
+    if problem["type"] != "extra_forbidden":
+        return ""
+    section: Any = Config
+    for name in problem["loc"][:-1]:
+        section = SourceConfig if isinstance(name, int) else section.model_fields[name].annotation
+        if section == list[SourceConfig]:
+            section = SourceConfig
+    return f"; known here: {', '.join(section.model_fields)}"
 
 
 def _resolve(config: Config) -> Config:

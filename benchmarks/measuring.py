@@ -1,0 +1,42 @@
+"""What the benchmarks share: medians of repeated calls, the machine's matmul rate, and where results go."""
+
+from __future__ import annotations
+
+import json
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def seconds(call: Callable[[], object], repeats: int = 5, warm_up: int = 1) -> float:
+    """Return the median duration of a call."""
+    for _ in range(warm_up):
+        call()
+    durations = []
+    for _ in range(repeats):
+        began = time.perf_counter()
+        call()
+        durations.append(time.perf_counter() - began)
+    return statistics.median(durations)
+
+
+def matmul_rate(side: int = 2048) -> float:
+    """Return the machine's fp32 rate in multiply-adds × 2 a second, on square matrices, best of several."""
+    a, b = torch.randn(side, side), torch.randn(side, side)
+    return 2 * side**3 / min(seconds(lambda: a @ b, repeats=1, warm_up=0) for _ in range(10))
+
+
+def report(name: str, figures: dict[str, Any]) -> None:
+    """Print the figures and write them to `results/<name>.json`, with what they were measured on."""
+    RESULTS.mkdir(exist_ok=True)
+    machine = {"threads": torch.get_num_threads(), "torch": torch.__version__, "processor": platform.machine()}
+    text = json.dumps({**figures, "measured_on": machine}, indent=2)
+    (RESULTS / f"{name}.json").write_text(text + "\n")
+    print(f"{name}: {text}")

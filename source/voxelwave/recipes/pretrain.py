@@ -1,0 +1,243 @@
+"""Pretraining: from a configuration to a run folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from rich.console import Console
+from rich.table import Table
+
+from voxelwave import __version__
+from voxelwave.contracts import InputError, StepOutput
+from voxelwave.data.loaders import Batch
+from voxelwave.downstream.load_backbone import save_backbone
+from voxelwave.engine.checkpoint import load_checkpoint, write_text
+from voxelwave.engine.loop import LoopSettings, Trainer, TrainingBatch, stop_on_signal
+from voxelwave.engine.run_log import RunLog, read_metrics
+from voxelwave.engine.runtime import make_fabric
+from voxelwave.engine.schedule import warmup_cosine
+from voxelwave.evaluation.representation import effective_rank, feature_std
+from voxelwave.objectives.masked_modeling import MaskedModeling, MaskedVoxels
+from voxelwave.ops.seeding import torch_generator
+from voxelwave.recipes.config import Config
+from voxelwave.recipes.pretrainer import build_pretrainer, count_parameters
+from voxelwave.recipes.training_data import TrainingData
+from voxelwave.reports.figures import draw_curves, draw_reconstructions
+
+# What may differ between a run and its continuation: none of it changes what the finished steps computed.
+FREE_TO_CHANGE = ("run.out_dir", "run.tensorboard", "data.num_workers", "data.cached_volumes", "data.check_content") + (
+    tuple(
+        f"training.{key}"
+        for key in ("epochs", "max_steps", "device", "devices", "strategy", "compile", "probe_every_steps")
+    )
+    + ("training.checkpoint_every_steps", "training.checkpoint_every_epochs")
+)
+
+
+def pretrain(
+    config: Config,
+    *,
+    resume: bool = False,
+    console: Console | None = None,
+    should_stop: Callable[[], bool] | None = None,
+) -> bool:
+    """Train as `config` says; True where the run is complete, False where it was stopped and can be resumed.
+
+    `should_stop` is asked after every step, beside SIGINT and SIGTERM. Raises InputError for what cannot be used and
+    DivergedError where the loss stops being finite.
+    """
+    console = console or Console()
+    folder = config.run_folder()
+    checkpoint = _open_run(folder, config, resume)
+    training = config.training
+    fabric = make_fabric(
+        device=training.device, precision=training.precision, devices=training.devices, strategy=training.strategy
+    )
+    if not fabric.is_global_zero:
+        console = Console(quiet=True)
+
+    # 1. Data: which files, and which batch belongs to which step.
+    data = TrainingData(config, rank=fabric.global_rank, world_size=fabric.world_size, console=console)
+    total_steps = training.epochs * data.steps_per_epoch
+    total_steps = min(total_steps, training.max_steps or total_steps)
+
+    # 2. Model, optimiser, schedule.
+    pretrainer = build_pretrainer(config)
+    _print_parameters(pretrainer, console)
+    if training.compile:
+        _compile(pretrainer)
+    optimizer = torch.optim.AdamW(
+        _parameter_groups(pretrainer, training.weight_decay), lr=training.learning_rate, betas=(0.9, 0.95)
+    )
+    model, optimizer = fabric.setup(pretrainer, optimizer)
+    warmup_steps = round(training.warmup_share * total_steps)
+
+    def learning_rate(step: int) -> float:
+        factor = warmup_cosine(step, total_steps=total_steps, warmup_steps=warmup_steps)
+        return training.learning_rate * factor
+
+    def objective(batch: TrainingBatch, index: int) -> StepOutput:
+        generator = torch_generator(config.run.seed, "mask", fabric.global_rank, index)
+        volume = batch.volume.to(fabric.device, non_blocking=True)
+        output: StepOutput = model(volume, generator)
+        return output
+
+    # 3. Train.
+    if fabric.is_global_zero:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_text(folder / "config.yaml", yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+    trainer = Trainer(
+        fabric,
+        model,
+        optimizer,
+        objective,
+        learning_rate,
+        folder,
+        {"config": config.model_dump(mode="json"), "voxelwave": __version__, "precision": training.precision},
+        settings=LoopSettings(
+            total_steps=total_steps,
+            steps_per_epoch=data.steps_per_epoch,
+            accumulate=training.accumulate,
+            clip_norm=training.clip_norm,
+            checkpoint_every_steps=training.checkpoint_every_steps,
+            checkpoint_every_epochs=training.checkpoint_every_epochs,
+            probe_every_steps=training.probe_every_steps,
+        ),
+        after_step=pretrainer.after_step,
+        probe=lambda: _collapse_gauges(pretrainer, data.probe_batches(), fabric.device),
+    )
+    if checkpoint is not None:
+        trainer.restore(checkpoint)
+        console.print(f"resuming {folder} at step {trainer.state.step} of {total_steps}")
+    log = RunLog(
+        folder,
+        start_step=trainer.state.step,
+        total_steps=total_steps,
+        console=console,
+        tensorboard=config.run.tensorboard,
+        writes=fabric.is_global_zero,
+    )
+    with stop_on_signal() as signalled, log:
+        batches = data.batches(trainer.state.step, total_steps)
+        complete = trainer.run(batches, log, lambda: signalled.asked or bool(should_stop and should_stop()))
+
+    # 4. What the run leaves.
+    if fabric.is_global_zero:
+        if complete:
+            save_backbone(folder, pretrainer.backbone.state_dict(), _describe(config, data, total_steps))  # type: ignore[attr-defined]
+            _draw(folder, pretrainer, data, fabric.device)
+            console.print(f"done: {folder}")
+        else:
+            console.print(f"stopped at step {trainer.state.step} of {total_steps}; go on with --resume")
+    return complete
+
+
+def _open_run(folder: Path, config: Config, resume: bool) -> dict[str, Any] | None:
+    """Return the checkpoint to go on from; a run that is there is never overwritten."""
+    last = folder / "last.pth"
+    if not last.exists():
+        return None
+    if not resume:
+        raise InputError(f"{folder} holds a run already: go on with --resume, or choose another run.name")
+    checkpoint = load_checkpoint(last)
+    before, now = _flat(checkpoint["config"]), _flat(config.model_dump(mode="json"))
+    changed = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
+    if refused := [key for key in changed if key not in FREE_TO_CHANGE]:
+        key = refused[0]
+        raise InputError(
+            f"cannot resume {folder}: '{key}' was {before.get(key)} and is {now.get(key)} now; "
+            f"restore it, or start another run.name"
+        )
+    return checkpoint
+
+
+def _flat(values: Any, prefix: str = "") -> dict[str, str]:
+    """Nested sections as `a.b.c` keys, values as JSON."""
+    if not isinstance(values, dict):
+        return {prefix: json.dumps(values)}
+    return {
+        key: value
+        for name, child in values.items()
+        for key, value in _flat(child, f"{prefix}.{name}" if prefix else name).items()
+    }
+
+
+def _parameter_groups(module: torch.nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Weights decay; biases, norms, gates' vectors and tokens do not."""
+    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    return [
+        {"params": [p for p in trained if p.ndim > 1], "weight_decay": weight_decay},
+        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+
+
+def _compile(pretrainer: MaskedModeling) -> None:
+    """Compile the parts whose shapes stay the same from step to step, in place: names of weights do not change."""
+    for block in pretrainer.backbone.blocks:  # type: ignore[attr-defined]
+        block.compile()
+    pretrainer.decoder.compile()
+
+
+def _print_parameters(pretrainer: MaskedModeling, console: Console) -> None:
+    counts = count_parameters(pretrainer)
+    table = Table("part", "parameters", title="pretrainer")
+    table.columns[1].justify = "right"
+    for part, count in counts.items():
+        table.add_row(part, f"{count:,}")
+    table.add_section()
+    table.add_row("total", f"{sum(counts.values()):,}")
+    console.print(table)
+
+
+@torch.no_grad()
+def _collapse_gauges(
+    pretrainer: MaskedModeling, batches: dict[str, Batch], device: torch.device
+) -> dict[str, float]:
+    """Effective rank and deviation of the backbone's features of whole volumes, the same ones every time."""
+    gauges = {}
+    for modality, batch in batches.items():
+        features = pretrainer.encode(batch.volume.to(device)).flatten(0, 1).float()
+        gauges[f"effective_rank_{modality}"] = effective_rank(features)
+        gauges[f"feature_std_{modality}"] = feature_std(features)
+    return gauges
+
+
+def _describe(config: Config, data: TrainingData, total_steps: int) -> dict[str, Any]:
+    return {
+        "format_version": 1,
+        "voxelwave": __version__,
+        "architecture": {
+            "name": config.model.backbone.name,
+            "in_channels": list(data.channel_counts),
+            "settings": config.model.backbone.settings,
+        },
+        "preprocessing": {
+            "orientation": "RAS",
+            "spacing_mm": config.data.spacing_mm,
+            "crop_size": list(config.data.crop_size),
+            "view_share": config.data.view_share,
+            "modalities": config.data.modalities,
+        },
+        "data": {"volumes": data.counts(), "steps": total_steps},
+        "license": None,
+    }
+
+
+def _draw(folder: Path, pretrainer: MaskedModeling, data: TrainingData, device: torch.device) -> None:
+    figures = folder / "figures"
+    figures.mkdir(exist_ok=True)
+    draw_curves(read_metrics(folder / "metrics.jsonl"), figures / "losses.png")
+    if not isinstance(pretrainer, MaskedVoxels):
+        return
+    rows = []
+    for modality, batch in data.picture_batches().items():
+        generator = torch_generator(data.seed, "figure", modality)
+        parts = pretrainer.reconstruct(batch.volume.to(device), generator)
+        for number, file in enumerate(batch.files):
+            rows.append((f"{modality.upper()}  {Path(file).name}", [part[number, 0].cpu().numpy() for part in parts]))
+    draw_reconstructions(rows, ["input", "masked input", "reconstruction"], figures / "reconstructions.png")

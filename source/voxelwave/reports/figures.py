@@ -1,0 +1,95 @@
+"""Pictures of a pretraining run: loss curves, and what was hidden and predicted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+COLOURS = {"mri": "#1f77b4", "ct": "#d62728"}
+CURVES = {
+    "loss": "total loss",
+    "reconstruction": "reconstruction",
+    "contrastive": "spatial InfoNCE",
+    "alignment": "places that find themselves (top-1)",
+}
+
+
+def draw_curves(records: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Draw the losses of each modality over the steps, smoothed, and the gauges of collapse where they were taken."""
+    figure = Figure(figsize=(14, 7), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = list(figure.subplots(2, 3).flat)
+    modalities = list(dict.fromkeys(record["modality"] for record in records))
+    for axis, (name, title) in zip(axes, CURVES.items(), strict=False):
+        for modality in modalities:
+            steps, values = _series([r for r in records if r["modality"] == modality], name)
+            colour = COLOURS.get(modality)
+            axis.plot(steps, values, color=colour, alpha=0.2, linewidth=0.7)
+            axis.plot(steps, _smooth(values), color=colour, label=modality.upper())
+        if name == "reconstruction":
+            steps, values = _series(records, "baseline")
+            axis.plot(steps, _smooth(values), color="grey", linestyle=":", label="predicting each patch's mean")
+        axis.set_title(title)
+        axis.set_xlabel("step")
+        axis.legend()
+    for axis, name, title in zip(
+        axes[4:], ("effective_rank", "feature_std"), ("effective rank", "feature deviation"), strict=True
+    ):
+        for modality in modalities:
+            steps, values = _series(records, f"{name}_{modality}")
+            axis.plot(steps, values, color=COLOURS.get(modality), marker=".", label=modality.upper())
+        axis.set_title(title)
+        axis.set_xlabel("step")
+        axis.set_ylim(bottom=0)
+        axis.legend()
+    figure.savefig(path, dpi=90)
+
+
+def draw_reconstructions(rows: Sequence[tuple[str, Sequence[NDArray[Any]]]], titles: Sequence[str], path: Path) -> None:
+    """Draw three orthogonal middle slices of each volume `[D, H, W]` in 0…1; NaN voxels are drawn as hidden.
+
+    A row is a label and one volume for each of `titles`.
+    """
+    figure = Figure(figsize=(2.0 * 3 * len(titles) + 0.6, 2.1 * len(rows) + 0.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.set_facecolor("black")
+    panels = figure.subfigures(1, len(titles), wspace=0.04)
+    for column, (title, panel) in enumerate(zip(titles, np.atleast_1d(panels), strict=True)):
+        panel.set_facecolor("black")
+        panel.suptitle(title, color="white", fontsize=13)
+        axes = panel.subplots(len(rows), 3, squeeze=False)
+        for (label, volumes), line in zip(rows, axes, strict=True):
+            for axis, image in zip(line, middle_slices(volumes[column]), strict=True):
+                axis.imshow(_grey_with_holes(image), origin="lower", interpolation="nearest")
+                axis.set_axis_off()
+            if column == 0:
+                line[0].set_title(label, color="white", fontsize=10, loc="left")
+    figure.savefig(path, dpi=100, facecolor="black")
+
+
+def middle_slices(volume: NDArray[Any]) -> list[NDArray[Any]]:
+    """Return the axial, coronal and sagittal middle slices of a RAS volume, each with its up direction up."""
+    x, y, z = (side // 2 for side in volume.shape)
+    return [volume[:, :, z].T, volume[:, y, :].T, volume[x, :, :].T]
+
+
+def _grey_with_holes(image: NDArray[Any]) -> NDArray[Any]:
+    grey = np.clip(np.nan_to_num(image), 0, 1)
+    return np.where(np.isnan(image)[..., None], (0.16, 0.24, 0.42), np.stack([grey] * 3, -1))
+
+
+def _series(records: Sequence[Mapping[str, Any]], name: str) -> tuple[list[int], list[float]]:
+    taken = [(record["step"], record[name]) for record in records if name in record]
+    return [step for step, _ in taken], [value for _, value in taken]
+
+
+def _smooth(values: Sequence[float]) -> list[float]:
+    """Running mean over a thirtieth of the series, on each side as far as it goes."""
+    reach = max(len(values) // 30, 1)
+    return [float(np.mean(values[max(i - reach, 0) : i + reach + 1])) for i in range(len(values))]
