@@ -12,6 +12,8 @@ from voxelwave.registry import MODALITIES
 WindowHU = tuple[float, float]
 
 SOFT_TISSUE_HU = 20.0
+# Files that store windows as scaled integers, and interpolation, miss the ends of [0, 1] by a little.
+ROUNDING = 1e-3
 
 
 @MODALITIES.register("ct")
@@ -57,13 +59,13 @@ class CT:
     def _stored_windows(
         self, array: Float32[ndarray, "..."], lowest: float, highest: float
     ) -> Float32[ndarray, "3 depth height width"]:
-        if lowest < 0 or highest > 255:
+        if lowest < -ROUNDING or highest > 255 + ROUNDING:
             raise UnusableVolume(f"windowed CT lies in [0, 1] or [0, 255], got {lowest:g} to {highest:g}")
         channels_last = array.reshape(*array.shape[:3], 3)
         volume = np.array(np.moveaxis(channels_last, -1, 0), order="C")
-        if highest > 1:
+        if highest > 1 + ROUNDING:
             volume /= np.float32(255)
-        return volume
+        return np.clip(volume, 0, 1, out=volume)
 
     def _window(
         self, array: Float32[ndarray, "depth height width"], lowest: float, highest: float

@@ -1,0 +1,182 @@
+"""Which files a source names, and which of them are volumes."""
+
+from __future__ import annotations
+
+import csv
+import glob
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from voxelwave.contracts import InputError
+from voxelwave.data.modalities import Modality, UnusableVolume
+from voxelwave.data.nifti import SUFFIXES, has_volume_suffix, label_map_reason, read_channels, read_header
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where volumes of one modality are: a folder (searched to the bottom), glob, CSV list or single file."""
+
+    path: str
+    modality: str
+
+
+@dataclass(frozen=True)
+class VolumeFile:
+    """A file that is said to hold a volume of `modality`."""
+
+    path: Path
+    modality: str
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A file that is not used, and the short reason."""
+
+    path: Path
+    reason: str
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The files to use, by modality, and those that are not."""
+
+    accepted: dict[str, list[VolumeFile]] = field(default_factory=dict)
+    refused: list[Refusal] = field(default_factory=list)
+
+
+def find_files(source: Source) -> list[VolumeFile]:
+    """List the files of `source`, sorted (a CSV keeps its order), hidden ones left out, each file once.
+
+    A CSV has a header with a column `path`, relative to the CSV. Where it has a column `modality`, rows of
+    another modality are left out, so that one list can serve several sources; an empty cell belongs to every
+    one.
+
+    Raises:
+        InputError: where nothing is found.
+    """
+    place = Path(source.path).expanduser()
+    if place.is_dir():
+        found, empty = _walk(place), "folder holds no"
+    elif place.suffix.lower() == ".csv" and place.is_file():
+        found, empty = _listed(place, source.modality), f"list names no {source.modality}"
+    elif place.is_file():
+        found, empty = [place], "file is no"
+    elif glob.has_magic(source.path):
+        # Path.glob takes no absolute pattern.
+        matches = sorted(glob.glob(str(place), recursive=True))  # noqa: PTH207
+        found = [Path(match) for match in matches if has_volume_suffix(Path(match)) and Path(match).is_file()]
+        empty = "pattern matches no"
+    else:
+        raise InputError(
+            f"{source.modality} source '{source.path}' does not exist (working folder: {Path.cwd()})"
+        )
+    if not found:
+        raise InputError(
+            f"{source.modality} source '{source.path}': the {empty} volume ({', '.join(SUFFIXES)})"
+        )
+    once = {path.resolve(): path for path in reversed(found)}
+    return [VolumeFile(path, source.modality) for path in reversed(once.values())]
+
+
+def accept_volumes(
+    sources: Sequence[Source],
+    modalities: Mapping[str, Modality],
+    *,
+    max_volumes_per_modality: int | None = None,
+    check_content: bool = False,
+) -> Selection:
+    """Keep of all sources the files that are volumes, by header and name, or by their content where asked.
+
+    The sources of a modality take turns, one file each, until they are used up or the modality has its
+    maximum; so a maximum is shared as evenly as the sources allow. Checking the content reads every file: for
+    hundreds, not thousands.
+
+    Raises:
+        InputError: for a source without files, or none of whose files can be used.
+    """
+    selection = Selection()
+    for name in dict.fromkeys(source.modality for source in sources):
+        accepted = selection.accepted.setdefault(name, [])
+        used: set[Path] = set()
+        turns = [
+            _accepted(source, modalities[name], used, check_content, selection.refused)
+            for source in dict.fromkeys(sources)
+            if source.modality == name
+        ]
+        while turns and (max_volumes_per_modality is None or len(accepted) < max_volumes_per_modality):
+            turn = turns.pop(0)
+            if (file := next(turn, None)) is not None:
+                accepted.append(file)
+                turns.append(turn)
+    return selection
+
+
+def refusal_reason(file: VolumeFile, modality: Modality, *, check_content: bool) -> str | None:
+    """Say why `file` cannot be used, or None."""
+    try:
+        reason = read_header(file.path).problem(modality.channels) or label_map_reason(file.path)
+        if reason is None and check_content:
+            read_channels(file.path, modality)
+    except UnusableVolume as unusable:
+        return str(unusable)
+    return reason
+
+
+def _accepted(
+    source: Source, modality: Modality, used: set[Path], check_content: bool, refused: list[Refusal]
+) -> Iterator[VolumeFile]:
+    """Yield the usable files of one source that no other source gave; note the others in `refused`."""
+    reasons: list[str] = []
+    files = find_files(source)
+    for file in files:
+        if (real := file.path.resolve()) in used:
+            continue
+        used.add(real)
+        if reason := refusal_reason(file, modality, check_content=check_content):
+            reasons.append(reason)
+            refused.append(Refusal(file.path, reason))
+        else:
+            yield file
+    if len(reasons) == len(files):
+        raise InputError(
+            f"{source.modality} source '{source.path}': none of its {len(files)} files can be used; "
+            f"the first, {files[0].path.name}, is refused: {reasons[0]}"
+        )
+
+
+def _walk(folder: Path) -> list[Path]:
+    found, seen = [], set()
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        # Links to folders are followed, since data sets are often linked into place; each folder once ends a
+        # circle.
+        real = Path(parent).resolve()
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [Path(parent, name) for name in names if not name.startswith(".")]
+    return sorted(path for path in found if has_volume_suffix(path))
+
+
+def _listed(table: Path, modality: str) -> list[Path]:
+    found = []
+    try:
+        with table.open(newline="", encoding="utf-8-sig") as stream:
+            rows = csv.DictReader(stream)
+            if "path" not in (rows.fieldnames or ()):
+                raise InputError(
+                    f"list '{table}' needs a column 'path' in its first line, got {rows.fieldnames or []}"
+                )
+            for row in rows:
+                if ((row.get("modality") or "").strip().lower() or modality) != modality:
+                    continue
+                path = table.parent / Path((row["path"] or "").strip()).expanduser()
+                if not path.is_file():
+                    raise InputError(f"list '{table}', line {rows.line_num}: no file '{path}'")
+                found.append(path)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"list '{table}' is not a CSV text in UTF-8: {error}") from error
+    return found
