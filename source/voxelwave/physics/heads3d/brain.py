@@ -70,7 +70,7 @@ def paint_cerebrum(
     voxel = 2 / size
     box = bounding_box(hull > -2 * voxel)
     wobble = [0.045 * smooth_noise(generator, size, 9)[box] for _ in range(3)]
-    reach = 0.17 + 0.04 * smooth_noise(generator, size, 7)[box]
+    reach = 0.17 + 0.05 * smooth_noise(generator, size, 10)[box]
     labels, x, y, z, hull = labels[box], x[box], y[box], z[box], hull[box]
     mirrored = np.abs(x)
     # 1. Sulci are the zero set of band-limited noise, read where a ray from the middle of the hemisphere
@@ -85,15 +85,15 @@ def paint_cerebrum(
     ]
     folds = ndimage.map_coordinates(noise, where, order=1, mode="grid-wrap")
     slope = np.sqrt(sum(g**2 for g in np.gradient(folds, voxel)))
-    # 2. A sulcus reaches only so deep, and not everywhere equally.
-    sulci = sheet(np.abs(folds) / (slope + 1.5), hull - reach)
-    # 3. Fissures of every brain: between the hemispheres down to the callosum, the Sylvian with the insula.
+    # 2. Fissures of every brain: between the hemispheres down to the callosum, the Sylvian with the insula.
     callosum = ellipsoid(0 * x, y, z, (0, -0.02, 0.02), (1, 0.42, 0.21))
     midline = sheet(mirrored, np.where(callosum > 0, 0.21 - np.hypot((y + 0.02) / 2, z - 0.02), 0))
-    height = z - (-0.03 - 0.33 * y)
-    front, back = y - 0.40, -0.34 - y
-    lateral = sheet(0.94 * height, 0.35 - mirrored, front, back)
-    insula = sheet(mirrored - 0.35, np.abs(height) - 0.10, y - 0.28, -0.2 - y)
+    bent, height = mirrored + 0.5 * wobble[0], z + 0.03 + 0.33 * y + 0.6 * wobble[2]
+    lateral = sheet(0.94 * height, 0.35 - bent, y - 0.40, -0.34 - y)
+    insula = sheet(bent - 0.35, np.abs(height) - 0.10, y - 0.28, -0.2 - y)
+    # 3. A sulcus reaches only so deep, less so between the hemispheres, and spares callosum and nuclei.
+    surface = np.minimum(hull, midline + 0.07)
+    sulci = sheet(np.abs(folds) / (slope + 1.5), surface - reach, np.minimum(callosum + 0.03, 0.3 - mirrored))
     width = 0.006 + 0.012 * atrophy
     fissures = np.minimum.reduce([midline + 0.002, lateral - 0.004, insula - 0.002])
     depth = np.minimum.reduce([hull, sulci - width, fissures - width])
