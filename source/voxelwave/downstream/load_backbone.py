@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from voxelwave.contracts import InputError
@@ -22,9 +22,9 @@ WEIGHTS, DESCRIPTION = "backbone.safetensors", "backbone.json"
 def save_backbone(folder: Path, weights: Mapping[str, Tensor], description: Mapping[str, Any]) -> None:
     """Write `backbone.safetensors` and, beside it, `backbone.json`: architecture, preprocessing, data, checksum."""
     with replacing(folder / WEIGHTS) as part:
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}, part)
-        checksum = hashlib.sha256(part.read_bytes()).hexdigest()
-    write_text(folder / DESCRIPTION, json.dumps({**description, "sha256": checksum}, indent=2) + "\n")
+        content = save({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()})
+        part.write_bytes(content)
+    write_text(folder / DESCRIPTION, json.dumps({**description, "sha256": hashlib.sha256(content).hexdigest()}, indent=2) + "\n")
 
 
 def load_backbone(path: str | Path) -> nn.Module:
@@ -37,7 +37,9 @@ def load_backbone(path: str | Path) -> nn.Module:
     description_path = weights_path.with_name(DESCRIPTION)
     for needed in (weights_path, description_path):
         if not needed.is_file():
-            raise InputError(f"no {needed.name} in {needed.parent}: give a finished run's folder or its {WEIGHTS}")
+            raise InputError(
+                f"no {needed.name} in {needed.parent}: give a finished run's folder or its {WEIGHTS}"
+            )
     try:
         architecture = json.loads(description_path.read_text(encoding="utf-8"))["architecture"]
         weights = load_file(weights_path)
@@ -49,5 +51,7 @@ def load_backbone(path: str | Path) -> nn.Module:
     try:
         backbone.load_state_dict(weights)
     except RuntimeError as error:
-        raise InputError(f"{weights_path} does not fit its {DESCRIPTION}: {' '.join(str(error).split())}") from None
+        raise InputError(
+            f"{weights_path} does not fit its {DESCRIPTION}: {' '.join(str(error).split())}"
+        ) from None
     return backbone

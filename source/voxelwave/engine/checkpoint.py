@@ -51,10 +51,22 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         raise InputError(f"no checkpoint at {path}")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile, pickle.UnpicklingError) as error:
+    except (
+        RuntimeError,
+        EOFError,
+        OSError,
+        ValueError,
+        KeyError,
+        zipfile.BadZipFile,
+        pickle.UnpicklingError,
+    ) as error:
         reason = str(error).splitlines()[0]
-        raise InputError(f"{path} is not a readable checkpoint ({reason}); take another one of its run") from None
+        raise InputError(
+            f"{path} is not a readable checkpoint ({reason}); take another one of its run"
+        ) from None
     version = state.get("format_version") if isinstance(state, dict) else None
     if version != FORMAT_VERSION:
-        raise InputError(f"{path} has checkpoint format {version}, this voxelwave reads format {FORMAT_VERSION}")
+        raise InputError(
+            f"{path} has checkpoint format {version}, this voxelwave reads format {FORMAT_VERSION}"
+        )
     return dict(state)

@@ -115,13 +115,15 @@ class Trainer:
     def run(self, batches: Iterable[TrainingBatch], log: RunLog, should_stop: Callable[[], bool]) -> bool:
         """Train from `state.step` on; True where the run came to its end, False where it was asked to stop."""
         settings, state = self.settings, self.state
-        stream = iter(batches)
+        stream, told = iter(batches), set[str]()
         while state.step < settings.total_steps:
             began = time.perf_counter()
             micro_batches = [next(stream) for _ in range(settings.accumulate)]
             waited = time.perf_counter() - began
             for problem in (problem for batch in micro_batches for problem in batch.problems):
-                log.say(problem)
+                if problem not in told:
+                    told.add(problem)
+                    log.say(f"left out {problem}")
             logs, gradient_norm = self._step(micro_batches)
             duration = time.perf_counter() - began
             if state.step % settings.probe_every_steps == 0 or state.step == settings.total_steps - 1:

@@ -13,7 +13,14 @@ from types import TracebackType
 from typing import IO, Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from voxelwave.engine.checkpoint import write_text
 
@@ -70,7 +77,9 @@ class RunLog:
         self._metrics: IO[str] = io.StringIO()
         self._writer: Any = None
         if writes:
-            write_text(folder / "metrics.jsonl", "".join(json.dumps(record) + "\n" for record in self._records))
+            write_text(
+                folder / "metrics.jsonl", "".join(json.dumps(record) + "\n" for record in self._records)
+            )
             self._metrics = (folder / "metrics.jsonl").open("a", encoding="utf-8")
         if writes and tensorboard:
             from torch.utils.tensorboard import SummaryWriter
@@ -93,7 +102,9 @@ class RunLog:
         self._progress.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._progress.stop()
         self._metrics.close()
         if self._writer is not None:

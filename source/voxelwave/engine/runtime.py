@@ -10,7 +10,9 @@ Precision = Literal["fp32", "bf16", "fp16"]
 _FABRIC_PRECISION = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 
 
-def make_fabric(*, device: str = "auto", precision: Precision = "fp32", devices: int = 1, strategy: str = "auto") -> Any:
+def make_fabric(
+    *, device: str = "auto", precision: Precision = "fp32", devices: int = 1, strategy: str = "auto"
+) -> Any:
     """Return a launched Fabric. Raises InputError where the device is not there or cannot do the precision."""
     # Imported here: it takes a second, and the command line must not wait for it.
     from lightning_fabric import Fabric

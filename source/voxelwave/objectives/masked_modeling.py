@@ -123,7 +123,9 @@ class MaskedModeling(nn.Module):
         decoded: Tensor = self.decoder(scales)
         return decoded
 
-    def tissue(self, volume: Float[Tensor, "batch channel depth height width"]) -> Bool[Tensor, "batch d h w"]:
+    def tissue(
+        self, volume: Float[Tensor, "batch channel depth height width"]
+    ) -> Bool[Tensor, "batch d h w"]:
         """Tokens whose patch varies in some channel: not air."""
         patches = patchify(volume, self.backbone.patch_size)
         grid = token_grid(volume.shape, self.backbone.patch_size)
@@ -143,7 +145,10 @@ class MaskedVoxels(MaskedModeling):
         super().__init__(*parts, **settings)  # type: ignore[arg-type]
         voxels = self.backbone.patch_size**3
         self.heads = nn.ModuleDict(
-            {str(channels): nn.Linear(decoder_width, channels * voxels) for channels in self.backbone.in_channels}
+            {
+                str(channels): nn.Linear(decoder_width, channels * voxels)
+                for channels in self.backbone.in_channels
+            }
         )
 
     def compare(self, volume: Tensor, levels: MaskLevels) -> tuple[MaskedError, Tensor, Tensor]:
@@ -158,7 +163,9 @@ class MaskedVoxels(MaskedModeling):
         contrast, alignment = self.contrastive(shallow, deep, levels.visible & self.tissue(volume))
         return error, contrast, alignment
 
-    def _predict(self, deep: Tensor, levels: MaskLevels, channels: int) -> Float[Tensor, "token channel voxel"]:
+    def _predict(
+        self, deep: Tensor, levels: MaskLevels, channels: int
+    ) -> Float[Tensor, "token channel voxel"]:
         decoded = self.decode(deep, levels.visible).movedim(1, -1)[levels.hidden]
         predicted: Tensor = self.heads[str(channels)](decoded)
         return predicted.unflatten(1, (channels, -1))
@@ -171,7 +178,9 @@ class MaskedVoxels(MaskedModeling):
         patches = patchify(volume, self.backbone.patch_size)
         hidden = levels.hidden.flatten(1)
         mean, std, varies = self.reconstruction.statistics(patches[hidden])
-        guess = self._predict(deep, levels, volume.shape[1]).to(patches.dtype) * std * varies.unsqueeze(-1) + mean
+        guess = (
+            self._predict(deep, levels, volume.shape[1]).to(patches.dtype) * std * varies.unsqueeze(-1) + mean
+        )
         masked, predicted = patches.clone(), patches.clone()
         masked[hidden] = torch.nan
         predicted[hidden] = guess
@@ -198,8 +207,10 @@ class MaskedFeatures(MaskedModeling):
         super().__init__(*parts, **settings)  # type: ignore[arg-type]
         self.stop_gradient = stop_gradient
         self.layer_norm = layer_norm
-        self.head = nn.Linear(decoder_width, self.backbone.channels)
-        self.teacher = ExponentialMovingAverage(self.backbone, momentum=ema_momentum) if ema_momentum else None
+        self.head = _head(decoder_width, self.backbone.channels)
+        self.teacher = (
+            ExponentialMovingAverage(self.backbone, momentum=ema_momentum) if ema_momentum else None
+        )
 
     def compare(self, volume: Tensor, levels: MaskLevels) -> tuple[MaskedError, Tensor, Tensor]:
         """Predict hidden features from visible ones; contrast depths over all tissue."""
@@ -231,3 +242,11 @@ class MaskedFeatures(MaskedModeling):
         """Move the teacher towards the network."""
         if self.teacher is not None:
             self.teacher.update(self.backbone)
+
+
+def _head(width: int, out: int) -> nn.Linear:
+    """A linear head that starts near 0, which for normalised patches is the guess of each patch's mean."""
+    head = nn.Linear(width, out)
+    nn.init.trunc_normal_(head.weight, std=0.02)
+    nn.init.zeros_(head.bias)
+    return head

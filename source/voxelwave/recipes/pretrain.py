@@ -25,12 +25,12 @@ from voxelwave.evaluation.representation import effective_rank, feature_std
 from voxelwave.objectives.masked_modeling import MaskedModeling, MaskedVoxels
 from voxelwave.ops.seeding import torch_generator
 from voxelwave.recipes.config import Config
-from voxelwave.recipes.pretrainer import build_pretrainer, count_parameters
+from voxelwave.recipes.pretrainer import build_pretrainer, channel_counts, count_parameters
 from voxelwave.recipes.training_data import TrainingData
 from voxelwave.reports.figures import draw_curves, draw_reconstructions
 
 # What may differ between a run and its continuation: none of it changes what the finished steps computed.
-FREE_TO_CHANGE = ("run.out_dir", "run.tensorboard", "data.num_workers", "data.cached_volumes", "data.check_content") + (
+FREE_TO_CHANGE = ("run.out_dir", "run.tensorboard", "data.num_workers", "data.check_content") + (
     tuple(
         f"training.{key}"
         for key in ("epochs", "max_steps", "device", "devices", "strategy", "compile", "probe_every_steps")
@@ -56,7 +56,10 @@ def pretrain(
     checkpoint = _open_run(folder, config, resume)
     training = config.training
     fabric = make_fabric(
-        device=training.device, precision=training.precision, devices=training.devices, strategy=training.strategy
+        device=training.device,
+        precision=training.precision,
+        devices=training.devices,
+        strategy=training.strategy,
     )
     if not fabric.is_global_zero:
         console = Console(quiet=True)
@@ -213,7 +216,7 @@ def _describe(config: Config, data: TrainingData, total_steps: int) -> dict[str,
         "voxelwave": __version__,
         "architecture": {
             "name": config.model.backbone.name,
-            "in_channels": list(data.channel_counts),
+            "in_channels": list(channel_counts()),
             "settings": config.model.backbone.settings,
         },
         "preprocessing": {
@@ -239,5 +242,7 @@ def _draw(folder: Path, pretrainer: MaskedModeling, data: TrainingData, device: 
         generator = torch_generator(data.seed, "figure", modality)
         parts = pretrainer.reconstruct(batch.volume.to(device), generator)
         for number, file in enumerate(batch.files):
-            rows.append((f"{modality.upper()}  {Path(file).name}", [part[number, 0].cpu().numpy() for part in parts]))
+            rows.append(
+                (f"{modality.upper()}  {Path(file).name}", [part[number, 0].cpu().numpy() for part in parts])
+            )
     draw_reconstructions(rows, ["input", "masked input", "reconstruction"], figures / "reconstructions.png")

@@ -1,0 +1,112 @@
+"""The data of a pretraining run: the files that are used, and the batch of every step."""
+
+from __future__ import annotations
+
+from functools import cache
+
+from rich.console import Console
+
+from voxelwave.data.alternating import AlternatingSchedule
+from voxelwave.data.discovery import Source, accept_volumes, find_files
+from voxelwave.data.loaders import Batch, VolumeDataset, VolumeLoader, make_loader
+from voxelwave.data.transforms import Augment
+from voxelwave.recipes.config import Config
+from voxelwave.registry import MODALITIES
+
+CONTENT_IS_CHECKED_UP_TO = 500  # files: reading each once then takes minutes at most
+PICTURED_VOLUMES = 2
+
+
+class TrainingData:
+    """Finds the volumes of a configuration, prints what is left out and why, and makes batches.
+
+    Raises InputError where a source holds nothing usable.
+    """
+
+    def __init__(self, config: Config, *, rank: int, world_size: int, console: Console) -> None:
+        data, training = config.data, config.training
+        self.seed = config.run.seed
+        names = config.modalities()
+        self._modalities = {name: MODALITIES.build(name, **data.modalities[name]) for name in names}
+        sources = [
+            Source(source.path, source.modality)
+            for name in names
+            for source in data.sources
+            if source.modality == name
+        ]
+        selection = accept_volumes(
+            sources,
+            self._modalities,
+            max_volumes_per_modality=data.max_volumes_per_modality,
+            check_content=_check_content(config, sources),
+        )
+        for refusal in selection.refused:
+            console.print(f"left out {refusal.path}: {refusal.reason}", highlight=False, soft_wrap=True)
+        self._files = selection.accepted
+        console.print("volumes: " + ", ".join(f"{count} {name}" for name, count in self.counts().items()))
+        self._data = data
+        augment = Augment(crop_size=data.crop_size, view_share=data.view_share, noise_std=data.noise_std)
+        self._dataset = self._make_dataset(augment, data.cached_volumes)
+        self._schedule = AlternatingSchedule(
+            self.counts(),
+            training.batch_size,
+            seed=config.run.seed,
+            rank=rank,
+            world_size=world_size,
+            accumulate=training.accumulate,
+        )
+        self.probe_batches = cache(self._probe_batches)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimiser steps until every volume was seen at least once."""
+        return self._schedule.steps_per_epoch
+
+    def counts(self) -> dict[str, int]:
+        """The number of volumes of each modality, in the order of their steps."""
+        return {name: len(files) for name, files in self._files.items()}
+
+    def batches(self, start_step: int, end_step: int) -> VolumeLoader:
+        """Load the batches of a range of steps, in order."""
+        sampler = self._schedule.batches(start_step, end_step)
+        return make_loader(self._dataset, sampler, num_workers=self._data.num_workers)
+
+    def picture_batches(self) -> dict[str, Batch]:
+        """Two volumes of each modality as they lie, upright and without noise."""
+        return self._first(PICTURED_VOLUMES)
+
+    def _probe_batches(self) -> dict[str, Batch]:
+        """One batch of each modality, always the same."""
+        return self._first(max(self._schedule.batch_size[name] for name in self._files))
+
+    def _first(self, count: int) -> dict[str, Batch]:
+        still = Augment(
+            crop_size=self._data.crop_size,
+            view_share=self._data.view_share,
+            flip_probability=0.0,
+            rotate_probability=0.0,
+            noise_std=0.0,
+        )
+        schedule = AlternatingSchedule(self.counts(), dict.fromkeys(self._files, count), seed=self.seed)
+        loader = make_loader(self._make_dataset(still, 0), schedule.batches(0, len(self._files)))
+        return {batch.modality: batch for batch in loader}
+
+    def _make_dataset(self, augment: Augment, cached_volumes: int) -> VolumeDataset:
+        return VolumeDataset(
+            self._files,
+            self._modalities,
+            augment,
+            spacing_mm=self._data.spacing_mm,
+            cached_volumes=cached_volumes,
+        )
+
+
+def _check_content(config: Config, sources: list[Source]) -> bool:
+    if config.data.check_content is not None:
+        return config.data.check_content
+    limit = config.data.max_volumes_per_modality
+    num_files: dict[str, int] = {}
+    for source in sources:
+        num_files[source.modality] = num_files.get(source.modality, 0) + len(find_files(source))
+    to_read = sum(min(count, limit or count) for count in num_files.values())
+    return to_read <= CONTENT_IS_CHECKED_UP_TO
