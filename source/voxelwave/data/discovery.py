@@ -21,6 +21,9 @@ class Source:
     path: str
     modality: str
 
+    def __str__(self) -> str:
+        return f"{self.modality} source '{self.path}'".lstrip()
+
 
 @dataclass(frozen=True)
 class VolumeFile:
@@ -51,7 +54,7 @@ def find_files(source: Source) -> list[VolumeFile]:
 
     A CSV has a header with a column `path`, relative to the CSV. Where it has a column `modality`, rows of
     another modality are left out, so that one list can serve several sources; an empty cell belongs to every
-    one.
+    source, and a source with an empty modality takes every row.
 
     Raises:
         InputError: where nothing is found.
@@ -60,24 +63,22 @@ def find_files(source: Source) -> list[VolumeFile]:
     if place.is_dir():
         found, empty = _walk(place), "folder holds no"
     elif place.suffix.lower() == ".csv" and place.is_file():
-        found, empty = _listed(place, source.modality), f"list names no {source.modality}"
+        found, empty = _listed(place, source.modality), "list names no such"
     elif place.is_file():
-        found, empty = [place], "file is no"
+        found, empty = [place] if has_volume_suffix(place) else [], "file is no"
     elif glob.has_magic(source.path):
         # Path.glob takes no absolute pattern.
         matches = sorted(glob.glob(str(place), recursive=True))  # noqa: PTH207
         found = [Path(match) for match in matches if has_volume_suffix(Path(match)) and Path(match).is_file()]
         empty = "pattern matches no"
     else:
-        raise InputError(
-            f"{source.modality} source '{source.path}' does not exist (working folder: {Path.cwd()})"
-        )
+        raise InputError(f"{source} does not exist (working folder: {Path.cwd()})")
     if not found:
-        raise InputError(
-            f"{source.modality} source '{source.path}': the {empty} volume ({', '.join(SUFFIXES)})"
-        )
-    once = {path.resolve(): path for path in reversed(found)}
-    return [VolumeFile(path, source.modality) for path in reversed(once.values())]
+        raise InputError(f"{source}: the {empty} volume ({', '.join(SUFFIXES)})")
+    once: dict[Path, Path] = {}
+    for path in found:
+        once.setdefault(path.resolve(), path)
+    return [VolumeFile(path, source.modality) for path in once.values()]
 
 
 def accept_volumes(
@@ -141,7 +142,7 @@ def _accepted(
             yield file
     if len(reasons) == len(files):
         raise InputError(
-            f"{source.modality} source '{source.path}': none of its {len(files)} files can be used; "
+            f"{source}: none of its {len(files)} files can be used; "
             f"the first, {files[0].path.name}, is refused: {reasons[0]}"
         )
 
@@ -171,7 +172,8 @@ def _listed(table: Path, modality: str) -> list[Path]:
                     f"list '{table}' needs a column 'path' in its first line, got {rows.fieldnames or []}"
                 )
             for row in rows:
-                if ((row.get("modality") or "").strip().lower() or modality) != modality:
+                given = (row.get("modality") or "").strip().lower()
+                if given and modality and given != modality:
                     continue
                 path = table.parent / Path((row["path"] or "").strip()).expanduser()
                 if not path.is_file():

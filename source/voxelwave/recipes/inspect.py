@@ -1,0 +1,109 @@
+"""What a folder of volumes holds, and which of them training would refuse: one row a file."""
+
+from __future__ import annotations
+
+import glob
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from voxelwave.contracts import InputError
+from voxelwave.data.discovery import Source, find_files
+from voxelwave.data.modalities import Modality, UnusableVolume
+from voxelwave.data.nifti import Volume, VolumeInfo, label_map_reason, read_header, read_volume
+from voxelwave.registry import MODALITIES
+
+MODALITY_WORDS = {
+    "ct": re.compile(r"ct|cta|ncct|cect"),
+    "mri": re.compile(r"mr|mri|mra|t1w?c?|t2w?|t1ce|t1gd|t2star|flair|pd|pdw|dwi|adc|swi|epi|bold|fmri|tof"),
+}
+AIR_HU = -900
+
+
+@dataclass(frozen=True)
+class Row:
+    """What is known of one file; `problem` is why training would refuse it."""
+
+    path: Path
+    modality: str = "?"
+    info: VolumeInfo | None = None
+    values: str = ""
+    problem: str | None = None
+
+
+def inspect(path: str, *, modality: str | None = None, console: Console | None = None) -> int:
+    """Print a table of the files at `path` (file, folder, glob or CSV) and return how many have a problem.
+
+    Without `modality` it is told from the last telling word of the path, then from three channels or from air
+    at about -1000, and else is `?`.
+
+    Raises:
+        InputError: where there is no volume at `path`, or no such modality.
+    """
+    readers: dict[str, Modality] = {name: MODALITIES.build(name) for name in MODALITIES.names()}
+    if modality is not None and modality not in readers:
+        raise InputError(f"unknown modality '{modality}'; known: {', '.join(readers)}")
+    place = Path(path).expanduser()
+    if not place.exists() and not glob.has_magic(path):
+        raise InputError(f"'{path}' does not exist: give a file, a folder, a glob in quotes or a CSV list")
+    files = [file.path for file in find_files(Source(path, modality or ""))]
+    root = place if place.is_dir() else None
+    rows = [_row(file, root, modality, readers) for file in files]
+    refused = sum(row.problem is not None for row in rows)
+    (console or Console()).print(_table(rows, root), f"{len(rows)} files, {refused} with a problem")
+    return refused
+
+
+def _row(path: Path, root: Path | None, given: str | None, readers: dict[str, Modality]) -> Row:
+    name = given or "?"
+    info, values = None, ""
+    try:
+        info = read_header(path)
+        name = given or _guess(path, root, info, None)
+        if problem := info.problem():
+            return Row(path, name, info, values, problem)
+        volume = read_volume(path)
+        finite = volume.array[np.isfinite(volume.array)]
+        values = f"{finite.min():.5g} to {finite.max():.5g}" if finite.size else "no number"
+        name = given or _guess(path, root, info, volume)
+        problem = label_map_reason(path, volume.array)
+        if problem is None and name in readers:
+            problem = info.problem(readers[name].channels)
+            if problem is None:
+                readers[name](volume.array, str(path))
+    except UnusableVolume as unusable:
+        problem = str(unusable)
+    return Row(path, name, info, values, problem)
+
+
+def _guess(path: Path, root: Path | None, info: VolumeInfo, volume: Volume | None) -> str:
+    """Guess by the words of the name and the folders, the nearest first, then by shape and values."""
+    places = path.relative_to(root.parent).parts if root and path.is_relative_to(root) else path.parts
+    for place in reversed(places):
+        words = re.split(r"[^a-z0-9]+", place.lower())
+        for word in reversed(words):
+            for name, telling in MODALITY_WORDS.items():
+                if telling.fullmatch(word):
+                    return name
+    if info.shape[3:] in ((3,), (1, 3)) or (volume is not None and volume.array.min() < AIR_HU):
+        return "ct"
+    return "?"
+
+
+def _table(rows: list[Row], root: Path | None) -> Table:
+    table = Table("file", "modality", "shape", "spacing mm", "axes", "values", "problem")
+    for row in rows:
+        inside = root is not None and row.path.is_relative_to(root)
+        header = ("", "", "")
+        if row.info is not None:
+            spacing = " ".join(f"{side:.3g}" for side in row.info.spacing_mm)
+            header = ("×".join(str(side) for side in row.info.shape), spacing, row.info.orientation)
+        name = str(row.path.relative_to(root)) if inside and root else row.path.name
+        problem = f"[red]{escape(row.problem)}[/red]" if row.problem else ""
+        table.add_row(escape(name), row.modality, *header, row.values, problem)
+    return table

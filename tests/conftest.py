@@ -1,0 +1,18 @@
+"""What tests of every part share."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """Return the folder of real volumes, which are not part of the project."""
+    default = Path(__file__).parents[2] / "shared" / "data"
+    folder = Path(os.environ.get("VOXELWAVE_REAL_DATA", default))
+    if not (folder / "volumes").is_dir():
+        pytest.skip(f"no real volumes in {folder}: set VOXELWAVE_REAL_DATA to a folder that holds volumes/")
+    return folder
