@@ -9,9 +9,9 @@ import argparse
 
 import torch
 import torch.nn.functional as F
-from measuring import matmul_rate, report, seconds
 from torch import Tensor, nn
 
+from measuring import matmul_rate, report, seconds
 from voxelwave.backbones.waveformer import WaveFormer3D
 from voxelwave.masking.mim import MiMMasking
 

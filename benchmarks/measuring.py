@@ -36,7 +36,11 @@ def matmul_rate(side: int = 2048) -> float:
 def report(name: str, figures: dict[str, Any]) -> None:
     """Print the figures and write them to `results/<name>.json`, with what they were measured on."""
     RESULTS.mkdir(exist_ok=True)
-    machine = {"threads": torch.get_num_threads(), "torch": torch.__version__, "processor": platform.machine()}
+    machine = {
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "processor": platform.machine(),
+    }
     text = json.dumps({**figures, "measured_on": machine}, indent=2)
     (RESULTS / f"{name}.json").write_text(text + "\n")
     print(f"{name}: {text}")

@@ -22,7 +22,8 @@ app = typer.Typer(
 def pretrain(
     config: Annotated[Path, typer.Argument(help="A YAML file; see configs/pretrain.")],
     overrides: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key, e.g. training.epochs=5.")
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Override a key, e.g. training.epochs=5."),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from last.pth; start where there is none.")] = False,
 ) -> None:

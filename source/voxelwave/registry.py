@@ -1,4 +1,4 @@
-"""Components by name: a new file in a component's package that registers a class is all that a config needs to use it."""
+"""Components by name: a config can use whatever class a file in the component's package registers."""
 
 from __future__ import annotations
 
@@ -26,9 +26,7 @@ def first_problem(error: ValidationError, section: str = "") -> str:
     return f"key '{key}': {problem['msg'].removeprefix('Value error, ')}, got {problem['input']!r}"
 
 
-def check_settings(
-    component: type[Any], given: Mapping[str, Any], section: str, label: str
-) -> dict[str, Any]:
+def check_settings(component: type[Any], given: Mapping[str, Any], section: str, label: str) -> dict[str, Any]:
     """Check `given` against a constructor's keyword-only parameters and fill in its defaults.
 
     Raises InputError naming the key (under `section`), what was given and what `label` takes.

@@ -83,7 +83,10 @@ def test_wavelet_attention_equals_plain_loops():
     torch.manual_seed(0)
     layer = WaveletAttention(12, num_heads=2).double()
     layer.gate.data = torch.randn(7, 12, dtype=torch.float64)
-    tokens, places = torch.randn(1, 16, 12, dtype=torch.float64), torch.tensor([[[0.5, 0.5, 0.5], [0.5, 0.5, 2.5]]]).double()
+    tokens, places = (
+        torch.randn(1, 16, 12, dtype=torch.float64),
+        torch.tensor([[[0.5, 0.5, 0.5], [0.5, 0.5, 2.5]]]).double(),
+    )
     # 1. Low-pass band of each octet by its definition; queries and keys turned pair by pair.
     octets = tokens.view(2, 8, 12)
     low = octets.sum(1) / 8**0.5
@@ -121,7 +124,9 @@ def test_rotary_scores_depend_on_differences_of_places_alone():
     q, k = torch.randn(2, 1, 1, 1, 24, dtype=torch.float64)
 
     def score(a, b):
-        turned = [rotary.rotate(x, *rotary.angles(torch.tensor([[p]], dtype=torch.float64))) for x, p in ((q, a), (k, b))]
+        turned = [
+            rotary.rotate(x, *rotary.angles(torch.tensor([[p]], dtype=torch.float64))) for x, p in ((q, a), (k, b))
+        ]
         return (turned[0] * turned[1]).sum()
 
     torch.testing.assert_close(score([1.0, 2.0, 3.0], [4.0, 0.0, 1.0]), score([11.0, 7.0, 3.5], [14.0, 5.0, 1.5]))

@@ -7,7 +7,12 @@ from hypothesis import strategies as st
 
 from voxelwave.masking.mim import MiMMasking
 
-GRIDS = [(n, n, n) for n in (2, 3, 4, 5, 6, 8, 9, 12, 16, 20, 32)] + [(4, 8, 16), (2, 3, 5), (20, 24, 16), (6, 10, 7)]
+GRIDS = [(n, n, n) for n in (2, 3, 4, 5, 6, 8, 9, 12, 16, 20, 32)] + [
+    (4, 8, 16),
+    (2, 3, 5),
+    (20, 24, 16),
+    (6, 10, 7),
+]
 
 
 def draw(grid, batch_size=3, seed=0, **settings):

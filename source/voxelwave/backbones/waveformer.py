@@ -19,7 +19,7 @@ from voxelwave.registry import BACKBONES
 class _Layout(NamedTuple):
     """Which tokens run through the blocks, in nested order, and where they lie."""
 
-    index: Int[Tensor, "batch token"]
+    tokens: Int[Tensor, "batch token"]
     """Raster indices in the padded grid."""
     places: Float[Tensor, "batch octet 3"]
     absent: Bool[Tensor, "batch octet"] | None
@@ -148,23 +148,24 @@ class WaveFormer3D(nn.Module):
     def _embed(self, volume: Tensor, grid: Grid, hidden: Tensor | None, layout: _Layout) -> Tensor:
         """Embed the tokens of the layout; hidden ones take the mask token before anything is computed from them."""
         stem = self.stems[str(volume.shape[1])]
+        assert isinstance(stem, nn.Conv3d)
         patches = patchify(volume, self.patch_size).flatten(2)
         padded = self._padded(grid)
         if padded != grid:
             pad = [n for full, length in zip(padded[::-1], grid[::-1], strict=True) for n in (0, full - length)]
             patches = F.pad(patches.unflatten(1, grid), (0, 0, *pad)).flatten(1, 3)
-        patches = patches.gather(1, layout.index[..., None].expand(-1, -1, patches.shape[2]))
+        patches = patches.gather(1, layout.tokens[..., None].expand(-1, -1, patches.shape[2]))
         tokens = F.linear(patches, stem.weight.flatten(1), stem.bias)
         if layout.absent is None:
             return tokens
-        unseen = self._pad_hidden(grid, hidden, len(volume), volume.device).gather(1, layout.index)
+        unseen = self._pad_hidden(grid, hidden, len(volume), volume.device).gather(1, layout.tokens)
         return torch.where(unseen[..., None], self.mask_token.to(tokens.dtype), tokens)
 
     def _to_grid(self, tokens: Tensor, grid: Grid, hidden: Tensor | None, layout: _Layout) -> Tensor:
         padded = self._padded(grid)
         flat = tokens.new_zeros(len(tokens), padded[0] * padded[1] * padded[2], self.channels)
-        flat = flat.scatter(1, layout.index[..., None].expand_as(tokens), tokens)
-        full = flat.transpose(1, 2).unflatten(2, padded)[..., : grid[0], : grid[1], : grid[2]]
+        flat = flat.scatter(1, layout.tokens[..., None].expand_as(tokens), tokens)
+        full: Tensor = flat.transpose(1, 2).unflatten(2, padded)[..., : grid[0], : grid[1], : grid[2]]
         return full if hidden is None else full.masked_fill(hidden.unsqueeze(1), 0.0)
 
 

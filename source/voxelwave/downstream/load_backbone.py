@@ -24,7 +24,10 @@ def save_backbone(folder: Path, weights: Mapping[str, Tensor], description: Mapp
     with replacing(folder / WEIGHTS) as part:
         content = save({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()})
         part.write_bytes(content)
-    write_text(folder / DESCRIPTION, json.dumps({**description, "sha256": hashlib.sha256(content).hexdigest()}, indent=2) + "\n")
+    write_text(
+        folder / DESCRIPTION,
+        json.dumps({**description, "sha256": hashlib.sha256(content).hexdigest()}, indent=2) + "\n",
+    )
 
 
 def load_backbone(path: str | Path) -> nn.Module:
@@ -37,9 +40,7 @@ def load_backbone(path: str | Path) -> nn.Module:
     description_path = weights_path.with_name(DESCRIPTION)
     for needed in (weights_path, description_path):
         if not needed.is_file():
-            raise InputError(
-                f"no {needed.name} in {needed.parent}: give a finished run's folder or its {WEIGHTS}"
-            )
+            raise InputError(f"no {needed.name} in {needed.parent}: give a finished run's folder or its {WEIGHTS}")
     try:
         architecture = json.loads(description_path.read_text(encoding="utf-8"))["architecture"]
         weights = load_file(weights_path)
@@ -51,7 +52,5 @@ def load_backbone(path: str | Path) -> nn.Module:
     try:
         backbone.load_state_dict(weights)
     except RuntimeError as error:
-        raise InputError(
-            f"{weights_path} does not fit its {DESCRIPTION}: {' '.join(str(error).split())}"
-        ) from None
+        raise InputError(f"{weights_path} does not fit its {DESCRIPTION}: {' '.join(str(error).split())}") from None
     return backbone

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import warnings
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -50,7 +51,9 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise InputError(f"no checkpoint at {path}")
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch muses about foreign pickles before it refuses them
+            state = torch.load(path, map_location="cpu", weights_only=True)
     except (
         RuntimeError,
         EOFError,
@@ -60,13 +63,9 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         zipfile.BadZipFile,
         pickle.UnpicklingError,
     ) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(
-            f"{path} is not a readable checkpoint ({reason}); take another one of its run"
-        ) from None
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise InputError(f"{path} is not a readable checkpoint ({reason}); take another one of its run") from None
     version = state.get("format_version") if isinstance(state, dict) else None
     if version != FORMAT_VERSION:
-        raise InputError(
-            f"{path} has checkpoint format {version}, this voxelwave reads format {FORMAT_VERSION}"
-        )
+        raise InputError(f"{path} has checkpoint format {version}, this voxelwave reads format {FORMAT_VERSION}")
     return dict(state)

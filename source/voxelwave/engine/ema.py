@@ -20,7 +20,7 @@ class ExponentialMovingAverage(nn.Module):
         self.model = copy.deepcopy(module).requires_grad_(False)
 
     @torch.no_grad()
-    def update(self, module: nn.Module) -> None:
+    def update(self, module: Any) -> None:
         """Set average ← momentum · average + (1 − momentum) · weights."""
         for average, weight in zip(self.model.parameters(), module.parameters(), strict=True):
             average.lerp_(weight.to(average.dtype), 1 - self.momentum)

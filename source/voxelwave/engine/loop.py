@@ -24,10 +24,25 @@ from voxelwave.errors import DivergedError
 class TrainingBatch(Protocol):
     """What the loop knows of a batch."""
 
-    volume: Tensor
-    modality: str
-    files: list[str]
-    problems: list[str]
+    @property
+    def volume(self) -> Tensor:
+        """`[batch, channel, depth, height, width]`."""
+        ...
+
+    @property
+    def modality(self) -> str:
+        """The name of what all its volumes are."""
+        ...
+
+    @property
+    def files(self) -> list[str]:
+        """Where each volume comes from."""
+        ...
+
+    @property
+    def problems(self) -> list[str]:
+        """Files that were passed over to make it, each with the reason."""
+        ...
 
 
 Objective = Callable[[TrainingBatch, int], StepOutput]

@@ -77,9 +77,7 @@ class RunLog:
         self._metrics: IO[str] = io.StringIO()
         self._writer: Any = None
         if writes:
-            write_text(
-                folder / "metrics.jsonl", "".join(json.dumps(record) + "\n" for record in self._records)
-            )
+            write_text(folder / "metrics.jsonl", "".join(json.dumps(record) + "\n" for record in self._records))
             self._metrics = (folder / "metrics.jsonl").open("a", encoding="utf-8")
         if writes and tensorboard:
             from torch.utils.tensorboard import SummaryWriter

@@ -22,9 +22,7 @@ def make_fabric(
         # A step trains one modality, so that the other one's patch embedding and head get no gradient.
         strategy = "ddp_find_unused_parameters_true"
     try:
-        fabric = Fabric(
-            accelerator=device, devices=devices, strategy=strategy, precision=_FABRIC_PRECISION[precision]
-        )
+        fabric = Fabric(accelerator=device, devices=devices, strategy=strategy, precision=_FABRIC_PRECISION[precision])
     except (MisconfigurationException, ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(

@@ -37,7 +37,8 @@ def spatial_infonce(
             near = torch.cdist(places[own].float(), places.float()) <= exclusion_radius
             near[torch.arange(len(own), device=rows.device), own] = False
             logits = logits.masked_fill(near, -torch.inf)
-        return F.cross_entropy(logits.float(), own, reduction="sum"), (logits.argmax(1) == own).sum()
+        precise = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        return F.cross_entropy(precise, own, reduction="sum"), (logits.argmax(1) == own).sum()
 
     losses, hits = [], []
     for start in range(0, len(anchors), chunk_size):
@@ -103,7 +104,9 @@ class SpatialInfoNCE(nn.Module):
         # 3. Contrast within each volume.
         counts = torch.bincount(sample, minlength=len(counted)).tolist()
         total, hits = anchors.sum() * 0.0 + candidates.sum() * 0.0, places.new_zeros(())
-        for rows, keys, where in zip(anchors.split(counts), candidates.split(counts), places.split(counts), strict=True):
+        for rows, keys, where in zip(
+            anchors.split(counts), candidates.split(counts), places.split(counts), strict=True
+        ):
             if len(rows):
                 loss, hit = spatial_infonce(
                     rows,

@@ -113,7 +113,8 @@ class MaskedModeling(nn.Module):
         counts = (~hidden).flatten(1).sum(1).tolist()
         if len(set(counts)) > 1:
             raise ValueError(f"samples of one batch must have as many visible tokens each, got {counts}")
-        return tokens[~hidden.flatten(1)].unflatten(0, (len(volume), -1))
+        visible: Tensor = tokens[~hidden.flatten(1)].unflatten(0, (len(volume), -1))
+        return visible
 
     def decode(
         self, features: Float[Tensor, "batch embed d h w"], visible: Bool[Tensor, "batch d h w"]
@@ -123,13 +124,12 @@ class MaskedModeling(nn.Module):
         decoded: Tensor = self.decoder(scales)
         return decoded
 
-    def tissue(
-        self, volume: Float[Tensor, "batch channel depth height width"]
-    ) -> Bool[Tensor, "batch d h w"]:
+    def tissue(self, volume: Float[Tensor, "batch channel depth height width"]) -> Bool[Tensor, "batch d h w"]:
         """Tokens whose patch varies in some channel: not air."""
         patches = patchify(volume, self.backbone.patch_size)
         grid = token_grid(volume.shape, self.backbone.patch_size)
-        return self.reconstruction.statistics(patches).varies.any(2).unflatten(1, grid)
+        varies: Tensor = self.reconstruction.statistics(patches).varies.any(2).unflatten(1, grid)
+        return varies
 
     def after_step(self) -> None:
         """Called once after every optimiser step."""
@@ -145,10 +145,7 @@ class MaskedVoxels(MaskedModeling):
         super().__init__(*parts, **settings)  # type: ignore[arg-type]
         voxels = self.backbone.patch_size**3
         self.heads = nn.ModuleDict(
-            {
-                str(channels): nn.Linear(decoder_width, channels * voxels)
-                for channels in self.backbone.in_channels
-            }
+            {str(channels): nn.Linear(decoder_width, channels * voxels) for channels in self.backbone.in_channels}
         )
 
     def compare(self, volume: Tensor, levels: MaskLevels) -> tuple[MaskedError, Tensor, Tensor]:
@@ -163,12 +160,10 @@ class MaskedVoxels(MaskedModeling):
         contrast, alignment = self.contrastive(shallow, deep, levels.visible & self.tissue(volume))
         return error, contrast, alignment
 
-    def _predict(
-        self, deep: Tensor, levels: MaskLevels, channels: int
-    ) -> Float[Tensor, "token channel voxel"]:
+    def _predict(self, deep: Tensor, levels: MaskLevels, channels: int) -> Float[Tensor, "token channel voxel"]:
         decoded = self.decode(deep, levels.visible).movedim(1, -1)[levels.hidden]
-        predicted: Tensor = self.heads[str(channels)](decoded)
-        return predicted.unflatten(1, (channels, -1))
+        predicted: Tensor = self.heads[str(channels)](decoded).unflatten(1, (channels, -1))
+        return predicted
 
     @torch.no_grad()
     def reconstruct(self, volume: Tensor, generator: torch.Generator) -> Reconstruction:
@@ -178,9 +173,7 @@ class MaskedVoxels(MaskedModeling):
         patches = patchify(volume, self.backbone.patch_size)
         hidden = levels.hidden.flatten(1)
         mean, std, varies = self.reconstruction.statistics(patches[hidden])
-        guess = (
-            self._predict(deep, levels, volume.shape[1]).to(patches.dtype) * std * varies.unsqueeze(-1) + mean
-        )
+        guess = self._predict(deep, levels, volume.shape[1]).to(patches.dtype) * std * varies.unsqueeze(-1) + mean
         masked, predicted = patches.clone(), patches.clone()
         masked[hidden] = torch.nan
         predicted[hidden] = guess
@@ -208,9 +201,7 @@ class MaskedFeatures(MaskedModeling):
         self.stop_gradient = stop_gradient
         self.layer_norm = layer_norm
         self.head = _head(decoder_width, self.backbone.channels)
-        self.teacher = (
-            ExponentialMovingAverage(self.backbone, momentum=ema_momentum) if ema_momentum else None
-        )
+        self.teacher = ExponentialMovingAverage(self.backbone, momentum=ema_momentum) if ema_momentum else None
 
     def compare(self, volume: Tensor, levels: MaskLevels) -> tuple[MaskedError, Tensor, Tensor]:
         """Predict hidden features from visible ones; contrast depths over all tissue."""

@@ -30,7 +30,8 @@ def patchify(
     cut = volume.unflatten(4, (grid[2], patch_size))
     cut = cut.unflatten(3, (grid[1], patch_size)).unflatten(2, (grid[0], patch_size))
     # b c d p h p w p -> b (d h w) c (p p p)
-    return cut.permute(0, 2, 4, 6, 1, 3, 5, 7).flatten(5).flatten(1, 3)
+    patches: Tensor = cut.permute(0, 2, 4, 6, 1, 3, 5, 7).flatten(5).flatten(1, 3)
+    return patches
 
 
 def unpatchify(
@@ -39,7 +40,8 @@ def unpatchify(
     """Invert `patchify`."""
     side = round(patches.shape[-1] ** (1 / 3))
     cut = patches.unflatten(3, (side, side, side)).unflatten(1, grid)
-    return cut.permute(0, 4, 1, 5, 2, 6, 3, 7).flatten(6).flatten(4, 5).flatten(2, 3)
+    volume: Tensor = cut.permute(0, 4, 1, 5, 2, 6, 3, 7).flatten(6).flatten(4, 5).flatten(2, 3)
+    return volume
 
 
 @lru_cache(maxsize=64)

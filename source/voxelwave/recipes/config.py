@@ -12,7 +12,14 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, V
 from voxelwave.contracts import InputError
 from voxelwave.engine.runtime import Precision
 from voxelwave.losses.masked_reconstruction import MaskedReconstruction
-from voxelwave.registry import BACKBONES, CONTRASTIVE_LOSSES, MASKINGS, MODALITIES, check_settings, first_problem
+from voxelwave.registry import (
+    BACKBONES,
+    CONTRASTIVE_LOSSES,
+    MASKINGS,
+    MODALITIES,
+    check_settings,
+    first_problem,
+)
 
 Share = Annotated[float, Field(gt=0, le=1)]
 

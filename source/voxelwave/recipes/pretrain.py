@@ -30,13 +30,14 @@ from voxelwave.recipes.training_data import TrainingData
 from voxelwave.reports.figures import draw_curves, draw_reconstructions
 
 # What may differ between a run and its continuation: none of it changes what the finished steps computed.
-FREE_TO_CHANGE = ("run.out_dir", "run.tensorboard", "data.num_workers", "data.check_content") + (
-    tuple(
-        f"training.{key}"
-        for key in ("epochs", "max_steps", "device", "devices", "strategy", "compile", "probe_every_steps")
-    )
-    + ("training.checkpoint_every_steps", "training.checkpoint_every_epochs")
-)
+FREE_TO_CHANGE = {
+    "run": ("out_dir", "tensorboard"),
+    "data": ("num_workers", "check_content"),
+    "training": (
+        *("epochs", "max_steps", "device", "devices", "strategy", "compile"),
+        *("probe_every_steps", "checkpoint_every_steps", "checkpoint_every_epochs"),
+    ),
+}
 
 
 def pretrain(
@@ -150,7 +151,8 @@ def _open_run(folder: Path, config: Config, resume: bool) -> dict[str, Any] | No
     checkpoint = load_checkpoint(last)
     before, now = _flat(checkpoint["config"]), _flat(config.model_dump(mode="json"))
     changed = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
-    if refused := [key for key in changed if key not in FREE_TO_CHANGE]:
+    free = {f"{section}.{key}" for section, keys in FREE_TO_CHANGE.items() for key in keys}
+    if refused := [key for key in changed if key not in free]:
         key = refused[0]
         raise InputError(
             f"cannot resume {folder}: '{key}' was {before.get(key)} and is {now.get(key)} now; "
@@ -198,9 +200,7 @@ def _print_parameters(pretrainer: MaskedModeling, console: Console) -> None:
 
 
 @torch.no_grad()
-def _collapse_gauges(
-    pretrainer: MaskedModeling, batches: dict[str, Batch], device: torch.device
-) -> dict[str, float]:
+def _collapse_gauges(pretrainer: MaskedModeling, batches: dict[str, Batch], device: torch.device) -> dict[str, float]:
     """Effective rank and deviation of the backbone's features of whole volumes, the same ones every time."""
     gauges = {}
     for modality, batch in batches.items():
@@ -242,7 +242,5 @@ def _draw(folder: Path, pretrainer: MaskedModeling, data: TrainingData, device: 
         generator = torch_generator(data.seed, "figure", modality)
         parts = pretrainer.reconstruct(batch.volume.to(device), generator)
         for number, file in enumerate(batch.files):
-            rows.append(
-                (f"{modality.upper()}  {Path(file).name}", [part[number, 0].cpu().numpy() for part in parts])
-            )
+            rows.append((f"{modality.upper()}  {Path(file).name}", [part[number, 0].cpu().numpy() for part in parts]))
     draw_reconstructions(rows, ["input", "masked input", "reconstruction"], figures / "reconstructions.png")

@@ -10,8 +10,8 @@ from voxelwave.contracts import InputError
 from voxelwave.losses.masked_reconstruction import MaskedReconstruction
 from voxelwave.objectives.masked_modeling import MaskedFeatures, MaskedModeling, MaskedVoxels
 from voxelwave.ops.seeding import key_to_seed
-from voxelwave.registry import BACKBONES, CONTRASTIVE_LOSSES, MASKINGS, MODALITIES
 from voxelwave.recipes.config import Config
+from voxelwave.registry import BACKBONES, CONTRASTIVE_LOSSES, MASKINGS, MODALITIES
 from voxelwave.sparse.decoder import LightDecoder
 from voxelwave.sparse.encoder import SparseEncoder
 

@@ -29,10 +29,7 @@ class TrainingData:
         names = config.modalities()
         self._modalities = {name: MODALITIES.build(name, **data.modalities[name]) for name in names}
         sources = [
-            Source(source.path, source.modality)
-            for name in names
-            for source in data.sources
-            if source.modality == name
+            Source(source.path, source.modality) for name in names for source in data.sources if source.modality == name
         ]
         selection = accept_volumes(
             sources,

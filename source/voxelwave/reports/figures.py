@@ -59,8 +59,8 @@ def draw_reconstructions(rows: Sequence[tuple[str, Sequence[NDArray[Any]]]], tit
     figure = Figure(figsize=(2.0 * 3 * len(titles) + 0.6, 2.1 * len(rows) + 0.6), layout="constrained")
     FigureCanvasAgg(figure)
     figure.set_facecolor("black")
-    panels = figure.subfigures(1, len(titles), wspace=0.04)
-    for column, (title, panel) in enumerate(zip(titles, np.atleast_1d(panels), strict=True)):
+    panels = figure.subfigures(1, len(titles), wspace=0.04, squeeze=False)[0]
+    for column, (title, panel) in enumerate(zip(titles, panels, strict=True)):
         panel.set_facecolor("black")
         panel.suptitle(title, color="white", fontsize=13)
         axes = panel.subplots(len(rows), 3, squeeze=False)

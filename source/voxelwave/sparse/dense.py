@@ -21,7 +21,9 @@ class DenseBackend:
         features = F.conv3d(volume.features, weight, bias, padding=weight.shape[-1] // 2)
         return SparseVolume.at(features, volume.active)
 
-    def downsample(self, volume: SparseVolume, weight: Float[Tensor, "..."], bias: Float[Tensor, "..."]) -> SparseVolume:
+    def downsample(
+        self, volume: SparseVolume, weight: Float[Tensor, "..."], bias: Float[Tensor, "..."]
+    ) -> SparseVolume:
         """Convolution of kernel 2, stride 2: a coarse site is active where one of its eight sites was.
 
         Odd sides are padded by one inactive site at their end.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Protocol
 
 import torch.nn.functional as F
@@ -21,7 +22,9 @@ class SparseBackend(Protocol):
         """Submanifold convolution, stride 1."""
         ...
 
-    def downsample(self, volume: SparseVolume, weight: Float[Tensor, "..."], bias: Float[Tensor, "..."]) -> SparseVolume:
+    def downsample(
+        self, volume: SparseVolume, weight: Float[Tensor, "..."], bias: Float[Tensor, "..."]
+    ) -> SparseVolume:
         """Convolution of kernel 2, stride 2, over max-pooled active sites."""
         ...
 
@@ -77,8 +80,7 @@ class SparseEncoder(nn.Module):
         self.refine = nn.ModuleList(SparseResidual(width, engine) for width in widths)
         self.norms = nn.ModuleList(nn.LayerNorm(width) for width in widths[:-1])
         self.down = nn.ModuleList(
-            SparseConv3d(fine, coarse, engine, kernel_size=2)
-            for fine, coarse in zip(widths[:-1], widths[1:], strict=True)
+            SparseConv3d(fine, coarse, engine, kernel_size=2) for fine, coarse in pairwise(widths)
         )
 
     def forward(self, volume: SparseVolume) -> list[SparseVolume]:
@@ -87,4 +89,3 @@ class SparseEncoder(nn.Module):
         for norm, down, refine in zip(self.norms, self.down, self.refine[1:], strict=True):
             scales.append(refine(down(scales[-1].map_sites(norm))))
         return scales
-
