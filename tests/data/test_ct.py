@@ -16,12 +16,7 @@ def hounsfield(shape=(5, 6, 7), seed=0):
 
 
 def test_windows_follow_the_formula_at_and_around_their_edges():
-    edges = [
-        level + side * width / 2 + off
-        for level, width in WINDOWS_HU
-        for side in (-1, 0, 1)
-        for off in (-1, 0, 1)
-    ]
+    edges = [level + side * width / 2 + off for level, width in WINDOWS_HU for side in (-1, 0, 1) for off in (-1, 0, 1)]
     array = np.array([-1024.0, 3071.0, *edges], dtype=np.float32).reshape(-1, 1, 1)
     for channel, (level, width) in zip(CT()(array, "edges"), WINDOWS_HU, strict=True):
         for value, scaled in zip(array.ravel(), channel.ravel(), strict=True):
@@ -41,9 +36,7 @@ def test_the_three_layouts_of_one_head_are_bit_equal():
 
 def test_eight_bit_windows_are_divided_by_255():
     stored = np.random.default_rng(0).integers(0, 256, (4, 5, 6, 3), dtype=np.uint8)
-    assert np.array_equal(
-        CT()(stored, "8-bit"), np.moveaxis(stored, -1, 0).astype(np.float32) / np.float32(255)
-    )
+    assert np.array_equal(CT()(stored, "8-bit"), np.moveaxis(stored, -1, 0).astype(np.float32) / np.float32(255))
 
 
 def test_a_missing_value_becomes_zero_and_an_infinite_one_the_nearest_end():

@@ -65,9 +65,7 @@ def test_random_transforms_equal_their_twins(seed):
     added = noise.draw(cube, torch_generator(*key))
     assert torch.equal(noise(cube, torch_generator(*key)), T.add_noise(cube, added))
     view = T.RandomView(crop_size=(5, 6, 7))
-    assert torch.equal(
-        view(cube, torch_generator(*key)), T.crop(cube, *view.draw(cube, torch_generator(*key)))
-    )
+    assert torch.equal(view(cube, torch_generator(*key)), T.crop(cube, *view.draw(cube, torch_generator(*key))))
     part = T.RandomView(crop_size=(6, 6, 6), view_share=(0.5, 1.0))
     expected = T.fit(T.crop(cube, *part.draw(cube, torch_generator(*key))), (6, 6, 6))
     assert torch.equal(part(cube, torch_generator(*key)), expected)
@@ -82,19 +80,15 @@ def test_only_planes_with_equal_sides_are_rotated():
 def test_transforms_happen_as_often_as_asked():
     generator = torch_generator(0)
     flips = [T.RandomFlip(probability=0.5).draw(generator) for _ in range(600)]
-    assert [sum(axis in axes for axes in flips) / 600 for axis in range(3)] == pytest.approx(
-        [0.5] * 3, abs=0.07
-    )
+    assert [sum(axis in axes for axes in flips) / 600 for axis in range(3)] == pytest.approx([0.5] * 3, abs=0.07)
     turned = [T.RandomRotate90(probability=0.5).draw((4, 4, 4), generator)[0] for _ in range(600)]
-    assert [turned.count(turns) / 600 for turns in range(4)] == pytest.approx(
-        [1 / 2, 1 / 6, 1 / 6, 1 / 6], abs=0.07
-    )
+    assert [turned.count(turns) / 600 for turns in range(4)] == pytest.approx([1 / 2, 1 / 6, 1 / 6, 1 / 6], abs=0.07)
 
 
 def test_noise_has_the_standard_deviation_asked_for():
-    assert float(
-        T.GaussianNoise(std=0.01)(torch.zeros(1, 32, 32, 32), torch_generator(0)).std()
-    ) == pytest.approx(0.01, rel=0.02)
+    assert float(T.GaussianNoise(std=0.01)(torch.zeros(1, 32, 32, 32), torch_generator(0)).std()) == pytest.approx(
+        0.01, rel=0.02
+    )
 
 
 def test_flips_and_rotations_only_move_voxels():
@@ -111,10 +105,7 @@ def test_crops_prefer_tissue_and_stay_inside():
     starts = [view.draw(head, generator)[0] for _ in range(400)]
     showing = np.mean([T.crop(head, start, (12, 12, 12)).any().item() for start in starts])
     anywhere = np.mean(
-        [
-            all(axis >= 17 for axis in start)
-            for start in torch.randint(29, (4000, 3), generator=generator).tolist()
-        ]
+        [all(axis >= 17 for axis in start) for start in torch.randint(29, (4000, 3), generator=generator).tolist()]
     )
     assert all(0 <= axis <= 28 for start in starts for axis in start)
     assert showing > anywhere + 0.05

@@ -24,9 +24,7 @@ def heads() -> list[Labels]:
 
 
 def tissue_means(image: np.ndarray, labels: Labels) -> dict[Tissue, float]:
-    return {
-        tissue: float(np.median(image[labels == tissue])) for tissue in Tissue if (labels == tissue).any()
-    }
+    return {tissue: float(np.median(image[labels == tissue])) for tissue in Tissue if (labels == tissue).any()}
 
 
 def dice(first: np.ndarray, second: np.ndarray) -> float:
@@ -83,8 +81,7 @@ def test_a_head_keeps_its_proportions_at_any_size(size: int) -> None:
 def test_axes_run_to_the_right_to_the_front_and_up(heads: list[Labels]) -> None:
     for labels in heads:
         eyes, cerebellum, ventricles = (
-            np.argwhere(labels == tissue).mean(0)
-            for tissue in (Tissue.EYE, Tissue.CEREBELLUM, Tissue.VENTRICLE)
+            np.argwhere(labels == tissue).mean(0) for tissue in (Tissue.EYE, Tissue.CEREBELLUM, Tissue.VENTRICLE)
         )
         assert eyes[1] > cerebellum[1] + SIZE / 4
         assert ventricles[2] > cerebellum[2]

@@ -63,12 +63,8 @@ class AlternatingSchedule:
     @property
     def steps_per_epoch(self) -> int:
         """Steps until every volume of every modality was seen at least once."""
-        per_step = {
-            name: self.batch_size[name] * self.world_size * self.accumulate for name in self._modalities
-        }
-        return len(self._modalities) * max(
-            -(-self.num_volumes[name] // per_step[name]) for name in self._modalities
-        )
+        per_step = {name: self.batch_size[name] * self.world_size * self.accumulate for name in self._modalities}
+        return len(self._modalities) * max(-(-self.num_volumes[name] // per_step[name]) for name in self._modalities)
 
     def modality(self, step: int) -> str:
         """Return the modality of `step`."""

@@ -168,9 +168,7 @@ def _listed(table: Path, modality: str) -> list[Path]:
         with table.open(newline="", encoding="utf-8-sig") as stream:
             rows = csv.DictReader(stream)
             if "path" not in (rows.fieldnames or ()):
-                raise InputError(
-                    f"list '{table}' needs a column 'path' in its first line, got {rows.fieldnames or []}"
-                )
+                raise InputError(f"list '{table}' needs a column 'path' in its first line, got {rows.fieldnames or []}")
             for row in rows:
                 given = (row.get("modality") or "").strip().lower()
                 if given and modality and given != modality:

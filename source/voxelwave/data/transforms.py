@@ -87,9 +87,7 @@ class RandomRotate90:
 
     def draw(self, shape: Grid, generator: torch.Generator) -> tuple[int, tuple[int, int]]:
         """Return the number of quarter turns and the plane."""
-        planes = [
-            (first, second) for first, second in combinations(range(3), 2) if shape[first] == shape[second]
-        ]
+        planes = [(first, second) for first, second in combinations(range(3), 2) if shape[first] == shape[second]]
         turn = float(torch.rand((), generator=generator)) < self.probability
         if not (turn and planes):
             return 0, (0, 1)

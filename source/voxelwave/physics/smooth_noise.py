@@ -18,9 +18,7 @@ def _spline_weights(size: int, cells: int) -> sparse.csr_array:
     return sparse.csr_array((weights.ravel(), knots.ravel(), 4 * np.arange(size + 1)), (size, cells + 3))
 
 
-def smooth_noise(
-    generator: np.random.Generator, size: int, cells: int
-) -> Float32[np.ndarray, "depth height width"]:
+def smooth_noise(generator: np.random.Generator, size: int, cells: int) -> Float32[np.ndarray, "depth height width"]:
     """Return noise of unit variance on a cube of `size` voxels, smooth over a `cells`-th of its edge."""
     field = generator.standard_normal((cells + 3,) * 3, dtype=np.float32)
     weights = _spline_weights(size, cells)
@@ -41,8 +39,8 @@ def band_noise(
     full, half = np.fft.fftfreq(size, 1 / size), np.fft.rfftfreq(size, 1 / size)
     radius = np.sqrt(full[:, None, None] ** 2 + full[None, :, None] ** 2 + half[None, None, :] ** 2)
     spectrum *= np.exp(-(((radius / cycles - 1) / 0.18) ** 2))
-    noise: Float32[np.ndarray, "depth height width"] = np.fft.irfftn(
-        spectrum, (size,) * 3, axes=(0, 1, 2)
-    ).astype(np.float32)
+    noise: Float32[np.ndarray, "depth height width"] = np.fft.irfftn(spectrum, (size,) * 3, axes=(0, 1, 2)).astype(
+        np.float32
+    )
     noise /= noise.std()
     return noise

@@ -50,9 +50,7 @@ def synthesize(
         InputError: nothing to write, too small a size, or `out` holds heads made with other settings.
     """
     if num_mri < 0 or num_ct < 0 or num_mri + num_ct < 1:
-        raise InputError(
-            f"there is no head to write: num_mri is {num_mri}, num_ct is {num_ct}; ask for 1 or more"
-        )
+        raise InputError(f"there is no head to write: num_mri is {num_mri}, num_ct is {num_ct}; ask for 1 or more")
     if size < SMALLEST_SIZE:
         raise InputError(f"size is {size}: a head needs at least {SMALLEST_SIZE} voxels along each edge")
     if workers is not None and workers < 1:
@@ -92,9 +90,7 @@ def _refuse_other_settings(record: Path, settings: dict[str, int]) -> None:
     try:
         made = json.loads(record.read_text(encoding="utf-8"))
         differing = [
-            f"{key} {made.get(key)} and not {value}"
-            for key, value in settings.items()
-            if made.get(key) != value
+            f"{key} {made.get(key)} and not {value}" for key, value in settings.items() if made.get(key) != value
         ]
     except (ValueError, AttributeError):
         raise InputError(f"{record} cannot be read: delete its folder, or give another one") from None

@@ -8,7 +8,7 @@ from jaxtyping import Float32, Real
 from numpy import ndarray
 
 
-class UnusableVolume(ValueError):  # noqa: N818 - it says what the volume is
+class UnusableVolume(ValueError):
     """A file cannot serve as a volume; the message is the short reason, without the path."""
 
 
@@ -17,9 +17,7 @@ class Modality(Protocol):
 
     channels: int
 
-    def __call__(
-        self, array: Real[ndarray, "..."], source: str
-    ) -> Float32[ndarray, "channel depth height width"]:
+    def __call__(self, array: Real[ndarray, "..."], source: str) -> Float32[ndarray, "channel depth height width"]:
         """Return `array` (of file `source`) as channels in [0, 1]; raises UnusableVolume with the reason."""
         ...
 

@@ -28,9 +28,7 @@ class CT:
 
     channels: int = 3
 
-    def __init__(
-        self, *, windows_hu: tuple[WindowHU, WindowHU, WindowHU] = ((40, 80), (80, 200), (600, 2800))
-    ) -> None:
+    def __init__(self, *, windows_hu: tuple[WindowHU, WindowHU, WindowHU] = ((40, 80), (80, 200), (600, 2800))) -> None:
         if any(width <= 0 for _, width in windows_hu):
             raise ValueError(f"a window is (level, width) with a width above 0, got {windows_hu}")
         self.windows_hu = windows_hu
@@ -44,9 +42,7 @@ class CT:
         array = np.asarray(array, dtype=np.float32).reshape(without_trailing_ones(array.shape))
         windowed = array.ndim in (4, 5) and array.shape[-1] == 3 and array.shape[3:-1] in ((), (1,))
         if array.ndim != 3 and not windowed:
-            raise UnusableVolume(
-                f"CT needs [D, H, W] or three windows in the last axis, got shape {array.shape}"
-            )
+            raise UnusableVolume(f"CT needs [D, H, W] or three windows in the last axis, got shape {array.shape}")
         lowest, highest = float(np.nanmin(array, initial=np.inf)), float(np.nanmax(array, initial=-np.inf))
         if lowest >= highest:
             values = f"every value is {highest:g}" if lowest == highest else "no value is a number"

@@ -80,9 +80,7 @@ def paint_cerebrum(
     outwards = 0.35 + 0.65 / np.maximum(gauge, 0.2)
     wavelength = max(generator.uniform(0.22, 0.26), 7 * voxel)
     noise = band_noise(generator, 64, cycles=2.4 / wavelength)
-    where = [
-        (p * outwards + w) * (64 / 2.4) for p, w in zip((mirrored - 0.2, y, z - 0.1), wobble, strict=True)
-    ]
+    where = [(p * outwards + w) * (64 / 2.4) for p, w in zip((mirrored - 0.2, y, z - 0.1), wobble, strict=True)]
     folds = ndimage.map_coordinates(noise, where, order=1, mode="grid-wrap")
     slope = np.sqrt(sum(g**2 for g in np.gradient(folds, voxel)))
     # 2. Fissures of every brain: between the hemispheres down to the callosum, the Sylvian with the insula.

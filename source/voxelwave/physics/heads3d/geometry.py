@@ -69,10 +69,7 @@ def draw_space(generator: np.random.Generator, *, size: int) -> HeadSpace:
     shift = generator.uniform(-0.03, 0.03, 3)
     pose = np.concatenate([np.diag(zoom) @ rotation, shift[:, None]], axis=1).astype(np.float32)
     deformation = np.stack(
-        [
-            0.016 * smooth_noise(generator, size, 3) + 0.008 * smooth_noise(generator, size, 8)
-            for _ in range(3)
-        ]
+        [0.016 * smooth_noise(generator, size, 3) + 0.008 * smooth_noise(generator, size, 8) for _ in range(3)]
     )
     return HeadSpace(pose, deformation)
 
@@ -101,9 +98,7 @@ def tube(x: np.ndarray, y: np.ndarray, z: np.ndarray, nodes: Nodes) -> np.ndarra
         dx, dy, dz = bx - ax, by - ay, bz - az
         along = ((x - ax) * dx + (y - ay) * dy + (z - az) * dz) / (dx * dx + dy * dy + dz * dz)
         along = along.clip(0, 1)
-        distance = np.sqrt(
-            (x - ax - along * dx) ** 2 + (y - ay - along * dy) ** 2 + (z - az - along * dz) ** 2
-        )
+        distance = np.sqrt((x - ax - along * dx) ** 2 + (y - ay - along * dy) ** 2 + (z - az - along * dz) ** 2)
         depth = np.maximum(depth, ar + along * (br - ar) - distance)
     return depth
 

@@ -22,9 +22,7 @@ def paint_lesions(labels: Labels, space: HeadSpace, generator: np.random.Generat
         i, j, k = white[generator.integers(len(white))]
         centre = (x[i, j, k], y[i, j, k], z[i, j, k])
         stretch = generator.uniform(0.75, 1.3, 3).astype(np.float32)
-        distance = np.sqrt(
-            sum(((p - c) / s) ** 2 for p, c, s in zip((x, y, z), centre, stretch, strict=True))
-        )
+        distance = np.sqrt(sum(((p - c) / s) ** 2 for p, c, s in zip((x, y, z), centre, stretch, strict=True)))
         if kind == "spots":
             # Many small white-matter spots around the centre, as in small-vessel disease.
             labels[(distance < 0.3) & (rough > 1.9) & (labels == Tissue.WHITE_MATTER)] = Tissue.ISCHAEMIA
@@ -37,6 +35,4 @@ def paint_lesions(labels: Labels, space: HeadSpace, generator: np.random.Generat
             labels[(distance < oedema) & (labels == Tissue.WHITE_MATTER)] = Tissue.OEDEMA
             labels[(distance < reach * (1 + 0.1 * rough)) & brain] = Tissue.TUMOUR
         else:
-            labels[(distance < generator.uniform(0.05, 0.14) * (1 + 0.12 * rough)) & brain] = (
-                Tissue.HAEMORRHAGE
-            )
+            labels[(distance < generator.uniform(0.05, 0.14) * (1 + 0.12 * rough)) & brain] = Tissue.HAEMORRHAGE

@@ -78,9 +78,7 @@ def render_ct(labels: Labels, generator: np.random.Generator) -> Int16[np.ndarra
     bone = (labels == Tissue.SKULL) | (labels == Tissue.DIPLOE)
     image += np.where(bone, 60 * smooth_noise(generator, size, 12), 1.0 * smooth_noise(generator, size, 10))
     image = ndimage.gaussian_filter(image, generator.uniform(0.5, 0.65), truncate=3)
-    noise = ndimage.gaussian_filter(
-        generator.standard_normal(labels.shape, dtype=np.float32), 0.6, truncate=3
-    )
+    noise = ndimage.gaussian_filter(generator.standard_normal(labels.shape, dtype=np.float32), 0.6, truncate=3)
     image += generator.uniform(2, 4.5) * noise / noise.std()
     hounsfield: Int16[np.ndarray, "depth height width"] = np.rint(image).clip(-1024, 3071).astype(np.int16)
     return hounsfield

@@ -43,9 +43,7 @@ def paint_vessels(labels: Labels, space: HeadSpace, generator: np.random.Generat
         _stamp(labels, space, path, np.linspace(radius, 0.75 * radius, len(path)), Tissue.VESSEL)
     # Branches leave the far third of the arteries that reach the brain, and fork.
     feeders = [(path, radius) for path, radius in trunks if path[-1, 2] > -0.15]
-    starts = [
-        (path[generator.integers(2 * len(path) // 3, len(path))], r) for path, r in feeders for _ in range(2)
-    ]
+    starts = [(path[generator.integers(2 * len(path) // 3, len(path))], r) for path, r in feeders for _ in range(2)]
     tips, widths = np.array([tip for tip, _ in starts]), np.array([0.7 * r for _, r in starts])
     # At few voxels an artery is as thick as a voxel, and the second fork would fill the space.
     for _ in range(2 if space.size >= 64 else 1):
@@ -75,9 +73,7 @@ def _bend(nodes: tuple[tuple[float, ...], ...], side: int, generator: np.random.
     return np.concatenate([*pieces, points[-1:]]).astype(np.float32)
 
 
-def _walk(
-    starts: Points, generator: np.random.Generator, *, steps: int = 24
-) -> Float32[np.ndarray, "paths nodes 3"]:
+def _walk(starts: Points, generator: np.random.Generator, *, steps: int = 24) -> Float32[np.ndarray, "paths nodes 3"]:
     """Walk from every start outwards and along the surface of the cerebrum."""
     heading = generator.standard_normal(starts.shape) * (0.4, 1, 1)
     heading[:, 0] += np.where(np.abs(starts[:, 0]) > 0.1, 1.2 * np.sign(starts[:, 0]), 0)
@@ -85,9 +81,7 @@ def _walk(
     point = starts.astype(np.float64)
     path = [point]
     for _ in range(steps):
-        heading = heading / np.linalg.norm(heading, axis=1, keepdims=True) + generator.normal(
-            0, 0.16, heading.shape
-        )
+        heading = heading / np.linalg.norm(heading, axis=1, keepdims=True) + generator.normal(0, 0.16, heading.shape)
         point = point + 0.022 * heading / np.linalg.norm(heading, axis=1, keepdims=True)
         # Arteries run in the space over the cortex: one that leaves it is drawn back and turns along it.
         around = point[:, None] + 0.01 * np.concatenate([np.zeros((1, 3)), np.eye(3)])
