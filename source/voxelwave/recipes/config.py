@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError
@@ -17,6 +17,7 @@ from voxelwave.registry import (
     CONTRASTIVE_LOSSES,
     MASKINGS,
     MODALITIES,
+    Registry,
     check_settings,
     first_problem,
 )
@@ -78,6 +79,21 @@ class DataConfig(Section):
     modalities: dict[str, dict[str, Any]] = {}
 
 
+ComponentT = TypeVar("ComponentT", bound=Component)
+
+
+class BackboneConfig(Component):
+    """The backbone by name with its settings."""
+
+    name: str = "waveformer"
+
+
+class MaskingConfig(Component):
+    """The masking by name with its settings."""
+
+    name: str = "mim"
+
+
 class FeatureTarget(Section):
     """How `target: features` makes its target of the features of the whole volume."""
 
@@ -89,7 +105,7 @@ class FeatureTarget(Section):
 class ModelConfig(Section):
     """Backbone, target, and the widths of the SparK encoder's scales and of the decoder."""
 
-    backbone: Component = Component(name="waveformer")
+    backbone: BackboneConfig = BackboneConfig()
     target: Literal["voxels", "features"] = "voxels"
     sparse: Literal["auto", "dense"] = "auto"
     encoder_widths: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (128, 192, 256)
@@ -133,7 +149,7 @@ class Config(Section):
     run: RunConfig = RunConfig()
     data: DataConfig
     model: ModelConfig = ModelConfig()
-    masking: Component = Component(name="mim")
+    masking: MaskingConfig = MaskingConfig()
     loss: LossConfig = LossConfig()
     training: TrainingConfig = TrainingConfig()
 
@@ -194,8 +210,8 @@ def _known_keys(error: ValidationError) -> str:
 def _resolve(config: Config) -> Config:
     """Check each component's settings against its constructor and fill in its defaults."""
     loss = config.loss
-    config.model.backbone = _component(BACKBONES.settings, config.model.backbone, "model.backbone")
-    config.masking = _component(MASKINGS.settings, config.masking, "masking")
+    config.model.backbone = _complete(BACKBONES, config.model.backbone, "model.backbone")
+    config.masking = _complete(MASKINGS, config.masking, "masking")
     contrastive = CONTRASTIVE_LOSSES.settings(loss.name, loss.settings, "loss")
     reconstruction = check_settings(
         MaskedReconstruction, loss.reconstruction, "loss.reconstruction", "loss.reconstruction"
@@ -211,8 +227,10 @@ def _resolve(config: Config) -> Config:
     return config
 
 
-def _component(check: Any, component: Component, section: str) -> Component:
-    return Component(name=component.name, **check(component.name, component.settings, section))
+def _complete(registry: Registry, component: ComponentT, section: str) -> ComponentT:
+    """Fill in the defaults of a component's settings."""
+    settings = registry.settings(component.name, component.settings, section)
+    return type(component)(name=component.name, **settings)
 
 
 def _apply(raw: dict[str, Any], override: str) -> None:

@@ -65,13 +65,13 @@ def pretrain(
     if not fabric.is_global_zero:
         console = Console(quiet=True)
 
-    # 1. Data: which files, and which batch belongs to which step.
+    # 1. Data: which files, and which batch belongs to which step. The model is built first: it checks its settings.
+    pretrainer = build_pretrainer(config)
     data = TrainingData(config, rank=fabric.global_rank, world_size=fabric.world_size, console=console)
     total_steps = training.epochs * data.steps_per_epoch
     total_steps = min(total_steps, training.max_steps or total_steps)
 
     # 2. Model, optimiser, schedule.
-    pretrainer = build_pretrainer(config)
     _print_parameters(pretrainer, console)
     if training.compile:
         _compile(pretrainer)
