@@ -1,0 +1,29 @@
+"""Phase 0 under the name people know: `voxelwave pretrain`, with configs/pretrain/subset.yaml unless told otherwise."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from voxelwave import cli
+
+# Found from any working directory. Paths inside a config stay relative to the working directory.
+SUBSET = Path(__file__).resolve().parents[1] / "configs" / "pretrain" / "subset.yaml"
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command()
+def train(
+    config: Annotated[Path, typer.Option(help="A YAML file.", show_default="configs/pretrain/subset.yaml")] = SUBSET,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Override a key, e.g. training.epochs=5."),
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from last.pth; start where there is none.")] = False,
+) -> None:
+    """Pretrain one model on MRI and CT, as `voxelwave pretrain CONFIG` does."""
+    cli.pretrain(config, overrides, resume)
+
+
+if __name__ == "__main__":
+    cli.main(app)
