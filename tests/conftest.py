@@ -6,6 +6,10 @@ import os
 from pathlib import Path
 
 import pytest
+from jaxtyping import install_import_hook
+
+# Shapes and types of the package's signatures are checked in the tests, and cost nothing elsewhere.
+install_import_hook("voxelwave", "typechecking.check")
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int8
@@ -48,6 +48,7 @@ class MaskLevels:
         return self.levels == 2
 
 
+@runtime_checkable
 class Masking(Protocol):
     """Draws which tokens of a grid are hidden, for every sample of a batch apart."""
 

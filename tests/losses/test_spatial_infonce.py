@@ -85,7 +85,7 @@ def test_module_equals_the_loops_on_each_volumes_counted_places():
         candidates = module.deep(deep[sample].movedim(0, -1)[inside])
         total += loops(anchors.detach(), candidates.detach(), inside.nonzero(), 0.2)
         anchors_seen += len(anchors)
-    assert float(loss) == pytest.approx(total / anchors_seen, abs=1e-9)
+    assert float(loss.detach()) == pytest.approx(total / anchors_seen, abs=1e-9)
     assert 0.0 <= float(alignment) <= 1.0
 
 

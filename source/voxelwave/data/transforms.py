@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from voxelwave.contracts import Grid
 
 Volume = Float[Tensor, "channel depth height width"]
+View = Float[Tensor, "channel view_depth view_height view_width"]
 
 AIR = 0.1
 CENTRE_ATTEMPTS = 16
@@ -22,7 +23,7 @@ def flip(volume: Volume, axes: tuple[int, ...]) -> Volume:
     return volume.flip([axis + 1 for axis in axes]) if axes else volume
 
 
-def rotate90(volume: Volume, turns: int, plane: tuple[int, int]) -> Volume:
+def rotate90(volume: Volume, turns: int, plane: tuple[int, int]) -> View:
     """Turn by `turns` times 90 degrees in the plane of two spatial axes (0 to 2)."""
     return volume.rot90(turns, [plane[0] + 1, plane[1] + 1])
 
@@ -32,7 +33,7 @@ def add_noise(volume: Volume, noise: Volume) -> Volume:
     return volume + noise
 
 
-def resize(volume: Volume, size: Grid) -> Volume:
+def resize(volume: Volume, size: Grid) -> View:
     """Resample to `size`: area averages along axes that shrink, trilinear along those that grow."""
     depth, height, width = (min(new, old) for new, old in zip(size, volume.shape[1:], strict=True))
     smaller = (depth, height, width)
@@ -43,7 +44,7 @@ def resize(volume: Volume, size: Grid) -> Volume:
     return volume
 
 
-def pad(volume: Volume, size: Grid) -> Volume:
+def pad(volume: Volume, size: Grid) -> View:
     """Surround by zeros (air) to at least `size`, the volume in the middle."""
     missing = [max(0, new - old) for new, old in zip(size, volume.shape[1:], strict=True)]
     if not any(missing):
@@ -51,13 +52,13 @@ def pad(volume: Volume, size: Grid) -> Volume:
     return F.pad(volume, [side for gap in reversed(missing) for side in (gap // 2, gap - gap // 2)])
 
 
-def crop(volume: Volume, start: Grid, size: Grid) -> Volume:
+def crop(volume: Volume, start: Grid, size: Grid) -> View:
     """Cut out the cuboid of `size` that begins at `start`."""
     (d, h, w), (depth, height, width) = start, size
     return volume[:, d : d + depth, h : h + height, w : w + width]
 
 
-def fit(volume: Volume, size: Grid) -> Volume:
+def fit(volume: Volume, size: Grid) -> View:
     """Resize to the largest volume of the same proportions within `size`, and pad to `size`."""
     scale = min(new / old for new, old in zip(size, volume.shape[1:], strict=True))
     depth, height, width = (max(1, round(old * scale)) for old in volume.shape[1:])
@@ -94,7 +95,7 @@ class RandomRotate90:
         turns = int(torch.randint(1, 4, (), generator=generator))
         return turns, planes[int(torch.randint(len(planes), (), generator=generator))]
 
-    def __call__(self, volume: Volume, generator: torch.Generator) -> Volume:
+    def __call__(self, volume: Volume, generator: torch.Generator) -> View:
         """Return `volume`, turned."""
         depth, height, width = volume.shape[1:]
         return rotate90(volume, *self.draw((depth, height, width), generator))
@@ -158,7 +159,7 @@ class RandomView:
         place: list[int] = places[int(shown.int().argmax())].tolist()
         return place
 
-    def __call__(self, volume: Volume, generator: torch.Generator) -> Volume:
+    def __call__(self, volume: Volume, generator: torch.Generator) -> View:
         """Return the part."""
         if self.view_share is not None:
             return fit(crop(volume, *self.draw(volume, generator)), self.crop_size)

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,7 @@ from voxelwave.engine.run_log import RunLog
 from voxelwave.errors import DivergedError
 
 
+@runtime_checkable
 class TrainingBatch(Protocol):
     """What the loop knows of a batch."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +20,7 @@ from voxelwave.sparse.encoder import SparseEncoder
 from voxelwave.sparse.volume import SparseVolume
 
 
+@runtime_checkable
 class Backbone(Protocol):
     """What the objective asks of a backbone; `backbones.waveformer` is one."""
 

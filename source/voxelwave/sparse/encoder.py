@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -15,6 +15,7 @@ from voxelwave.sparse.dense import DenseBackend
 from voxelwave.sparse.volume import SparseVolume
 
 
+@runtime_checkable
 class SparseBackend(Protocol):
     """Computes convolutions on active sites; parameters stay with the modules, so that backends share checkpoints."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from jaxtyping import Float32, Real
 from numpy import ndarray
@@ -12,6 +12,7 @@ class UnusableVolume(ValueError):
     """A file cannot serve as a volume; the message is the short reason, without the path."""
 
 
+@runtime_checkable
 class Modality(Protocol):
     """Turns the values of a file into what a network sees."""
 
