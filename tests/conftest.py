@@ -6,10 +6,15 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 from jaxtyping import install_import_hook
 
 # Shapes and types of the package's signatures are checked in the tests, and cost nothing elsewhere.
 install_import_hook("voxelwave", "typechecking.check")
+
+# The models of the tests are tiny: threads would wait for each other longer than they work.
+torch.set_num_threads(1)
+os.environ["OMP_NUM_THREADS"] = "1"
 
 
 @pytest.fixture(scope="session")
