@@ -18,8 +18,8 @@ $(READY): pyproject.toml constraints.txt
 	touch $@
 
 demo: setup  ## generate heads, pretrain one model on MRI and CT, draw figures
-	test -d data/demo/labels || $(BIN)/voxelwave synthesize data/demo --num-mri 50 --num-ct 50 --size 96 --seed 0
-	$(BIN)/voxelwave pretrain configs/pretrain/demo.yaml
+	$(BIN)/voxelwave synthesize data/demo --num-mri 50 --num-ct 50 --size 96 --seed 0
+	$(BIN)/voxelwave pretrain configs/pretrain/demo.yaml --resume
 
 test: setup  ## run every test
 	$(BIN)/pytest

@@ -250,3 +250,22 @@ def test_a_signal_saves_and_exits_cleanly_at_the_step_it_is_in(raw_config, tmp_p
     whole = named(raw_config, "whole")
     pretrain(whole, console=QUIET, should_stop=stop_after(step))
     assert exact(config) == exact(whole)
+
+
+def test_two_processes_train_one_model(raw_config, tmp_path):
+    raw_config["training"] |= {"devices": 2, "device": "cpu", "epochs": 1}
+    file = tmp_path / "config.yaml"
+    file.write_text(yaml.safe_dump(raw_config))
+    command = [sys.executable, "-m", "voxelwave", "pretrain", str(file)]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "Traceback" not in result.stderr
+    config = load_config(file)
+    assert load_backbone(config.run_folder())
+    # 5 MRI volumes in batches of 2 × 2: two steps of each modality show all of them.
+    assert [record["modality"] for record in records(config)] == ["mri", "ct"] * 2
+    # The first rank alone would draw the same batches and masks as a run of one process, but another mean gradient.
+    alone = named(raw_config, "alone", devices=1, max_steps=1)
+    pretrain(alone, console=QUIET)
+    assert records(alone)[0]["grad_norm"] != records(config)[0]["grad_norm"]
+    assert records(alone)[0]["loss"] == pytest.approx(records(config)[0]["loss"])

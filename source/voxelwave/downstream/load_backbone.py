@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from voxelwave.contracts import InputError
@@ -42,15 +42,18 @@ def load_backbone(path: str | Path) -> nn.Module:
         if not needed.is_file():
             raise InputError(f"no {needed.name} in {needed.parent}: give a finished run's folder or its {WEIGHTS}")
     try:
-        architecture = json.loads(description_path.read_text(encoding="utf-8"))["architecture"]
-        weights = load_file(weights_path)
-    except (SafetensorError, json.JSONDecodeError, KeyError, OSError) as error:
-        raise InputError(f"{weights_path} or the {DESCRIPTION} beside it is damaged: {error}") from None
-    backbone: nn.Module = BACKBONES.build(
-        architecture["name"], tuple(architecture["in_channels"]), **architecture["settings"]
-    )
+        description = json.loads(description_path.read_text(encoding="utf-8"))
+        architecture = description["architecture"]
+        name, in_channels, settings = (architecture[key] for key in ("name", "in_channels", "settings"))
+        checksum = description["sha256"]
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+        raise InputError(f"{description_path} is damaged: {error!r}; take it from its run again") from None
+    content = weights_path.read_bytes()
+    if hashlib.sha256(content).hexdigest() != checksum:
+        raise InputError(f"{weights_path} is damaged, or not the file that {description_path} describes")
+    backbone: nn.Module = BACKBONES.build(name, tuple(in_channels), **settings)
     try:
-        backbone.load_state_dict(weights)
-    except RuntimeError as error:
+        backbone.load_state_dict(load(content))
+    except (RuntimeError, SafetensorError) as error:
         raise InputError(f"{weights_path} does not fit its {DESCRIPTION}: {' '.join(str(error).split())}") from None
     return backbone

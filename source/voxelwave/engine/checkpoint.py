@@ -21,7 +21,7 @@ FORMAT_VERSION = 1
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; it takes the place of `path` once it is whole and on disk."""
-    part = path.with_name(f".{path.name}.part")
+    part = path.with_name(f".part-{path.name}")  # hidden, and with the suffix that writers look at
     try:
         yield part
         with part.open("rb+") as file:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from voxelwave.contracts import StepOutput
 from voxelwave.engine.checkpoint import save_checkpoint
 from voxelwave.engine.run_log import RunLog
-from voxelwave.errors import DivergedError
+from voxelwave.errors import DivergedError, InputError
 
 
 @runtime_checkable
@@ -196,7 +196,7 @@ class Trainer:
             )
         )
         # In fp16 an infinite gradient is the scaler's business: it skips the step and lowers the scale.
-        if self.metadata.get("precision") != "fp16":
+        if getattr(self.fabric.strategy.precision, "scaler", None) is None:
             self._check_finite(norm, "gradient", micro_batches)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -242,8 +242,12 @@ class Trainer:
             save_checkpoint(self.folder / "last.pth", state)
 
     def restore(self, checkpoint: dict[str, Any]) -> None:
-        """Go on from what `save` wrote."""
-        self.model.load_state_dict(checkpoint["model"])
-        self.optimizer.load_state_dict(checkpoint["optimizer"])
+        """Go on from what `save` wrote; raises InputError where it was another model's."""
+        try:
+            self.model.load_state_dict(checkpoint["model"])
+            self.optimizer.load_state_dict(checkpoint["optimizer"])
+        except (RuntimeError, ValueError) as error:
+            reason = " ".join(str(error).split())
+            raise InputError(f"{self.folder / 'last.pth'} does not fit this model: {reason}") from None
         self.fabric.strategy.precision.load_state_dict(checkpoint["precision"])
         self.state = LoopState(step=checkpoint["step"], best_loss=checkpoint["best_loss"])

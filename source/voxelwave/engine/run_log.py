@@ -25,7 +25,6 @@ from rich.progress import (
 from voxelwave.engine.checkpoint import write_text
 
 Record = dict[str, Any]
-AVERAGED = ("loss", "reconstruction", "baseline", "contrastive", "easy", "hard", "alignment")
 
 
 def read_metrics(path: Path) -> list[Record]:
@@ -40,16 +39,16 @@ def read_metrics(path: Path) -> list[Record]:
 
 
 def summarise(records: Sequence[Record]) -> Record:
-    """Average an epoch's records, over all steps and by modality."""
+    """Average what every record of an epoch holds a number of, over all steps and by modality."""
     row: Record = {"epoch": records[0]["epoch"], "step": records[-1]["step"]}
     groups = {"": records}
     for modality in dict.fromkeys(record["modality"] for record in records):
         groups[f"{modality}_"] = [record for record in records if record["modality"] == modality]
+    shared = set.intersection(*(set(record) for record in records))
+    names = [name for name in records[0] if name in shared and isinstance(records[0][name], float)]
     for prefix, group in groups.items():
-        for name in AVERAGED:
+        for name in names:
             row[prefix + name] = math.fsum(record[name] for record in group) / len(group)
-    row["volumes_per_second"] = math.fsum(record["volumes_per_second"] for record in records) / len(records)
-    row["data_wait_s"] = math.fsum(record["data_wait_s"] for record in records)
     return row
 
 
@@ -126,10 +125,10 @@ class RunLog:
 
     def epoch(self, epoch: int) -> Record:
         """Write the row of a finished epoch into `history.csv` and return it."""
-        rows = [
-            summarise([record for record in self._records if record["epoch"] == number])
-            for number in range(1, epoch + 1)
-        ]
+        epochs: dict[int, list[Record]] = {}
+        for record in self._records:
+            epochs.setdefault(record["epoch"], []).append(record)
+        rows = [summarise(records) for number, records in sorted(epochs.items()) if number <= epoch]
         if not self._writes:
             return rows[-1]
         table = io.StringIO()

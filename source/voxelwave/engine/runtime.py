@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any, Literal
+
+import torch
 
 from voxelwave.contracts import InputError
 
@@ -10,17 +13,16 @@ Precision = Literal["fp32", "bf16", "fp16"]
 _FABRIC_PRECISION = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 
 
-def make_fabric(
-    *, device: str = "auto", precision: Precision = "fp32", devices: int = 1, strategy: str = "auto"
-) -> Any:
+def make_fabric(*, device: str = "auto", precision: Precision = "fp32", devices: int = 1) -> Any:
     """Return a launched Fabric. Raises InputError where the device is not there or cannot do the precision."""
     # Imported here: it takes a second, and the command line must not wait for it.
     from lightning_fabric import Fabric
     from lightning_fabric.utilities.exceptions import MisconfigurationException
 
-    if strategy == "auto" and devices > 1:
-        # A step trains one modality, so that the other one's patch embedding and head get no gradient.
-        strategy = "ddp_find_unused_parameters_true"
+    # Fabric announces its precision; an error is to stay one line.
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
+    # A step trains one modality, so that the other one's patch embedding and head get no gradient.
+    strategy = "auto" if devices == 1 else "ddp_find_unused_parameters_true"
     try:
         fabric = Fabric(accelerator=device, devices=devices, strategy=strategy, precision=_FABRIC_PRECISION[precision])
     except (MisconfigurationException, ValueError, RuntimeError) as error:
@@ -32,3 +34,9 @@ def make_fabric(
         raise InputError("training.precision=fp16 needs a GPU: use bf16 or fp32 on the CPU")
     fabric.launch()
     return fabric
+
+
+def close_runtime() -> None:
+    """Leave the process group, where there is one; without it the other ranks die noisily at exit."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()

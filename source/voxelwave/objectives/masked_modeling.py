@@ -28,6 +28,7 @@ class Backbone(Protocol):
     patch_size: int
     channels: int
     depth: int
+    blocks: nn.ModuleList
 
     def forward_intermediates(
         self, volume: Tensor, hidden: Tensor | None = None, depths: Sequence[int] = ()
@@ -146,7 +147,7 @@ class MaskedVoxels(MaskedModeling):
         super().__init__(*parts, **settings)  # type: ignore[arg-type]
         voxels = self.backbone.patch_size**3
         self.heads = nn.ModuleDict(
-            {str(channels): nn.Linear(decoder_width, channels * voxels) for channels in self.backbone.in_channels}
+            {str(channels): _head(decoder_width, channels * voxels) for channels in self.backbone.in_channels}
         )
 
     def compare(self, volume: Tensor, levels: MaskLevels) -> tuple[MaskedError, Tensor, Tensor]:

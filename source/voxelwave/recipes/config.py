@@ -136,7 +136,6 @@ class TrainingConfig(Section):
     precision: Precision = "fp32"
     device: str = "auto"
     devices: PositiveInt = 1
-    strategy: str = "auto"
     compile: bool = False
     checkpoint_every_steps: PositiveInt = 500
     checkpoint_every_epochs: PositiveInt = 1

@@ -19,7 +19,7 @@ from voxelwave.downstream.load_backbone import save_backbone
 from voxelwave.engine.checkpoint import load_checkpoint, write_text
 from voxelwave.engine.loop import LoopSettings, Trainer, TrainingBatch, stop_on_signal
 from voxelwave.engine.run_log import RunLog, read_metrics
-from voxelwave.engine.runtime import make_fabric
+from voxelwave.engine.runtime import close_runtime, make_fabric
 from voxelwave.engine.schedule import warmup_cosine
 from voxelwave.evaluation.representation import effective_rank, feature_std
 from voxelwave.objectives.masked_modeling import MaskedModeling, MaskedVoxels
@@ -34,7 +34,7 @@ FREE_TO_CHANGE = {
     "run": ("out_dir", "tensorboard"),
     "data": ("num_workers", "check_content"),
     "training": (
-        *("epochs", "max_steps", "device", "devices", "strategy", "compile"),
+        *("epochs", "max_steps", "device", "compile"),
         *("probe_every_steps", "checkpoint_every_steps", "checkpoint_every_epochs"),
     ),
 }
@@ -56,18 +56,19 @@ def pretrain(
     folder = config.run_folder()
     checkpoint = _open_run(folder, config, resume)
     training = config.training
-    fabric = make_fabric(
-        device=training.device,
-        precision=training.precision,
-        devices=training.devices,
-        strategy=training.strategy,
-    )
+    fabric = make_fabric(device=training.device, precision=training.precision, devices=training.devices)
     if not fabric.is_global_zero:
         console = Console(quiet=True)
 
     # 1. Data: which files, and which batch belongs to which step. The model is built first: it checks its settings.
     pretrainer = build_pretrainer(config)
-    data = TrainingData(config, rank=fabric.global_rank, world_size=fabric.world_size, console=console)
+    data = TrainingData(
+        config,
+        rank=fabric.global_rank,
+        world_size=fabric.world_size,
+        pin_memory=fabric.device.type == "cuda",
+        console=console,
+    )
     total_steps = training.epochs * data.steps_per_epoch
     total_steps = min(total_steps, training.max_steps or total_steps)
 
@@ -102,7 +103,7 @@ def pretrain(
         objective,
         learning_rate,
         folder,
-        {"config": config.model_dump(mode="json"), "voxelwave": __version__, "precision": training.precision},
+        {"config": config.model_dump(mode="json"), "voxelwave": __version__},
         settings=LoopSettings(
             total_steps=total_steps,
             steps_per_epoch=data.steps_per_epoch,
@@ -138,6 +139,7 @@ def pretrain(
             console.print(f"done: {folder}")
         else:
             console.print(f"stopped at step {trainer.state.step} of {total_steps}; go on with --resume")
+    close_runtime()
     return complete
 
 
@@ -183,7 +185,7 @@ def _parameter_groups(module: torch.nn.Module, weight_decay: float) -> list[dict
 
 def _compile(pretrainer: MaskedModeling) -> None:
     """Compile the parts whose shapes stay the same from step to step, in place: names of weights do not change."""
-    for block in pretrainer.backbone.blocks:  # type: ignore[attr-defined]
+    for block in pretrainer.backbone.blocks:
         block.compile()
     pretrainer.decoder.compile()
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,6 +18,7 @@ from rich.progress import track
 
 from voxelwave.contracts import InputError
 from voxelwave.data.modalities.ct import CT
+from voxelwave.engine.checkpoint import replacing, write_text
 from voxelwave.ops.seeding import numpy_generator
 from voxelwave.physics.heads3d import MRI_CONTRASTS, Tissue, draw_head, render_ct, render_mri
 
@@ -60,7 +60,7 @@ def synthesize(
     _refuse_other_settings(record, settings)
     out.mkdir(parents=True, exist_ok=True)
     # Before the first head, so that a run that was interrupted cannot be continued with other settings.
-    _write_text(record, json.dumps(settings | {"complete": False}, indent=2) + "\n")
+    write_text(record, json.dumps(settings | {"complete": False}, indent=2) + "\n")
 
     heads = _plan(out, num_mri=num_mri, num_ct=num_ct)
     for folder in {path.parent for head in heads for path in (head.image, head.labels)}:
@@ -77,8 +77,8 @@ def synthesize(
     else:
         _show(map(write, missing), len(missing))
     names = "".join(f"{tissue.value}\t{tissue.name.lower()}\n" for tissue in Tissue)
-    _write_text(out / "labels" / "labels.tsv", f"value\tname\n{names}")
-    _write_text(record, json.dumps(settings | {"complete": True}, indent=2) + "\n")
+    write_text(out / "labels" / "labels.tsv", f"value\tname\n{names}")
+    write_text(record, json.dumps(settings | {"complete": True}, indent=2) + "\n")
 
 
 def _refuse_other_settings(record: Path, settings: dict[str, int]) -> None:
@@ -128,24 +128,8 @@ def _write_head(head: Head, *, size: int, seed: int) -> None:
     for path, array in ((head.labels, labels), (head.image, image)):
         volume = nib.Nifti1Image(array, affine)
         volume.header.set_xyzt_units("mm")
-        with _complete_or_absent(path) as part:
+        with replacing(path) as part:
             nib.save(volume, part)
-
-
-def _write_text(path: Path, text: str) -> None:
-    with _complete_or_absent(path) as part:
-        part.write_text(text, encoding="utf-8")
-
-
-@contextmanager
-def _complete_or_absent(path: Path) -> Iterator[Path]:
-    """Give a hidden place beside `path` to write to, and move it to `path` once it is written."""
-    part = path.with_name(f".part_{path.name}")
-    try:
-        yield part
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _show(written: Iterable[None], total: int) -> None:

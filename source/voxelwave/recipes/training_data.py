@@ -23,7 +23,7 @@ class TrainingData:
     Raises InputError where a source holds nothing usable.
     """
 
-    def __init__(self, config: Config, *, rank: int, world_size: int, console: Console) -> None:
+    def __init__(self, config: Config, *, rank: int, world_size: int, pin_memory: bool, console: Console) -> None:
         data, training = config.data, config.training
         self.seed = config.run.seed
         names = config.modalities()
@@ -41,7 +41,7 @@ class TrainingData:
             console.print(f"left out {refusal.path}: {refusal.reason}", highlight=False, soft_wrap=True)
         self._files = selection.accepted
         console.print("volumes: " + ", ".join(f"{count} {name}" for name, count in self.counts().items()))
-        self._data = data
+        self._data, self._pin_memory = data, pin_memory
         augment = Augment(crop_size=data.crop_size, view_share=data.view_share, noise_std=data.noise_std)
         self._dataset = self._make_dataset(augment, data.cached_volumes)
         self._schedule = AlternatingSchedule(
@@ -66,7 +66,7 @@ class TrainingData:
     def batches(self, start_step: int, end_step: int) -> VolumeLoader:
         """Load the batches of a range of steps, in order."""
         sampler = self._schedule.batches(start_step, end_step)
-        return make_loader(self._dataset, sampler, num_workers=self._data.num_workers)
+        return make_loader(self._dataset, sampler, num_workers=self._data.num_workers, pin_memory=self._pin_memory)
 
     def picture_batches(self) -> dict[str, Batch]:
         """Two volumes of each modality as they lie, upright and without noise."""

@@ -1,0 +1,36 @@
+import io
+import json
+
+import pytest
+from rich.console import Console
+
+from voxelwave.engine.run_log import RunLog, read_metrics, summarise
+
+
+def record(step, epoch=1, modality="mri", loss=1.0, **more):
+    return {"step": step, "epoch": epoch, "modality": modality, "loss": loss, "volumes_per_second": 8.0, **more}
+
+
+def test_summary_averages_over_all_steps_and_by_modality():
+    row = summarise([record(0, loss=1.0), record(1, modality="ct", loss=4.0), record(2, loss=2.0, gauge=7.0)])
+    assert (row["epoch"], row["step"]) == (1, 2)
+    assert row["loss"] == pytest.approx(7 / 3)
+    assert (row["mri_loss"], row["ct_loss"]) == (1.5, 4.0)
+    assert "gauge" not in row  # not in every record
+
+
+def test_entering_at_a_step_drops_what_was_written_beyond_it(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text("".join(json.dumps(record(step)) + "\n" for step in range(5)) + '{"step": 5, "ep')
+    console = Console(file=io.StringIO())
+    with RunLog(tmp_path, start_step=3, total_steps=9, console=console, tensorboard=False) as log:
+        log.step(record(3, loss=9.0, reconstruction=1.0, contrastive=1.0))
+    assert [(r["step"], r["loss"]) for r in read_metrics(path)] == [(0, 1.0), (1, 1.0), (2, 1.0), (3, 9.0)]
+
+
+def test_records_of_a_rank_that_does_not_write_stay_in_memory(tmp_path):
+    console = Console(quiet=True)
+    with RunLog(tmp_path, start_step=0, total_steps=2, console=console, writes=False) as log:
+        log.step(record(0, reconstruction=1.0, contrastive=1.0))
+        assert log.epoch(1)["loss"] == 1.0
+    assert list(tmp_path.iterdir()) == []
