@@ -149,12 +149,25 @@ def test_teacher_moves_after_the_step_and_is_not_trained():
 
 def test_pictures_show_visible_patches_as_they_are_and_hidden_ones_predicted():
     model, volume = pretrainer(), torch.rand(1, 3, 16, 16, 16)
-    picture = model.reconstruct(volume, generator())
+    seen, masked, predicted = model.pictures(volume, generator()).values()
     hidden = spread(model.draw(volume, generator()).hidden).expand_as(volume)
-    assert bool(picture.masked[hidden].isnan().all())
-    assert torch.equal(picture.masked[~hidden], volume[~hidden])
-    assert torch.equal(picture.predicted[~hidden], volume[~hidden])
-    assert bool(picture.predicted[hidden].isfinite().all())
+    assert torch.equal(seen, volume)
+    assert bool(masked[hidden].isnan().all())
+    assert torch.equal(masked[~hidden], volume[~hidden])
+    assert torch.equal(predicted[~hidden], volume[~hidden])
+    assert bool(predicted[hidden].isfinite().all())
+
+
+def test_pictures_of_features_have_the_size_of_the_volume_and_hide_what_was_hidden():
+    model, volume = pretrainer("features"), torch.rand(2, 1, 16, 16, 16)
+    pictures = model.pictures(volume, generator())
+    hidden = spread(model.draw(volume, generator()).hidden)
+    assert all(picture.shape == volume.shape for picture in pictures.values())
+    assert torch.equal(pictures["masked features"].isnan(), hidden)
+    visible = pictures["target features"][~hidden]
+    assert torch.equal(pictures["predicted features"][~hidden], visible)
+    assert float(pictures["target features"].min()) == 0.0
+    assert float(pictures["target features"].max()) == 1.0
 
 
 def test_parts_are_counted_once():

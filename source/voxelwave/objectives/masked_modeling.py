@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -35,14 +35,6 @@ class Backbone(Protocol):
     ) -> tuple[Tensor, list[Tensor]]:
         """Return the feature grid and the raw grids after `depths`, hidden tokens 0."""
         ...
-
-
-class Reconstruction(NamedTuple):
-    """A volume, the same with hidden patches blanked, and with hidden patches predicted."""
-
-    volume: Float[Tensor, "batch channel depth height width"]
-    masked: Float[Tensor, "batch channel depth height width"]
-    predicted: Float[Tensor, "batch channel depth height width"]
 
 
 class MaskedModeling(nn.Module):
@@ -93,6 +85,10 @@ class MaskedModeling(nn.Module):
     @abstractmethod
     def compare(self, volume: Tensor, levels: MaskLevels) -> tuple[MaskedError, Tensor, Tensor]:
         """Return the error of the predictions, the contrastive loss, and the share of places that find themselves."""
+
+    @abstractmethod
+    def pictures(self, volume: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+        """Return volumes `[batch, channel, D, H, W]` in 0…1 by title: what was seen, hidden (NaN) and predicted."""
 
     def draw(self, volume: Tensor, generator: torch.Generator) -> MaskLevels:
         """Draw the masks of a batch."""
@@ -168,8 +164,8 @@ class MaskedVoxels(MaskedModeling):
         return predicted
 
     @torch.no_grad()
-    def reconstruct(self, volume: Tensor, generator: torch.Generator) -> Reconstruction:
-        """Predict a volume's hidden patches, for pictures; each takes its true mean and deviation, as in MAE."""
+    def pictures(self, volume: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+        """Show hidden patches predicted; each takes its true mean and deviation, as in MAE."""
         levels = self.draw(volume, generator)
         deep, _ = self.backbone.forward_intermediates(volume, levels.hidden)
         patches = patchify(volume, self.backbone.patch_size)
@@ -180,7 +176,11 @@ class MaskedVoxels(MaskedModeling):
         masked[hidden] = torch.nan
         predicted[hidden] = guess
         grid = token_grid(volume.shape, self.backbone.patch_size)
-        return Reconstruction(volume, unpatchify(masked, grid), unpatchify(predicted, grid))
+        return {
+            "input": volume,
+            "masked input": unpatchify(masked, grid),
+            "reconstruction": unpatchify(predicted, grid),
+        }
 
 
 class MaskedFeatures(MaskedModeling):
@@ -230,6 +230,30 @@ class MaskedFeatures(MaskedModeling):
         if self.layer_norm:
             target = F.layer_norm(target.movedim(1, -1), (target.shape[1],)).movedim(-1, 1)
         return target
+
+    @torch.no_grad()
+    def pictures(self, volume: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+        """Show the direction along which the target features of the batch vary most, and its prediction."""
+        levels = self.draw(volume, generator)
+        _, (deep,) = self.backbone.forward_intermediates(volume, None, [self.backbone.depth])
+        target = self._target(volume, deep).movedim(1, -1).float()
+        predicted = self.head(self.decode(deep, levels.visible).movedim(1, -1)).float()
+        # 1. Both along the first principal component of the target, which becomes 0…1.
+        centre = target.flatten(0, 3).mean(0)
+        direction = torch.linalg.eigh(torch.cov(target.flatten(0, 3).T)).eigenvectors[:, -1]
+        low, high = torch.aminmax((target - centre) @ direction)
+        true, guess = (((x - centre) @ direction - low) / (high - low).clamp_min(1e-12) for x in (target, predicted))
+        # 2. One value a token, drawn as large as its patch.
+        maps = {
+            "target features": true,
+            "masked features": true.masked_fill(levels.hidden, torch.nan),
+            "predicted features": torch.where(levels.hidden, guess, true),
+        }
+        scale = self.backbone.patch_size
+        return {"input": volume} | {
+            title: F.interpolate(tokens.unsqueeze(1), scale_factor=scale, mode="nearest")
+            for title, tokens in maps.items()
+        }
 
     def after_step(self) -> None:
         """Move the teacher towards the network."""

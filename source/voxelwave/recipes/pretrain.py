@@ -22,7 +22,7 @@ from voxelwave.engine.run_log import RunLog, read_metrics
 from voxelwave.engine.runtime import close_runtime, make_fabric
 from voxelwave.engine.schedule import warmup_cosine
 from voxelwave.evaluation.representation import effective_rank, feature_std
-from voxelwave.objectives.masked_modeling import MaskedModeling, MaskedVoxels
+from voxelwave.objectives.masked_modeling import MaskedModeling
 from voxelwave.ops.seeding import torch_generator
 from voxelwave.recipes.config import Config
 from voxelwave.recipes.pretrainer import build_pretrainer, channel_counts, count_parameters
@@ -237,12 +237,12 @@ def _draw(folder: Path, pretrainer: MaskedModeling, data: TrainingData, device: 
     figures = folder / "figures"
     figures.mkdir(exist_ok=True)
     draw_curves(read_metrics(folder / "metrics.jsonl"), figures / "losses.png")
-    if not isinstance(pretrainer, MaskedVoxels):
-        return
-    rows = []
+    rows, titles = [], []
     for modality, batch in data.picture_batches().items():
         generator = torch_generator(data.seed, "figure", modality)
-        parts = pretrainer.reconstruct(batch.volume.to(device), generator)
+        pictures = pretrainer.pictures(batch.volume.to(device), generator)
+        titles = list(pictures)
         for number, file in enumerate(batch.files):
-            rows.append((f"{modality.upper()}  {Path(file).name}", [part[number, 0].cpu().numpy() for part in parts]))
-    draw_reconstructions(rows, ["input", "masked input", "reconstruction"], figures / "reconstructions.png")
+            label = f"{modality.upper()}  {Path(file).name}"
+            rows.append((label, [picture[number, 0].cpu().numpy() for picture in pictures.values()]))
+    draw_reconstructions(rows, titles, figures / "reconstructions.png")
