@@ -176,6 +176,17 @@ def test_resume_refuses_another_model_and_names_the_key(raw_config):
         pretrain(config, resume=True, console=QUIET)
 
 
+def test_a_run_goes_on_with_another_learning_rate_as_a_diverged_one_needs(raw_config):
+    config = named(raw_config, "slower")
+    pretrain(config, console=QUIET, should_stop=stop_after(5))
+    before = exact(config)
+    config.training.learning_rate = 1e-4
+    assert pretrain(config, resume=True, console=QUIET)
+    after = exact(config)
+    assert after[:5] == before
+    assert records(config)[5]["learning_rate"] < 1e-4
+
+
 def test_a_finished_run_goes_on_with_more_epochs(raw_config):
     config = named(raw_config, "longer", epochs=1)
     pretrain(config, console=QUIET)

@@ -208,7 +208,8 @@ class Trainer:
             files = ", ".join(file for batch in micro_batches for file in batch.files)
             raise DivergedError(
                 f"the {what} is {value} at step {self.state.step} on {files}; look at these files with "
-                f"`voxelwave inspect`, lower training.learning_rate, and go on from the last checkpoint with --resume"
+                f"`voxelwave inspect`, or lower training.learning_rate, then go on from {self.folder / 'last.pth'} "
+                f"with --resume"
             )
 
     def _end_epoch(self, epoch: int, log: RunLog) -> None:

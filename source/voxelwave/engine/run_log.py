@@ -121,7 +121,7 @@ class RunLog:
         # Where there is no terminal to draw on, a line every ten seconds.
         if not self._console.is_terminal and time.monotonic() - self._last_line > 10:
             self._last_line = time.monotonic()
-            self._console.print(f"step {record['step'] + 1}/{self._total_steps}  {text}  {speed}")
+            self.say(f"step {record['step'] + 1}/{self._total_steps}  {text}  {speed}")
 
     def epoch(self, epoch: int) -> Record:
         """Write the row of a finished epoch into `history.csv` and return it."""
@@ -137,7 +137,7 @@ class RunLog:
         writer.writeheader()
         writer.writerows(rows)
         write_text(self._folder / "history.csv", table.getvalue())
-        self._console.print(_epoch_line(rows[-1]))
+        self.say(_epoch_line(rows[-1]))
         return rows[-1]
 
     def flush(self) -> None:
@@ -145,8 +145,8 @@ class RunLog:
         self._metrics.flush()
 
     def say(self, text: str) -> None:
-        """Print a line beside the progress bar."""
-        self._console.print(text)
+        """Print a line beside the progress bar, unbroken."""
+        self._console.print(text, soft_wrap=True, highlight=False)
 
 
 def _epoch_line(row: Mapping[str, Any]) -> str:

@@ -34,7 +34,7 @@ FREE_TO_CHANGE = {
     "run": ("out_dir", "tensorboard"),
     "data": ("num_workers", "check_content"),
     "training": (
-        *("epochs", "max_steps", "device", "compile"),
+        *("epochs", "max_steps", "learning_rate", "clip_norm", "device", "compile"),
         *("probe_every_steps", "checkpoint_every_steps", "checkpoint_every_epochs"),
     ),
 }
