@@ -112,13 +112,17 @@ def test_weights_follow_from_the_seed_alone():
     assert any(not torch.equal(first[name], other[name]) for name in first)
 
 
-def test_feature_target_is_the_raw_output_of_the_last_block_of_the_whole_volume():
-    model, volume = pretrainer("features"), torch.rand(2, 1, 16, 16, 16)
+@pytest.mark.parametrize("layer_norm", [False, True])
+def test_feature_target_is_the_output_of_the_last_block_of_the_whole_volume(layer_norm):
+    model, volume = pretrainer("features", features={"layer_norm": layer_norm}), torch.rand(2, 1, 16, 16, 16)
     levels = model.draw(volume, generator())
     _, (deep,) = model.backbone.forward_intermediates(volume, None, [2])
     predicted = model.head(model.decode(deep, levels.visible).movedim(1, -1)[levels.hidden])
-    expected = (predicted - deep.movedim(1, -1)[levels.hidden]).square().mean()
-    torch.testing.assert_close(model(volume, generator()).logs["reconstruction"], expected)
+    target = deep.movedim(1, -1)[levels.hidden]
+    if layer_norm:
+        target = (target - target.mean(1, keepdim=True)) / target.std(1, correction=0, keepdim=True)
+    expected = (predicted - target).square().mean()
+    torch.testing.assert_close(model(volume, generator()).logs["reconstruction"], expected, rtol=1e-4, atol=1e-4)
 
 
 def test_stop_gradient_cuts_the_target():

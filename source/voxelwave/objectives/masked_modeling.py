@@ -186,8 +186,9 @@ class MaskedVoxels(MaskedModeling):
 class MaskedFeatures(MaskedModeling):
     """Encode the whole volume, mask its features, and predict the hidden ones: the described variant.
 
-    The target is the raw output of the last block, of this network or of a teacher that is its moving average
-    (`ema_momentum` above 0). Without `stop_gradient` the target may follow the prediction, and can collapse.
+    The target is the output of the last block, of this network or of a teacher that is its moving average
+    (`ema_momentum` above 0). The description has it raw and attached: without `stop_gradient` it shrinks to meet the
+    prediction, and detached without `layer_norm` its scale runs away (benchmarks/results/subset_study.md).
     """
 
     def __init__(
@@ -196,7 +197,7 @@ class MaskedFeatures(MaskedModeling):
         decoder_width: int,
         stop_gradient: bool = True,
         ema_momentum: float = 0.0,
-        layer_norm: bool = False,
+        layer_norm: bool = True,
         **settings: float | int,
     ) -> None:
         super().__init__(*parts, **settings)  # type: ignore[arg-type]

@@ -95,11 +95,11 @@ class MaskingConfig(Component):
 
 
 class FeatureTarget(Section):
-    """How `target: features` makes its target of the features of the whole volume."""
+    """How `target: features` makes its target of the features of the whole volume; all off is the description."""
 
     stop_gradient: bool = True
     ema_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    layer_norm: bool = False
+    layer_norm: bool = True
 
 
 class ModelConfig(Section):
