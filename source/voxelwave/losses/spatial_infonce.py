@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
+from torch.autograd.function import once_differentiable
 
 from voxelwave.registry import CONTRASTIVE_LOSSES
 
@@ -25,32 +26,65 @@ def spatial_infonce(
     """Return the summed loss of all anchors of one volume and how many of them find their own place first.
 
     Anchor i's positive is candidate i; its negatives are the other candidates further away than `exclusion_radius`
-    (Euclidean, in tokens). The logits are kept for `chunk_size` anchors at a time, in the backward pass too.
+    (Euclidean, in tokens). One block of logits, `chunk_size` anchors × all candidates, is ever kept.
     Source: van den Oord et al., 2018, equation 4, with features of unit length.
     """
-    anchors, candidates = F.normalize(anchors, dim=-1), F.normalize(candidates, dim=-1)
+    precise = torch.promote_types(anchors.dtype, torch.float32)
+    anchors, candidates = (F.normalize(x.to(precise), dim=-1) for x in (anchors, candidates))
+    loss, hits = _ChunkedInfoNCE.apply(  # type: ignore[no-untyped-call]
+        anchors, candidates, places, temperature, exclusion_radius, chunk_size
+    )
+    return loss, hits
 
-    def chunk_loss(start: int, rows: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
-        own = torch.arange(start, start + len(rows), device=rows.device)
-        logits = rows @ keys.T / temperature
-        if exclusion_radius > 0:
-            near = torch.cdist(places[own].float(), places.float()) <= exclusion_radius
-            near[torch.arange(len(own), device=rows.device), own] = False
-            logits = logits.masked_fill(near, -torch.inf)
-        precise = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        return F.cross_entropy(precise, own, reduction="sum"), (logits.argmax(1) == own).sum()
 
-    losses, hits = [], []
-    for start in range(0, len(anchors), chunk_size):
-        rows = anchors[start : start + chunk_size]
-        if torch.is_grad_enabled() and len(anchors) > chunk_size:
-            # Recomputed in the backward pass, so that one chunk's logits exist at a time.
-            loss, hit = checkpoint(chunk_loss, start, rows, candidates, use_reentrant=False, preserve_rng_state=False)
-        else:
-            loss, hit = chunk_loss(start, rows, candidates)
-        losses.append(loss)
-        hits.append(hit)
-    return torch.stack(losses).sum(), torch.stack(hits).sum()
+class _ChunkedInfoNCE(torch.autograd.Function):
+    """Computes the gradient beside the loss, chunk by chunk in one buffer, so that no logits wait for the backward."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        anchors: Tensor,
+        candidates: Tensor,
+        places: Tensor,
+        temperature: float,
+        exclusion_radius: float,
+        chunk_size: int,
+    ) -> tuple[Tensor, Tensor]:
+        wants_gradient = any(ctx.needs_input_grad[:2])
+        count = len(anchors)
+        buffer = anchors.new_empty(min(chunk_size, count), count)
+        loss, hits = anchors.new_zeros(()), places.new_zeros(())
+        for_anchors, for_candidates = torch.empty_like(anchors), torch.zeros_like(candidates)
+        with torch.autocast(anchors.device.type, enabled=False):
+            for start in range(0, count, chunk_size):
+                # 1. Similarities of a chunk of anchors with every candidate; excluded neighbours drop out.
+                rows = anchors[start : start + chunk_size]
+                line = torch.arange(len(rows), device=rows.device)
+                own = line + start
+                logits = torch.mm(rows, candidates.T, out=buffer[: len(rows)]).div_(temperature)
+                if exclusion_radius > 0:
+                    near = torch.cdist(places[own].to(rows.dtype), places.to(rows.dtype)) <= exclusion_radius
+                    near[line, own] = False
+                    logits.masked_fill_(near, -torch.inf)
+                hits += (logits.argmax(1) == own).sum()
+                # 2. log Σ exp − own, with the largest similarity taken out; the buffer becomes the softmax.
+                positive, largest = logits[line, own], logits.amax(1, keepdim=True)
+                total = logits.sub_(largest).exp_().sum(1, keepdim=True)
+                loss += (total.log() + largest).sum() - positive.sum()
+                # 3. The gradient of the logits is the softmax, less 1 at the anchor's own place.
+                if wants_gradient:
+                    logits.div_(total)[line, own] -= 1.0
+                    torch.mm(logits, candidates, out=for_anchors[start : start + chunk_size])
+                    for_candidates.addmm_(logits.T, rows)
+        ctx.save_for_backward(for_anchors.div_(temperature), for_candidates.div_(temperature))
+        ctx.mark_non_differentiable(hits)
+        return loss, hits
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, loss_gradient: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        for_anchors, for_candidates = ctx.saved_tensors
+        return for_anchors * loss_gradient, for_candidates * loss_gradient, None, None, None, None
 
 
 @CONTRASTIVE_LOSSES.register("spatial_infonce")

@@ -34,7 +34,7 @@ def draw_curves(records: Sequence[Mapping[str, Any]], path: Path) -> None:
             axis.plot(steps, _smooth(values), color=colour, label=modality.upper())
         if name == "reconstruction":
             steps, values = _series(records, "baseline")
-            axis.plot(steps, _smooth(values), color="grey", linestyle=":", label="predicting each patch's mean")
+            axis.plot(steps, _smooth(values), color="grey", linestyle=":", label="guessing the mean")
         axis.set_title(title)
         axis.set_xlabel("step")
         axis.legend()
