@@ -15,11 +15,8 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 @app.command()
 def train(
     config: Annotated[Path, typer.Option(help="A YAML file.", show_default="configs/pretrain/subset.yaml")] = SUBSET,
-    overrides: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Override a key, e.g. training.epochs=5."),
-    ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from last.pth; start where there is none.")] = False,
+    overrides: cli.Overrides = None,
+    resume: cli.Resume = False,
 ) -> None:
     """Pretrain one model on MRI and CT, as `voxelwave pretrain CONFIG` does."""
     cli.pretrain(config, overrides, resume)

@@ -17,15 +17,17 @@ app = typer.Typer(
     help="Self-supervised 3D pretraining for brain MRI and CT.",
 )
 
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key, e.g. training.epochs=5.")
+]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on from last.pth; start where there is none.")]
+
 
 @app.command()
 def pretrain(
     config: Annotated[Path, typer.Argument(help="A YAML file; see configs/pretrain.")],
-    overrides: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Override a key, e.g. training.epochs=5."),
-    ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from last.pth; start where there is none.")] = False,
+    overrides: Overrides = None,
+    resume: Resume = False,
 ) -> None:
     """Pretrain one model on MRI and CT, and leave weights, logs and figures in <out_dir>/<name>."""
     from voxelwave.recipes.config import load_config

@@ -9,8 +9,6 @@ import torch
 from jaxtyping import Bool, Float, Int8
 from torch import Tensor
 
-from voxelwave.errors import InputError as InputError
-
 Grid = tuple[int, int, int]
 
 

@@ -10,7 +10,7 @@ from typing import Any, TypeVar, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
-from voxelwave.contracts import InputError
+from voxelwave.errors import InputError
 
 Component = TypeVar("Component", bound=type[Any])
 
@@ -37,7 +37,9 @@ def check_settings(component: type[Any], given: Mapping[str, Any], section: str,
         for key, parameter in inspect.signature(component).parameters.items()
         if parameter.kind is inspect.Parameter.KEYWORD_ONLY
     }
-    schema: type[BaseModel] = create_model(component.__name__, __config__=ConfigDict(extra="forbid"), **fields)
+    schema: type[BaseModel] = create_model(
+        component.__name__, __config__=ConfigDict(extra="forbid", allow_inf_nan=False), **fields
+    )
     try:
         return schema.model_validate(dict(given)).model_dump()
     except ValidationError as error:
@@ -87,8 +89,9 @@ class Registry:
             return self.get(name)(*runtime, **self.settings(name, settings))
         except InputError:
             raise
-        except ValueError as error:
-            raise InputError(f"{self.kind} '{name}': {error}") from error
+        except (ValueError, RuntimeError, ArithmeticError, MemoryError) as error:
+            reason = " ".join(str(error).split())
+            raise InputError(f"{self.kind} '{name}' cannot be built of {settings}: {reason}") from error
 
 
 BACKBONES = Registry("backbone", "voxelwave.backbones")

@@ -6,10 +6,10 @@ import nibabel
 import numpy as np
 import pytest
 
-from voxelwave.contracts import InputError
 from voxelwave.data.discovery import Source, VolumeFile, accept_volumes, find_files, refusal_reason
 from voxelwave.data.modalities.ct import CT
 from voxelwave.data.modalities.mri import MRI
+from voxelwave.errors import InputError
 
 
 def touch(*paths):

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from voxelwave.contracts import InputError
 from voxelwave.data.alternating import AlternatingSchedule
 from voxelwave.data.discovery import VolumeFile
 from voxelwave.data.loaders import VolumeDataset, make_loader
 from voxelwave.data.modalities.ct import CT
 from voxelwave.data.modalities.mri import MRI
 from voxelwave.data.transforms import Augment
+from voxelwave.errors import InputError
 
 MODALITIES = {"mri": MRI(), "ct": CT()}
 

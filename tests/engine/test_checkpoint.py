@@ -28,6 +28,19 @@ def test_an_interrupted_write_leaves_the_old_checkpoint_usable(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["last.pth"]
 
 
+def test_a_disk_that_takes_no_more_is_one_line_and_the_old_checkpoint_stays(tmp_path):
+    path = tmp_path / "last.pth"
+    save_checkpoint(path, {"step": 1})
+
+    def full(state, part):
+        raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 64 vs 0\nmore")
+
+    with pytest.raises(ValueError, match=r"cannot write .*last.pth: .*is the disk full") as caught:
+        save_checkpoint(path, {"step": 2}, save=full)
+    assert "\n" not in str(caught.value)
+    assert load_checkpoint(path)["step"] == 1
+
+
 def test_a_text_file_is_replaced_whole(tmp_path):
     write_text(tmp_path / "a.csv", "old")
     write_text(tmp_path / "a.csv", "new")

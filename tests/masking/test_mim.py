@@ -25,7 +25,8 @@ def test_shares_are_exact_to_half_a_block(grid):
     levels = draw(grid)
     num_tokens = grid[0] * grid[1] * grid[2]
     side = masking.side_for(grid)
-    unit = side**3 if all(length % side == 0 for length in grid) else 1
+    tiled = all(length % side == 0 for length in grid)
+    unit = side**3 if tiled else 8 if all(length % 2 == 0 for length in (side, *grid)) else 1
     for sample in range(3):
         assert abs(levels.hidden[sample].sum() - 0.6 * num_tokens) <= unit / 2
         assert abs(levels.hard[sample].sum() - 0.48 * num_tokens) <= unit / 2
@@ -60,6 +61,14 @@ def test_blocks_are_whole(grid, side):
     for d, h, w in itertools.product(*(range(0, length, side) for length in grid)):
         block = levels[:, d : d + side, h : h + side, w : w + side].flatten(1)
         assert bool((block == block[:, :1]).all())
+
+
+@pytest.mark.parametrize("grid", [(10, 10, 10), (14, 16, 18), (6, 10, 12)])
+def test_no_octet_is_cut_on_even_grids_that_blocks_do_not_tile(grid):
+    levels = draw(grid).levels
+    for d, h, w in itertools.product(*(range(0, length, 2) for length in grid)):
+        octet = levels[:, d : d + 2, h : h + 2, w : w + 2].flatten(1)
+        assert bool((octet == octet[:, :1]).all())
 
 
 def test_every_sample_has_a_mask_of_its_own_and_a_seed_repeats_them():

@@ -183,3 +183,17 @@ def test_parts_are_counted_once():
 def test_two_channels_are_a_clear_error():
     with pytest.raises(ValueError, match="1 or 3"):
         pretrainer()(torch.rand(2, 2, 16, 16, 16), generator())
+
+
+def test_bf16_gradients_are_those_of_fp32_on_a_grid_whose_coarsest_scale_has_sides_of_2():
+    gradients = {}
+    for precision in ("fp32", "bf16"):
+        model = pretrainer(encoder_widths=[8, 12, 16])
+        volume = torch.rand(2, 1, 32, 32, 32, generator=generator())
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+            loss = model(volume, generator()).loss
+        loss.backward()
+        gradients[precision] = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    for name, expected in gradients["fp32"].items():
+        difference = (gradients["bf16"][name] - expected).norm()
+        assert difference <= 0.1 * expected.norm() + 1e-3, name

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from voxelwave.contracts import InputError
+from voxelwave.errors import InputError
 from voxelwave.recipes.inspect import inspect
 
 

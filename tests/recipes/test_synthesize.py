@@ -7,8 +7,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from voxelwave.contracts import InputError
 from voxelwave.data.modalities.ct import CT
+from voxelwave.errors import InputError
 from voxelwave.physics.heads3d import Tissue
 from voxelwave.recipes import synthesize as recipe
 from voxelwave.recipes.synthesize import synthesize

@@ -47,8 +47,8 @@ class WaveFormer3D(nn.Module):
         wavelet_levels: int = 1,
     ) -> None:
         super().__init__()
-        if min(patch_size, embed_dim, depth, num_heads, wavelet_levels) < 1:
-            raise ValueError("patch_size, embed_dim, depth, num_heads and wavelet_levels must be at least 1")
+        if min(patch_size, embed_dim, depth, num_heads, wavelet_levels) < 1 or mlp_ratio * embed_dim < 1:
+            raise ValueError("patch_size, embed_dim, depth, num_heads, wavelet_levels and mlp_ratio must be at least 1")
         self.in_channels = tuple(in_channels)
         self.patch_size = patch_size
         self.channels = embed_dim
@@ -155,11 +155,12 @@ class WaveFormer3D(nn.Module):
             pad = [n for full, length in zip(padded[::-1], grid[::-1], strict=True) for n in (0, full - length)]
             patches = F.pad(patches.unflatten(1, grid), (0, 0, *pad)).flatten(1, 3)
         patches = patches.gather(1, layout.tokens[..., None].expand(-1, -1, patches.shape[2]))
-        tokens = F.linear(patches, stem.weight.flatten(1), stem.bias)
         if layout.absent is None:
-            return tokens
-        unseen = self._pad_hidden(grid, hidden, len(volume), volume.device).gather(1, layout.tokens)
-        return torch.where(unseen[..., None], self.mask_token.to(tokens.dtype), tokens)
+            return F.linear(patches, stem.weight.flatten(1), stem.bias)
+        # Cleared before the product, so that a NaN in a hidden voxel reaches no gradient either.
+        unseen = self._pad_hidden(grid, hidden, len(volume), volume.device).gather(1, layout.tokens).unsqueeze(2)
+        tokens = F.linear(patches.masked_fill(unseen, 0.0), stem.weight.flatten(1), stem.bias)
+        return torch.where(unseen, self.mask_token.to(tokens.dtype), tokens)
 
     def _to_grid(self, tokens: Tensor, grid: Grid, hidden: Tensor | None, layout: _Layout) -> Tensor:
         padded = self._padded(grid)

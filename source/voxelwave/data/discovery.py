@@ -9,9 +9,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from voxelwave.contracts import InputError
 from voxelwave.data.modalities import Modality, UnusableVolume
 from voxelwave.data.nifti import SUFFIXES, has_volume_suffix, label_map_reason, read_channels, read_header
+from voxelwave.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,19 @@ class Selection:
     refused: list[Refusal] = field(default_factory=list)
 
 
+def home_expanded(path: str) -> Path:
+    """Return `path` with ~ replaced; raises InputError for the home of nobody."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise InputError(f"'{path}': there is no such home folder; write the path out") from None
+
+
+def _real(path: Path) -> Path:
+    # Path.resolve raises on a link that leads to itself; reading such a file says what is wrong with it.
+    return Path(os.path.realpath(path))
+
+
 def find_files(source: Source) -> list[VolumeFile]:
     """List the files of `source`, sorted (a CSV keeps its order), hidden ones left out, each file once.
 
@@ -59,7 +72,7 @@ def find_files(source: Source) -> list[VolumeFile]:
     Raises:
         InputError: where nothing is found.
     """
-    place = Path(source.path).expanduser()
+    place = home_expanded(source.path)
     if place.is_dir():
         found, empty = _walk(place), "folder holds no"
     elif place.suffix.lower() == ".csv" and place.is_file():
@@ -77,7 +90,7 @@ def find_files(source: Source) -> list[VolumeFile]:
         raise InputError(f"{source}: the {empty} volume ({', '.join(SUFFIXES)})")
     once: dict[Path, Path] = {}
     for path in found:
-        once.setdefault(path.resolve(), path)
+        once.setdefault(_real(path), path)
     return [VolumeFile(path, source.modality) for path in once.values()]
 
 
@@ -132,7 +145,7 @@ def _accepted(
     reasons: list[str] = []
     files = find_files(source)
     for file in files:
-        if (real := file.path.resolve()) in used:
+        if (real := _real(file.path)) in used:
             continue
         used.add(real)
         if reason := refusal_reason(file, modality, check_content=check_content):
@@ -152,7 +165,7 @@ def _walk(folder: Path) -> list[Path]:
     for parent, folders, names in os.walk(folder, followlinks=True):
         # Links to folders are followed, since data sets are often linked into place; each folder once ends a
         # circle.
-        real = Path(parent).resolve()
+        real = _real(Path(parent))
         if real in seen:
             folders.clear()
             continue
@@ -173,7 +186,7 @@ def _listed(table: Path, modality: str) -> list[Path]:
                 given = (row.get("modality") or "").strip().lower()
                 if given and modality and given != modality:
                     continue
-                path = table.parent / Path((row["path"] or "").strip()).expanduser()
+                path = table.parent / home_expanded((row["path"] or "").strip())
                 if not path.is_file():
                     raise InputError(f"list '{table}', line {rows.line_num}: no file '{path}'")
                 found.append(path)

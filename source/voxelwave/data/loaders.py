@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import signal
+import os
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
@@ -12,11 +12,11 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from voxelwave.contracts import InputError
 from voxelwave.data.alternating import Draw
 from voxelwave.data.discovery import VolumeFile
 from voxelwave.data.modalities import Modality, UnusableVolume
 from voxelwave.data.nifti import read_channels
+from voxelwave.errors import InputError
 from voxelwave.ops.seeding import torch_generator
 
 AugmentFunction = Callable[[Tensor, torch.Generator], Tensor]
@@ -160,6 +160,7 @@ def _collate(samples: list[Sample]) -> Batch:
 
 
 def _start_worker(_: int) -> None:
-    # Ctrl-C reaches every process of the terminal: the main one ends the run and with it the workers.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Ctrl-C, `timeout` and `kill` signal a whole process group: the main process ends the run, and with it the
+    # workers, which are therefore in groups of their own.
+    os.setpgid(0, 0)
     torch.set_num_threads(1)

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from voxelwave.contracts import InputError
+from voxelwave.errors import InputError
 
 FORMAT_VERSION = 1
 
@@ -38,9 +38,13 @@ def write_text(path: Path, text: str) -> None:
 
 
 def save_checkpoint(path: Path, state: dict[str, Any], save: Callable[[Any, Any], None] = torch.save) -> None:
-    """Write `state`, tensors and plain values, atomically."""
-    with replacing(path) as part:
-        save({"format_version": FORMAT_VERSION, **state}, part)
+    """Write `state`, tensors and plain values, atomically; raises InputError where the disk does not take it."""
+    try:
+        with replacing(path) as part:
+            save({"format_version": FORMAT_VERSION, **state}, part)
+    except RuntimeError as error:  # torch's writer has no other word for a full disk
+        reason = str(error).splitlines()[0]
+        raise InputError(f"cannot write {path}: {reason}; is the disk full? The file before it is unharmed") from None
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:

@@ -247,8 +247,8 @@ class Trainer:
         try:
             self.model.load_state_dict(checkpoint["model"])
             self.optimizer.load_state_dict(checkpoint["optimizer"])
-        except (RuntimeError, ValueError) as error:
-            reason = " ".join(str(error).split())
-            raise InputError(f"{self.folder / 'last.pth'} does not fit this model: {reason}") from None
-        self.fabric.strategy.precision.load_state_dict(checkpoint["precision"])
-        self.state = LoopState(step=checkpoint["step"], best_loss=checkpoint["best_loss"])
+            self.fabric.strategy.precision.load_state_dict(checkpoint["precision"])
+            self.state = LoopState(step=checkpoint["step"], best_loss=checkpoint["best_loss"])
+        except (RuntimeError, ValueError, KeyError) as error:
+            reason = " ".join(repr(error).split())
+            raise InputError(f"{self.folder / 'last.pth'} does not fit this run: {reason}") from None

@@ -23,18 +23,22 @@ from rich.progress import (
 )
 
 from voxelwave.engine.checkpoint import write_text
+from voxelwave.errors import InputError
 
 Record = dict[str, Any]
 
 
 def read_metrics(path: Path) -> list[Record]:
     """Read `metrics.jsonl`; a last line that was cut while being written is left out."""
-    records = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
+    records: list[Record] = []
+    for number, line in enumerate(lines, start=1):
         try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
+            record = json.loads(line)
+            records.append({"step": int(record["step"]), **record})
+        except (ValueError, KeyError, TypeError):
+            if number < len(lines):
+                raise InputError(f"{path}, line {number}, is damaged: mend or remove it") from None
     return records
 
 
@@ -77,7 +81,7 @@ class RunLog:
         self._writer: Any = None
         if writes:
             write_text(folder / "metrics.jsonl", "".join(json.dumps(record) + "\n" for record in self._records))
-            self._metrics = (folder / "metrics.jsonl").open("a", encoding="utf-8")
+            self._metrics = (folder / "metrics.jsonl").open("a", encoding="utf-8", buffering=1)
         if writes and tensorboard:
             from torch.utils.tensorboard import SummaryWriter
 
@@ -146,7 +150,7 @@ class RunLog:
 
     def say(self, text: str) -> None:
         """Print a line beside the progress bar, unbroken."""
-        self._console.print(text, soft_wrap=True, highlight=False)
+        self._console.print(text, soft_wrap=True, highlight=False, markup=False)
 
 
 def _epoch_line(row: Mapping[str, Any]) -> str:

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import torch
 
-from voxelwave.contracts import InputError
+from voxelwave.errors import InputError
 
 Precision = Literal["fp32", "bf16", "fp16"]
 _FABRIC_PRECISION = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
@@ -19,24 +19,25 @@ def make_fabric(*, device: str = "auto", precision: Precision = "fp32", devices:
     from lightning_fabric import Fabric
     from lightning_fabric.utilities.exceptions import MisconfigurationException
 
+    if precision == "fp16" and (device == "cpu" or (device == "auto" and not torch.accelerator.is_available())):
+        raise InputError("training.precision=fp16 needs a GPU: use bf16 or fp32 on the CPU")
     # Fabric announces its precision; an error is to stay one line.
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     # A step trains one modality, so that the other one's patch embedding and head get no gradient.
     strategy = "auto" if devices == 1 else "ddp_find_unused_parameters_true"
     try:
         fabric = Fabric(accelerator=device, devices=devices, strategy=strategy, precision=_FABRIC_PRECISION[precision])
-    except (MisconfigurationException, ValueError, RuntimeError) as error:
+    except (MisconfigurationException, ValueError, RuntimeError, ImportError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(
             f"training.device={device}, precision={precision}, devices={devices} cannot run here: {reason}"
         ) from None
-    if precision == "fp16" and fabric.device.type == "cpu":
-        raise InputError("training.precision=fp16 needs a GPU: use bf16 or fp32 on the CPU")
     fabric.launch()
     return fabric
 
 
-def close_runtime() -> None:
-    """Leave the process group, where there is one; without it the other ranks die noisily at exit."""
+def close_runtime(fabric: Any) -> None:
+    """Leave the process group together, where there is one; without it the other ranks die noisily at exit."""
+    fabric.barrier()
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()

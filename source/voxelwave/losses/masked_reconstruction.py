@@ -37,6 +37,8 @@ class MaskedReconstruction:
     def __init__(self, *, min_std: float = 0.02, easy_weight: float = 1.0, hard_weight: float = 1.0) -> None:
         if min(easy_weight, hard_weight) < 0 or easy_weight + hard_weight == 0:
             raise ValueError(f"weights must be 0 or more and not both 0, got {easy_weight} and {hard_weight}")
+        if min_std <= 0:
+            raise ValueError(f"min_std must be above 0, got {min_std}")
         self.min_std = min_std
         self.easy_weight = easy_weight
         self.hard_weight = hard_weight

@@ -107,6 +107,11 @@ class SpatialInfoNCE(nn.Module):
         super().__init__()
         if temperature <= 0:
             raise ValueError(f"temperature must be above 0, got {temperature}")
+        if min(projection_dim, chunk_size) < 1 or exclusion_radius < 0:
+            raise ValueError(
+                f"projection_dim and chunk_size must be at least 1 and exclusion_radius at least 0, "
+                f"got {projection_dim}, {chunk_size} and {exclusion_radius}"
+            )
         self.temperature = temperature
         self.exclusion_radius = exclusion_radius
         self.chunk_size = chunk_size

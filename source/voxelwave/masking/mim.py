@@ -54,7 +54,8 @@ class MiMMasking:
     def __call__(self, grid: Grid, batch_size: int, generator: torch.Generator) -> MaskLevels:
         """Draw one mask a sample on the CPU; every sample of a grid has the same number of tokens at each level.
 
-        Shares are exact to half a block where blocks tile the grid, and to half a token elsewhere.
+        Shares are exact to half a block where blocks tile the grid, else to half an octet on even grids, and to half
+        a token on odd ones.
         Raises ValueError for a grid of fewer than two blocks.
         """
         side = self.side_for(grid)
@@ -67,11 +68,12 @@ class MiMMasking:
         # 2. An order of the tokens that keeps blocks together: rank of the block, then place within the block.
         order = self._spread(ranks.view(batch_size, *blocks) * side**3, grid, side) + self._place(grid, side)
         tiled = all(length % side == 0 for length in grid)
+        even = all(length % 2 == 0 for length in (side, *grid))
         if not tiled:
             order = order.flatten(1).argsort(1).argsort(1).view(batch_size, *grid)
-        # 3. The first tokens of that order are hard, the next easy. Whole blocks where they tile the grid, so that
-        #    no octet is cut; never nothing and never everything.
-        unit = side**3 if tiled else 1
+        # 3. The first tokens of that order are hard, the next easy. Whole blocks where they tile the grid, else whole
+        #    octets where these do: the backbone then computes the visible ones alone. Never nothing, never everything.
+        unit = side**3 if tiled else 8 if even else 1
         num_units = math.prod(grid) // unit
         num_hidden = min(max(round(self.global_ratio * num_units), 1), num_units - 1)
         num_hard = min(round(self.global_ratio * self.local_ratio * num_units), num_hidden)
@@ -87,6 +89,9 @@ class MiMMasking:
 
     @staticmethod
     def _place(grid: Grid, side: int) -> Tensor:
-        """Number the tokens of each block from 0 to side³ − 1."""
-        d, h, w = (torch.arange(length) % side for length in grid)
-        return (d.view(-1, 1, 1) * side + h.view(-1, 1)) * side + w
+        """Number the tokens of each block from 0 to side³ − 1, octet by octet where the side is even."""
+        d, h, w = torch.meshgrid(*(torch.arange(length) % side for length in grid), indexing="ij")
+        if side % 2:
+            return (d * side + h) * side + w
+        octet = (d // 2 * (side // 2) + h // 2) * (side // 2) + w // 2
+        return octet * 8 + d % 2 * 4 + h % 2 * 2 + w % 2

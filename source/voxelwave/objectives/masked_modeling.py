@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
@@ -37,7 +37,7 @@ class Backbone(Protocol):
         ...
 
 
-class MaskedModeling(nn.Module):
+class MaskedModeling(nn.Module, ABC):
     """What both targets share: the parts, the contrast between depths, and the sum of the losses."""
 
     def __init__(
@@ -118,8 +118,11 @@ class MaskedModeling(nn.Module):
         self, features: Float[Tensor, "batch embed d h w"], visible: Bool[Tensor, "batch d h w"]
     ) -> Float[Tensor, "batch width d h w"]:
         """Encode the visible features at every scale and return one feature for every token."""
-        scales = self.encoder(SparseVolume.at(features, visible.unsqueeze(1)))
-        decoded: Tensor = self.decoder(scales)
+        # oneDNN's bf16 conv3d returns garbage for the gradient of its weights on grids with a side of 2.
+        with torch.autocast(features.device.type, enabled=features.device.type != "cpu"):
+            features = features if features.device.type != "cpu" else features.to(self.decoder.norm.weight.dtype)
+            scales = self.encoder(SparseVolume.at(features, visible.unsqueeze(1)))
+            decoded: Tensor = self.decoder(scales)
         return decoded
 
     def tissue(self, volume: Float[Tensor, "batch channel depth height width"]) -> Bool[Tensor, "batch d h w"]:

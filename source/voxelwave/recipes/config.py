@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, field_validator
 
-from voxelwave.contracts import InputError
 from voxelwave.engine.runtime import Precision
+from voxelwave.errors import InputError
 from voxelwave.losses.masked_reconstruction import MaskedReconstruction
 from voxelwave.registry import (
     BACKBONES,
@@ -28,13 +28,13 @@ Share = Annotated[float, Field(gt=0, le=1)]
 class Section(BaseModel):
     """Keys that are not declared here are errors."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
 class Component(BaseModel):
     """A registered component: its name, and the settings that its constructor takes."""
 
-    model_config = ConfigDict(extra="allow")
+    model_config = ConfigDict(extra="allow", allow_inf_nan=False)
     name: str
 
     @property
@@ -46,7 +46,7 @@ class Component(BaseModel):
 class RunConfig(Section):
     """Where the run is written (`<out_dir>/<name>`) and what all its random numbers follow from."""
 
-    name: Annotated[str, Field(pattern=r"^[\w.-]+$")] = "pretrain"
+    name: Annotated[str, Field(pattern=r"^\w[\w.-]*$")] = "pretrain"
     out_dir: Path = Path("checkpoints")
     seed: int = 0
     tensorboard: bool = True
@@ -77,6 +77,13 @@ class DataConfig(Section):
     cached_volumes: Annotated[int, Field(ge=0)] = 0
     check_content: bool | None = None
     modalities: dict[str, dict[str, Any]] = {}
+
+    @field_validator("view_share")
+    @classmethod
+    def _ordered(cls, share: tuple[float, float] | None) -> tuple[float, float] | None:
+        if share is not None and share[0] > share[1]:
+            raise ValueError("the first share must not be above the second")
+        return share
 
 
 ComponentT = TypeVar("ComponentT", bound=Component)
@@ -159,7 +166,7 @@ class Config(Section):
 
     def run_folder(self) -> Path:
         """Where everything of this run is written."""
-        return self.run.out_dir / self.run.name
+        return self.run.out_dir.expanduser() / self.run.name
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
@@ -217,6 +224,13 @@ def _resolve(config: Config) -> Config:
     )
     declared = {key: getattr(loss, key) for key in LossConfig.model_fields}
     config.loss = LossConfig(**{**declared, "reconstruction": reconstruction}, **contrastive)
+    per_modality: dict[str, Iterable[str]] = {
+        "data.modalities": config.data.modalities,
+        "training.batch_size": config.training.batch_size,
+    }
+    for section, by_modality in per_modality.items():
+        if unknown := sorted(set(by_modality) - set(MODALITIES.names())):
+            raise InputError(f"unknown modality '{unknown[0]}' in '{section}'; known: {', '.join(MODALITIES.names())}")
     for modality in config.modalities():
         given = config.data.modalities.get(modality, {})
         section = f"data.modalities.{modality}"

@@ -12,10 +12,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from voxelwave.contracts import InputError
-from voxelwave.data.discovery import Source, find_files
+from voxelwave.data.discovery import Source, find_files, home_expanded
 from voxelwave.data.modalities import Modality, UnusableVolume
 from voxelwave.data.nifti import Volume, VolumeInfo, label_map_reason, read_header, read_volume
+from voxelwave.errors import InputError
 from voxelwave.registry import MODALITIES
 
 MODALITY_WORDS = {
@@ -48,7 +48,7 @@ def inspect(path: str, *, modality: str | None = None, console: Console | None =
     readers: dict[str, Modality] = {name: MODALITIES.build(name) for name in MODALITIES.names()}
     if modality is not None and modality not in readers:
         raise InputError(f"unknown modality '{modality}'; known: {', '.join(readers)}")
-    place = Path(path).expanduser()
+    place = home_expanded(path)
     if not place.exists() and not glob.has_magic(path):
         raise InputError(f"'{path}' does not exist: give a file, a folder, a glob in quotes or a CSV list")
     files = [file.path for file in find_files(Source(path, modality or ""))]
@@ -97,6 +97,8 @@ def _guess(path: Path, root: Path | None, info: VolumeInfo, volume: Volume | Non
 
 def _table(rows: list[Row], root: Path | None) -> Table:
     table = Table("file", "modality", "shape", "spacing mm", "axes", "values", "problem")
+    for column in table.columns:
+        column.overflow = "fold"  # a name that is cut short cannot be found again
     for row in rows:
         inside = root is not None and row.path.is_relative_to(root)
         header = ("", "", "")

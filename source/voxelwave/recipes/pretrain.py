@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from voxelwave import __version__
-from voxelwave.contracts import InputError, StepOutput
+from voxelwave.contracts import StepOutput
 from voxelwave.data.loaders import Batch
 from voxelwave.downstream.load_backbone import save_backbone
 from voxelwave.engine.checkpoint import load_checkpoint, write_text
@@ -21,6 +21,7 @@ from voxelwave.engine.loop import LoopSettings, Trainer, TrainingBatch, stop_on_
 from voxelwave.engine.run_log import RunLog, read_metrics
 from voxelwave.engine.runtime import close_runtime, make_fabric
 from voxelwave.engine.schedule import warmup_cosine
+from voxelwave.errors import InputError
 from voxelwave.evaluation.representation import effective_rank, feature_std
 from voxelwave.objectives.masked_modeling import MaskedModeling
 from voxelwave.ops.seeding import torch_generator
@@ -59,7 +60,21 @@ def pretrain(
     fabric = make_fabric(device=training.device, precision=training.precision, devices=training.devices)
     if not fabric.is_global_zero:
         console = Console(quiet=True)
+    complete = _train(config, folder, checkpoint, fabric, console, should_stop or (lambda: False))
+    # The wrapped model is gone with the frame above: it must not outlive the process group.
+    close_runtime(fabric)
+    return complete
 
+
+def _train(
+    config: Config,
+    folder: Path,
+    checkpoint: dict[str, Any] | None,
+    fabric: Any,
+    console: Console,
+    should_stop: Callable[[], bool],
+) -> bool:
+    training = config.training
     # 1. Data: which files, and which batch belongs to which step. The model is built first: it checks its settings.
     pretrainer = build_pretrainer(config)
     data = TrainingData(
@@ -103,7 +118,7 @@ def pretrain(
         objective,
         learning_rate,
         folder,
-        {"config": config.model_dump(mode="json"), "voxelwave": __version__},
+        {"config": config.model_dump(mode="json"), "voxelwave": __version__, "files": data.fingerprint()},
         settings=LoopSettings(
             total_steps=total_steps,
             steps_per_epoch=data.steps_per_epoch,
@@ -118,7 +133,8 @@ def pretrain(
     )
     if checkpoint is not None:
         trainer.restore(checkpoint)
-        console.print(f"resuming {folder} at step {trainer.state.step} of {total_steps}")
+        _check_same_files(checkpoint, data, folder)
+        console.print(f"resuming {folder} at step {trainer.state.step} of {total_steps}", markup=False)
     log = RunLog(
         folder,
         start_step=trainer.state.step,
@@ -129,27 +145,26 @@ def pretrain(
     )
     with stop_on_signal() as signalled, log:
         batches = data.batches(trainer.state.step, total_steps)
-        complete = trainer.run(batches, log, lambda: signalled.asked or bool(should_stop and should_stop()))
+        complete = trainer.run(batches, log, lambda: signalled.asked or should_stop())
 
     # 4. What the run leaves.
     if fabric.is_global_zero:
         if complete:
-            save_backbone(folder, pretrainer.backbone.state_dict(), _describe(config, data, total_steps))  # type: ignore[attr-defined]
+            save_backbone(folder, pretrainer.backbone.state_dict(), _describe(config, data, trainer.state.step))  # type: ignore[attr-defined]
             _draw(folder, pretrainer, data, fabric.device)
-            console.print(f"done: {folder}")
+            log.say(f"done: {folder}")
         else:
-            console.print(f"stopped at step {trainer.state.step} of {total_steps}; go on with --resume")
-    close_runtime()
+            log.say(f"stopped at step {trainer.state.step} of {total_steps}; go on with --resume")
     return complete
 
 
 def _open_run(folder: Path, config: Config, resume: bool) -> dict[str, Any] | None:
     """Return the checkpoint to go on from; a run that is there is never overwritten."""
     last = folder / "last.pth"
+    if not resume and any((folder / name).exists() for name in ("last.pth", "metrics.jsonl", "config.yaml")):
+        raise InputError(f"{folder} holds a run already: go on with --resume, or choose another run.name")
     if not last.exists():
         return None
-    if not resume:
-        raise InputError(f"{folder} holds a run already: go on with --resume, or choose another run.name")
     checkpoint = load_checkpoint(last)
     before, now = _flat(checkpoint["config"]), _flat(config.model_dump(mode="json"))
     changed = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
@@ -161,6 +176,15 @@ def _open_run(folder: Path, config: Config, resume: bool) -> dict[str, Any] | No
             f"restore it, or start another run.name"
         )
     return checkpoint
+
+
+def _check_same_files(checkpoint: dict[str, Any], data: TrainingData, folder: Path) -> None:
+    """Refuse to go on with other volumes: the order of all of them would be another."""
+    if checkpoint.get("files") != (now := data.fingerprint()):
+        raise InputError(
+            f"cannot resume {folder}: its volumes were {checkpoint.get('files')} and are {now} now (number and "
+            f"checksum of the names); restore the files, or start another run.name"
+        )
 
 
 def _flat(values: Any, prefix: str = "") -> dict[str, str]:
@@ -212,7 +236,7 @@ def _collapse_gauges(pretrainer: MaskedModeling, batches: dict[str, Batch], devi
     return gauges
 
 
-def _describe(config: Config, data: TrainingData, total_steps: int) -> dict[str, Any]:
+def _describe(config: Config, data: TrainingData, step: int) -> dict[str, Any]:
     return {
         "format_version": 1,
         "voxelwave": __version__,
@@ -228,7 +252,7 @@ def _describe(config: Config, data: TrainingData, total_steps: int) -> dict[str,
             "view_share": config.data.view_share,
             "modalities": config.data.modalities,
         },
-        "data": {"volumes": data.counts(), "steps": total_steps},
+        "data": {"volumes": data.counts(), "steps": step},
         "license": None,
     }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import signal
 from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -16,9 +17,9 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
-from voxelwave.contracts import InputError
 from voxelwave.data.modalities.ct import CT
 from voxelwave.engine.checkpoint import replacing, write_text
+from voxelwave.errors import InputError
 from voxelwave.ops.seeding import numpy_generator
 from voxelwave.physics.heads3d import MRI_CONTRASTS, Tissue, draw_head, render_ct, render_mri
 
@@ -72,7 +73,7 @@ def synthesize(
     if processes > 1 and missing:
         # Spawned, because the parent may hold threads (torch, a progress bar) that a fork would freeze.
         context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(min(processes, len(missing)), mp_context=context) as pool:
+        with ProcessPoolExecutor(min(processes, len(missing)), mp_context=context, initializer=_ignore_ctrl_c) as pool:
             _show(pool.map(write, missing), len(missing))
     else:
         _show(map(write, missing), len(missing))
@@ -109,6 +110,10 @@ def _plan(out: Path, *, num_mri: int, num_ct: int) -> list[Head]:
             image, labels = out / modality / f"{stem}.nii.gz", out / "labels" / f"{stem}_labels.nii.gz"
             heads.append(Head(image, labels, modality, variant, index))
     return heads
+
+
+def _ignore_ctrl_c() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # it reaches every process; the parent ends the others
 
 
 def _write_head(head: Head, *, size: int, seed: int) -> None:

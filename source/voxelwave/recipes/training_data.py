@@ -10,6 +10,7 @@ from voxelwave.data.alternating import AlternatingSchedule
 from voxelwave.data.discovery import Source, accept_volumes, find_files
 from voxelwave.data.loaders import Batch, VolumeDataset, VolumeLoader, make_loader
 from voxelwave.data.transforms import Augment
+from voxelwave.ops.seeding import key_to_seed
 from voxelwave.recipes.config import Config
 from voxelwave.registry import MODALITIES
 
@@ -38,7 +39,7 @@ class TrainingData:
             check_content=_check_content(config, sources),
         )
         for refusal in selection.refused:
-            console.print(f"left out {refusal.path}: {refusal.reason}", highlight=False, soft_wrap=True)
+            console.print(f"left out {refusal.path}: {refusal.reason}", highlight=False, soft_wrap=True, markup=False)
         self._files = selection.accepted
         console.print("volumes: " + ", ".join(f"{count} {name}" for name, count in self.counts().items()))
         self._data, self._pin_memory = data, pin_memory
@@ -62,6 +63,11 @@ class TrainingData:
     def counts(self) -> dict[str, int]:
         """The number of volumes of each modality, in the order of their steps."""
         return {name: len(files) for name, files in self._files.items()}
+
+    def fingerprint(self) -> dict[str, str]:
+        """The number of volumes of each modality and a checksum of their names, in order."""
+        names = {name: [file.path.name for file in files] for name, files in self._files.items()}
+        return {name: f"{len(of)}:{key_to_seed(*of):016x}" for name, of in names.items()}
 
     def batches(self, start_step: int, end_step: int) -> VolumeLoader:
         """Load the batches of a range of steps, in order."""

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from voxelwave.contracts import InputError
+from voxelwave.errors import InputError
 from voxelwave.sparse.dense import DenseBackend
 from voxelwave.sparse.volume import SparseVolume
 
