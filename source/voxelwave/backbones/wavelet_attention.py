@@ -66,8 +66,8 @@ class WaveletAttention(nn.Module):
         return self._mix(tokens, places, absent, self.levels)
 
     def _mix(self, tokens: Tensor, places: Tensor, absent: Tensor | None, levels: int) -> Tensor:
-        bands = haar(tokens.unflatten(1, (-1, 8)))
-        low, high = bands[:, :, 0], bands[:, :, 1:]
+        low, high = haar(tokens.unflatten(1, (-1, 8))).split([1, 7], dim=2)
+        low = low.squeeze(2)
         update = self._attend(low, places, absent)
         if levels > 1:
             coarse_places = places.unflatten(1, (-1, 8)).mean(2)
