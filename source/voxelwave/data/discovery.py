@@ -85,7 +85,10 @@ def find_files(source: Source) -> list[VolumeFile]:
         found = [Path(match) for match in matches if has_volume_suffix(Path(match)) and Path(match).is_file()]
         empty = "pattern matches no"
     else:
-        raise InputError(f"{source} does not exist (working folder: {Path.cwd()})")
+        raise InputError(
+            f"{source} does not exist (working folder: {Path.cwd()}): correct data.sources, or "
+            f"generate heads with `voxelwave synthesize`"
+        )
     if not found:
         raise InputError(f"{source}: the {empty} volume ({', '.join(SUFFIXES)})")
     once: dict[Path, Path] = {}

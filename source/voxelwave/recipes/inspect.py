@@ -22,6 +22,7 @@ MODALITY_WORDS = {
     "ct": re.compile(r"ct|cta|ncct|cect"),
     "mri": re.compile(r"mr|mri|mra|t1w?c?|t2w?|t1ce|t1gd|t2star|flair|pd|pdw|dwi|adc|swi|epi|bold|fmri|tof"),
 }
+PIPE_WIDTH = 180
 AIR_HU = -900
 
 
@@ -55,8 +56,14 @@ def inspect(path: str, *, modality: str | None = None, console: Console | None =
     root = place if place.is_dir() else None
     rows = [_row(file, root, modality, readers) for file in files]
     refused = sum(row.problem is not None for row in rows)
-    (console or Console()).print(_table(rows, root), f"{len(rows)} files, {refused} with a problem")
+    (console or _console()).print(_table(rows, root), f"{len(rows)} files, {refused} with a problem")
     return refused
+
+
+def _console() -> Console:
+    """The terminal's width where there is one, else wide lines: a file or a pipe has no edge."""
+    console = Console()
+    return console if console.is_terminal else Console(width=PIPE_WIDTH)
 
 
 def _row(path: Path, root: Path | None, given: str | None, readers: dict[str, Modality]) -> Row:
