@@ -185,6 +185,20 @@ def test_two_channels_are_a_clear_error():
         pretrainer()(torch.rand(2, 2, 16, 16, 16), generator())
 
 
+def test_decoding_switches_no_autocast_on(monkeypatch):
+    asked = []
+    original = torch.autocast.__init__
+
+    def record(self, device_type, *arguments, enabled=True, **settings):
+        asked.append(enabled)
+        original(self, device_type, *arguments, enabled=enabled, **settings)
+
+    monkeypatch.setattr(torch.autocast, "__init__", record)
+    pretrainer()(torch.rand(1, 1, 16, 16, 16), generator())
+    assert asked
+    assert not any(asked)
+
+
 def test_bf16_gradients_are_those_of_fp32_on_a_grid_whose_coarsest_scale_has_sides_of_2():
     gradients = {}
     for precision in ("fp32", "bf16"):

@@ -186,8 +186,11 @@ def test_resume_refuses_other_volumes(raw_config, heads, tmp_path):
     config = named(raw_config, "changed")
     pretrain(config, console=QUIET, should_stop=stop_after(2))
     next(folder.iterdir()).unlink()
+    resolved = (config.run_folder() / "config.yaml").read_text()
+    config.training.epochs = 9
     with pytest.raises(ValueError, match=r"its volumes were \{'mri': '5:.*are \{'mri': '4:"):
         pretrain(config, resume=True, console=QUIET)
+    assert (config.run_folder() / "config.yaml").read_text() == resolved
 
 
 @pytest.mark.parametrize(

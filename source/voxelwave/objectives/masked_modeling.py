@@ -118,9 +118,11 @@ class MaskedModeling(nn.Module, ABC):
         self, features: Float[Tensor, "batch embed d h w"], visible: Bool[Tensor, "batch d h w"]
     ) -> Float[Tensor, "batch width d h w"]:
         """Encode the visible features at every scale and return one feature for every token."""
-        # oneDNN's bf16 conv3d returns garbage for the gradient of its weights on grids with a side of 2.
-        with torch.autocast(features.device.type, enabled=features.device.type != "cpu"):
-            features = features if features.device.type != "cpu" else features.to(self.decoder.norm.weight.dtype)
+        # oneDNN's bf16 conv3d returns garbage for the gradient of its weights on grids with a side of 2, so that
+        # these convolutions keep the precision of their weights on the CPU. Other devices go on as they were.
+        with torch.autocast("cpu", enabled=False):
+            if features.device.type == "cpu":
+                features = features.to(self.decoder.norm.weight.dtype)
             scales = self.encoder(SparseVolume.at(features, visible.unsqueeze(1)))
             decoded: Tensor = self.decoder(scales)
         return decoded

@@ -108,9 +108,6 @@ def _train(
         return output
 
     # 3. Train.
-    if fabric.is_global_zero:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_text(folder / "config.yaml", yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
     trainer = Trainer(
         fabric,
         model,
@@ -132,9 +129,12 @@ def _train(
         probe=lambda: _collapse_gauges(pretrainer, data.probe_batches(), fabric.device),
     )
     if checkpoint is not None:
-        trainer.restore(checkpoint)
         _check_same_files(checkpoint, data, folder)
+        trainer.restore(checkpoint)
         console.print(f"resuming {folder} at step {trainer.state.step} of {total_steps}", markup=False)
+    if fabric.is_global_zero:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_text(folder / "config.yaml", yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
     log = RunLog(
         folder,
         start_step=trainer.state.step,
