@@ -8,9 +8,10 @@ import nibabel
 import numpy as np
 import pytest
 
+from voxelwave.data.labels import label_map_reason
 from voxelwave.data.modalities import UnusableVolume
 from voxelwave.data.modalities.mri import MRI
-from voxelwave.data.nifti import label_map_reason, read_channels, read_header, read_volume
+from voxelwave.data.nifti import read_channels, read_header, read_volume
 
 OBLIQUE = np.array([[0, 0, -2.0, 50], [1.5, 0, 0, -20], [0, -1, 0, 33], [0, 0, 0, 1]])
 

@@ -3,7 +3,8 @@ import pickle
 import pytest
 import torch
 
-from voxelwave.engine.checkpoint import load_checkpoint, save_checkpoint, write_text
+from voxelwave.engine.checkpoint import load_checkpoint, save_checkpoint
+from voxelwave.ops.files import write_text
 
 
 def test_a_checkpoint_comes_back_as_it_was(tmp_path):

@@ -9,8 +9,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from voxelwave.data.labels import label_map_reason
 from voxelwave.data.modalities import Modality, UnusableVolume
-from voxelwave.data.nifti import SUFFIXES, has_volume_suffix, label_map_reason, read_channels, read_header
+from voxelwave.data.nifti import SUFFIXES, has_volume_suffix, read_channels, read_header
 from voxelwave.errors import InputError
 
 

@@ -12,8 +12,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from voxelwave.engine.checkpoint import replacing, write_text
 from voxelwave.errors import InputError
+from voxelwave.ops.files import replacing, write_text
 from voxelwave.registry import BACKBONES
 
 WEIGHTS, DESCRIPTION = "backbone.safetensors", "backbone.json"

@@ -1,40 +1,20 @@
-"""Files that are either the old one or the new one, whole, whenever the process dies."""
+"""Checkpoints: written whole or not at all, read without executing anything."""
 
 from __future__ import annotations
 
-import os
 import pickle
 import warnings
 import zipfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from voxelwave.errors import InputError
+from voxelwave.ops.files import replacing
 
 FORMAT_VERSION = 1
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; it takes the place of `path` once it is whole and on disk."""
-    part = path.with_name(f".part-{path.name}")  # hidden, and with the suffix that writers look at
-    try:
-        yield part
-        with part.open("rb+") as file:
-            os.fsync(file.fileno())
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file atomically."""
-    with replacing(path) as part:
-        part.write_text(text, encoding="utf-8")
 
 
 def save_checkpoint(path: Path, state: dict[str, Any], save: Callable[[Any, Any], None] = torch.save) -> None:

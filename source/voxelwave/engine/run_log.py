@@ -22,8 +22,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from voxelwave.engine.checkpoint import write_text
 from voxelwave.errors import InputError
+from voxelwave.ops.files import write_text
 
 Record = dict[str, Any]
 

@@ -13,8 +13,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from voxelwave.data.discovery import Source, find_files, home_expanded
+from voxelwave.data.labels import label_map_reason
 from voxelwave.data.modalities import Modality, UnusableVolume
-from voxelwave.data.nifti import Volume, VolumeInfo, label_map_reason, read_header, read_volume
+from voxelwave.data.nifti import read_header, read_volume
+from voxelwave.data.volume import Volume, VolumeInfo
 from voxelwave.errors import InputError
 from voxelwave.registry import MODALITIES
 

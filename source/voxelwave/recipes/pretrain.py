@@ -16,7 +16,7 @@ from voxelwave import __version__
 from voxelwave.contracts import StepOutput
 from voxelwave.data.loaders import Batch
 from voxelwave.downstream.load_backbone import save_backbone
-from voxelwave.engine.checkpoint import load_checkpoint, write_text
+from voxelwave.engine.checkpoint import load_checkpoint
 from voxelwave.engine.loop import LoopSettings, Trainer, TrainingBatch, stop_on_signal
 from voxelwave.engine.run_log import RunLog, read_metrics
 from voxelwave.engine.runtime import close_runtime, make_fabric
@@ -24,6 +24,7 @@ from voxelwave.engine.schedule import warmup_cosine
 from voxelwave.errors import InputError
 from voxelwave.evaluation.representation import effective_rank, feature_std
 from voxelwave.objectives.masked_modeling import MaskedModeling
+from voxelwave.ops.files import write_text
 from voxelwave.ops.seeding import torch_generator
 from voxelwave.recipes.config import Config
 from voxelwave.recipes.pretrainer import build_pretrainer, channel_counts, count_parameters

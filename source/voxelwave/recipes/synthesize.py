@@ -18,8 +18,8 @@ from rich.console import Console
 from rich.progress import track
 
 from voxelwave.data.modalities.ct import CT
-from voxelwave.engine.checkpoint import replacing, write_text
 from voxelwave.errors import InputError
+from voxelwave.ops.files import replacing, write_text
 from voxelwave.ops.seeding import numpy_generator
 from voxelwave.physics.heads3d import MRI_CONTRASTS, Tissue, draw_head, render_ct, render_mri
 
