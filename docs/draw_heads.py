@@ -21,7 +21,7 @@ def main(path: str) -> None:
     generator = numpy_generator(4, "picture")
     labels = draw_head(generator, size=SIZE)
     volumes = {contrast: render_mri(labels, generator, contrast=contrast) for contrast in MRI_CONTRASTS}
-    windows = CT()(render_ct(labels, generator), "generated")
+    windows = CT()(render_ct(labels, generator))
     volumes |= dict(zip(("CT brain", "CT blood", "CT bone"), windows, strict=True))
     figure = Figure(figsize=(2 * len(volumes), 4.3), layout="constrained", facecolor="black")
     FigureCanvasAgg(figure)

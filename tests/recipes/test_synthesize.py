@@ -60,7 +60,7 @@ def test_the_affine_is_ras_in_1_mm_around_the_centre(written: Path) -> None:
 
 def test_the_package_reads_all_ct_layouts_alike(written: Path) -> None:
     for path in (written / "ct").iterdir():
-        windows = CT()(np.asarray(nib.load(path).dataobj), str(path))
+        windows = CT()(np.asarray(nib.load(path).dataobj))
         assert windows.shape == (3, 32, 32, 32)
         # Brain tissue lies within the brain window, neither black nor white.
         labels = np.asarray(nib.load(written / "labels" / path.name.replace(".nii", "_labels.nii")).dataobj)

@@ -63,7 +63,7 @@ def read_channels(
     # Before resampling, which would blur the whole numbers of labels.
     if reason := label_map_reason(path, volume.array):
         raise UnusableVolume(reason)
-    return modality((volume if spacing_mm is None else resample(volume, spacing_mm)).array, str(path))
+    return modality((volume if spacing_mm is None else resample(volume, spacing_mm)).array)
 
 
 def _info(image: Any) -> VolumeInfo:

@@ -84,7 +84,7 @@ def _row(path: Path, root: Path | None, given: str | None, readers: dict[str, Mo
         if problem is None and name in readers:
             problem = info.problem(readers[name].channels)
             if problem is None:
-                readers[name](volume.array, str(path))
+                readers[name](volume.array)
     except UnusableVolume as unusable:
         problem = str(unusable)
     return Row(path, name, info, values, problem)

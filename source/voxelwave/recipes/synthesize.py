@@ -125,7 +125,7 @@ def _write_head(head: Head, *, size: int, seed: int) -> None:
     else:
         image = render_ct(labels, generator)
         if head.variant != "hu":
-            image = np.moveaxis(CT()(image, str(head.image)), 0, -1)
+            image = np.moveaxis(CT()(image), 0, -1)
         if head.variant == "windows5d":
             image = image[:, :, :, None]
     affine = np.eye(4)

@@ -2,82 +2,121 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import numpy as np
-from jaxtyping import Float32, Real
+from jaxtyping import Bool, Float32, Real
 from numpy import ndarray
 
-from voxelwave.data.modalities import UnusableVolume, without_trailing_ones
+from voxelwave.data.modalities import Bounds, Modality, Packed, UnusableVolume, without_trailing_ones
 from voxelwave.registry import MODALITIES
 
 WindowHU = tuple[float, float]
 
 SOFT_TISSUE_HU = 20.0
+AIR_HU = -500.0
+OFFSET = 1024
 # Files that store windows as scaled integers, and interpolation, miss the ends of [0, 1] by a little.
 ROUNDING = 1e-3
 
 
 @MODALITIES.register("ct")
-class CT:
+class CT(Modality):
     """Raw Hounsfield units [D, H, W], or windows made before: [D, H, W, 3] or [D, H, W, 1, 3].
 
     Windows made before lie in [0, 1] or, as 8-bit images, in [0, 255].
 
     Args:
         windows_hu: (level, width) of the brain, the blood and the bone window.
+        require_hu: refuse values that do not look like Hounsfield units; False takes them as such all the same.
     """
 
     channels: int = 3
+    lowest: ClassVar[float] = -1024.0
 
-    def __init__(self, *, windows_hu: tuple[WindowHU, WindowHU, WindowHU] = ((40, 80), (80, 200), (600, 2800))) -> None:
+    def __init__(
+        self,
+        *,
+        windows_hu: tuple[WindowHU, WindowHU, WindowHU] = ((40, 80), (80, 200), (600, 2800)),
+        require_hu: bool = True,
+    ) -> None:
         if any(width <= 0 for _, width in windows_hu):
             raise ValueError(f"a window is (level, width) with a width above 0, got {windows_hu}")
-        self.windows_hu = windows_hu
+        self.windows_hu, self.require_hu = windows_hu, require_hu
 
-    def __call__(self, array: Real[ndarray, "..."], source: str) -> Float32[ndarray, "3 depth height width"]:
-        """Return the three windows in [0, 1]; what is not a number becomes 0.
+    def bounds(self, array: Real[ndarray, "..."]) -> Bounds:
+        """Return what stands for 0 and 1 in windows made before, or the range of Hounsfield units.
 
         Raises:
             UnusableVolume: for another shape, values neither in Hounsfield units nor windows, no contrast.
         """
-        array = np.asarray(array, dtype=np.float32).reshape(without_trailing_ones(array.shape))
-        windowed = array.ndim in (4, 5) and array.shape[-1] == 3 and array.shape[3:-1] in ((), (1,))
-        if array.ndim != 3 and not windowed:
-            raise UnusableVolume(f"CT needs [D, H, W] or three windows in the last axis, got shape {array.shape}")
+        array, windowed = _canonical(array)
         lowest, highest = float(np.nanmin(array, initial=np.inf)), float(np.nanmax(array, initial=-np.inf))
         if lowest >= highest:
             values = f"every value is {highest:g}" if lowest == highest else "no value is a number"
             raise UnusableVolume(f"CT holds no image: {values}")
-        volume = (self._stored_windows if windowed else self._window)(array, lowest, highest)
+        if not windowed:
+            if self.require_hu:
+                _check_hounsfield_units(lowest, highest)
+            return lowest, highest
+        if lowest < -ROUNDING or highest > 255 + ROUNDING:
+            raise UnusableVolume(f"windowed CT lies in [0, 1] or [0, 255], got {lowest:g} to {highest:g}")
+        return 0.0, 255.0 if highest > 1 + ROUNDING else 1.0
+
+    def scale(self, array: Real[ndarray, "..."], bounds: Bounds) -> Float32[ndarray, "3 depth height width"]:
+        """Return the three windows in [0, 1]; what is not a number becomes 0."""
+        array, windowed = _canonical(array)
+        if windowed:
+            volume = np.array(np.moveaxis(array.reshape(*array.shape[:3], 3), -1, 0), order="C")
+            if bounds[1] != 1:
+                volume /= np.float32(bounds[1])
+            np.clip(volume, 0, 1, out=volume)
+        else:
+            volume = np.empty((3, *array.shape), dtype=np.float32)
+            for channel, (level, width) in zip(volume, self.windows_hu, strict=True):
+                np.subtract(array, np.float32(level - width / 2), out=channel)
+                np.divide(channel, np.float32(width), out=channel)
+                np.clip(channel, 0, 1, out=channel)
         if np.isnan(volume.min()):
             np.nan_to_num(volume, copy=False, nan=0.0)
         return volume
 
-    def _stored_windows(
-        self, array: Float32[ndarray, "..."], lowest: float, highest: float
-    ) -> Float32[ndarray, "3 depth height width"]:
-        if lowest < -ROUNDING or highest > 255 + ROUNDING:
-            raise UnusableVolume(f"windowed CT lies in [0, 1] or [0, 255], got {lowest:g} to {highest:g}")
-        channels_last = array.reshape(*array.shape[:3], 3)
-        volume = np.array(np.moveaxis(channels_last, -1, 0), order="C")
-        if highest > 1 + ROUNDING:
-            volume /= np.float32(255)
-        return np.clip(volume, 0, 1, out=volume)
+    def foreground(self, array: Real[ndarray, "..."], bounds: Bounds) -> Bool[ndarray, "depth height width"]:
+        """Tell which voxels are not air, or, where a head was stripped of its surroundings, not their constant."""
+        if _canonical(array)[1]:
+            return super().foreground(array, bounds)
+        if bounds[0] < AIR_HU:
+            return np.asarray(array > AIR_HU)
+        values, counts = np.unique(array, return_counts=True)
+        return np.asarray(array != values[counts.argmax()])
 
-    def _window(
-        self, array: Float32[ndarray, "depth height width"], lowest: float, highest: float
-    ) -> Float32[ndarray, "3 depth height width"]:
-        if lowest >= 0:
-            raise UnusableVolume(
-                f"CT is not in Hounsfield units: air is -1000, but the values are {lowest:g} to {highest:g}"
-            )
-        if highest < SOFT_TISSUE_HU:
-            raise UnusableVolume(
-                f"CT is not in Hounsfield units: tissue is above {SOFT_TISSUE_HU:g}, "
-                f"but the values are {lowest:g} to {highest:g}"
-            )
-        volume = np.empty((3, *array.shape), dtype=np.float32)
-        for channel, (level, width) in zip(volume, self.windows_hu, strict=True):
-            np.subtract(array, np.float32(level - width / 2), out=channel)
-            np.divide(channel, np.float32(width), out=channel)
-            np.clip(channel, 0, 1, out=channel)
-        return volume
+    def pack(self, array: Float32[ndarray, "..."], bounds: Bounds) -> Packed:
+        """Return Hounsfield units rounded to whole ones, and windows as any other volume."""
+        if array.ndim == 3:
+            limits = np.iinfo(np.int16)
+            return Packed(np.rint(np.clip(array, limits.min, limits.max)).astype(np.int16), bounds)
+        return super().pack(array, bounds)
+
+
+def _canonical(array: Real[ndarray, "..."]) -> tuple[Float32[ndarray, "..."], bool]:
+    """Return float32 values, and whether they are windows made before."""
+    array = np.asarray(array, dtype=np.float32).reshape(without_trailing_ones(array.shape))
+    windowed = array.ndim in (4, 5) and array.shape[-1] == 3 and array.shape[3:-1] in ((), (1,))
+    if array.ndim != 3 and not windowed:
+        raise UnusableVolume(f"CT needs [D, H, W] or three windows in the last axis, got shape {array.shape}")
+    return array, windowed
+
+
+def _check_hounsfield_units(lowest: float, highest: float) -> None:
+    reason = ""
+    if lowest >= 0:
+        reason = "air is -1000"
+        if highest > OFFSET:
+            reason += f" (an offset is undone by `voxelwave prepare --hu-offset -{OFFSET}`)"
+    elif highest < SOFT_TISSUE_HU:
+        reason = f"tissue is above {SOFT_TISSUE_HU:g}"
+    if reason:
+        raise UnusableVolume(
+            f"CT is not in Hounsfield units: {reason}, but the values are {lowest:g} to {highest:g}; "
+            "take them as such with the setting ct.require_hu=false"
+        )

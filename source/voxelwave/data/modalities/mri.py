@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from jaxtyping import Float32, Real
 from numpy import ndarray
 
-from voxelwave.data.modalities import UnusableVolume, without_trailing_ones
+from voxelwave.data.modalities import Bounds, Modality, UnusableVolume, without_trailing_ones
 from voxelwave.registry import MODALITIES
 
 SAMPLED_VOXELS = 200_000
@@ -14,7 +16,7 @@ FOREGROUND_SHARE = 0.05
 
 
 @MODALITIES.register("mri")
-class MRI:
+class MRI(Modality):
     """[D, H, W] scaled so that two percentiles of its foreground become 0 and 1, clipped there.
 
     The foreground is what lies above 5 % of the way from the 0.1st to the 99.9th percentile of the volume, so
@@ -31,31 +33,36 @@ class MRI:
             raise ValueError(f"percentiles rise within 0 to 100, got {percentiles}")
         self.percentiles = percentiles
 
-    def __call__(self, array: Real[ndarray, "..."], source: str) -> Float32[ndarray, "1 depth height width"]:
-        """Return the scaled volume; what is not a number counts as background, infinities as the nearest end.
+    def bounds(self, array: Real[ndarray, "..."]) -> Bounds:
+        """Return the percentiles of the foreground.
 
         Raises:
-            UnusableVolume: for any other shape, or a volume without contrast.
+            UnusableVolume: for a shape other than [D, H, W], or a volume without contrast.
         """
-        array = np.asarray(array, dtype=np.float32).reshape(without_trailing_ones(array.shape))
-        if array.ndim != 3:
-            raise UnusableVolume(f"MRI needs [D, H, W], got shape {array.shape}")
         # Percentiles of 200,000 voxels are close enough; an odd step visits every row and plane.
-        flat = array.reshape(-1)
-        bounds = self._bounds(flat[:: max(1, flat.size // SAMPLED_VOXELS) | 1]) or self._bounds(flat)
+        flat = _one_channel(array).reshape(-1)
+        bounds = self._percentiles(flat[:: max(1, flat.size // SAMPLED_VOXELS) | 1]) or self._percentiles(flat)
         if bounds is None:
             finite = flat[np.isfinite(flat)]
             values = f"every value is {finite[0]:g}" if finite.size else "no value is a number"
             raise UnusableVolume(f"MRI holds no image: {values}")
-        low, high = bounds
-        volume = np.subtract(array, low)
+        return bounds
+
+    def scale(self, array: Real[ndarray, "..."], bounds: Bounds) -> Float32[ndarray, "1 depth height width"]:
+        """Return the scaled volume; what is not a number counts as background, infinities as the nearest end."""
+        low, high = np.float32(bounds[0]), np.float32(bounds[1])
+        volume = np.subtract(_one_channel(array), low)
         np.divide(volume, high - low, out=volume)
         np.clip(volume, 0, 1, out=volume)
         if np.isnan(volume.min()):
             np.nan_to_num(volume, copy=False, nan=0.0)
         return volume[None]
 
-    def _bounds(self, values: Float32[ndarray, " voxel"]) -> tuple[np.float32, np.float32] | None:
+    def baked(self) -> dict[str, Any]:
+        """The percentiles, which only the whole volume tells."""
+        return {"percentiles": list(self.percentiles)}
+
+    def _percentiles(self, values: Float32[ndarray, " voxel"]) -> Bounds | None:
         """Return the values that become 0 and 1, or None where `values` show no contrast."""
         values = values[np.isfinite(values)]
         if not values.size or values.min() == values.max():
@@ -65,6 +72,13 @@ class MRI:
         if foreground.size:
             low, high = np.percentile(foreground, self.percentiles).astype(np.float32)
             if low < high:
-                return low, high
+                return float(low), float(high)
         # Next to no foreground, or one of a single value: then the range itself is all there is.
-        return values.min(), values.max()
+        return float(values.min()), float(values.max())
+
+
+def _one_channel(array: Real[ndarray, "..."]) -> Float32[ndarray, "depth height width"]:
+    array = np.asarray(array, dtype=np.float32).reshape(without_trailing_ones(array.shape))
+    if array.ndim != 3:
+        raise UnusableVolume(f"MRI needs [D, H, W], got shape {array.shape}")
+    return array

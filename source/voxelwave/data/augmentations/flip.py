@@ -1,0 +1,38 @@
+"""Mirror images: heads are nearly symmetric from left to right, and local anatomy has no preferred direction."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+from voxelwave.data.augmentations import Volumes
+from voxelwave.registry import AUGMENTATIONS
+
+
+def flip(volume: Volumes, flipped: Bool[Tensor, "batch 3"]) -> Volumes:
+    """Mirror each sample along its `flipped` spatial axes."""
+    samples = zip(volume, flipped.tolist(), strict=True)
+    mirrored = [sample.flip([axis for axis in (1, 2, 3) if axes[axis - 1]]) for sample, axes in samples]
+    return torch.stack(mirrored).contiguous()
+
+
+@AUGMENTATIONS.register("flip")
+class RandomFlip:
+    """Mirrors each axis of each sample with `probability`.
+
+    Raises ValueError for a probability outside [0, 1].
+    """
+
+    def __init__(self, *, probability: float = 0.5) -> None:
+        if not 0 <= probability <= 1:
+            raise ValueError(f"the probability of a flip lies between 0 (never) and 1 (always), got {probability}")
+        self.probability = probability
+
+    def draw(self, batch_size: int, generator: torch.Generator) -> Bool[Tensor, "batch 3"]:
+        """Return which axes of which samples to mirror."""
+        return torch.rand(batch_size, 3, generator=generator) < self.probability
+
+    def __call__(self, volume: Volumes, generator: torch.Generator) -> Volumes:
+        """Return `volume`, mirrored."""
+        return flip(volume, self.draw(len(volume), generator))
