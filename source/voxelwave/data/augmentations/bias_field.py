@@ -17,7 +17,7 @@ from voxelwave.registry import AUGMENTATIONS
 def _legendre(side: int, order: int, like: Tensor) -> Float[Tensor, "degree {side}"]:
     """Return the Legendre polynomials of degree 0 to `order` at the centres of `side` voxels that span -1 to 1."""
     centres = (2 * np.arange(side) + 1 - side) / side
-    return torch.from_numpy(legvander(centres, order).T).to(like)
+    return torch.from_numpy(legvander(centres, order).T).to(like, non_blocking=True)
 
 
 def bias_field(
@@ -28,9 +28,9 @@ def bias_field(
     Computed in the precision of the coefficients, axis by axis: the full grid exists once, not once a coefficient.
     """
     z, y, x = (_legendre(side, coefficients.shape[1] - 1, coefficients) for side in (depth, height, width))
-    lines = torch.einsum("bijk,kw->bijw", coefficients, x)
-    planes = torch.einsum("bijw,jh->bihw", lines, y)
-    return torch.einsum("bihw,id->bdhw", planes, z).exp_()
+    lines = torch.einsum("bijk,id->bdjk", coefficients, z)
+    planes = torch.einsum("bdjk,jh->bdhk", lines, y)
+    return (planes @ x).exp_()
 
 
 def apply_bias_field(volume: Volumes, coefficients: Float[Tensor, "batch degree degree degree"]) -> Volumes:
@@ -45,7 +45,8 @@ class RandomBiasField:
     """Multiplies a sample by exp(polynomial): smooth, positive, without any change of the overall brightness.
 
     Low degrees dominate, as in coils: all coefficients come from one uniform distribution, and the mean square of a
-    Legendre polynomial of degree n is 1 / (2 n + 1). The logarithm of a field has mean 0 over the volume.
+    Legendre polynomial of degree n is 1 / (2 n + 1). The logarithm of a field has a mean of about
+    0 over the volume.
 
     Args:
         strength: standard deviation of the logarithm of the field, over the volume and over draws.

@@ -1,4 +1,4 @@
-"""Mirror images: heads are nearly symmetric from left to right, and local anatomy has no preferred direction."""
+"""Mirror images along any axis: all of them heads that could be, and no voxel is interpolated."""
 
 from __future__ import annotations
 
