@@ -15,7 +15,8 @@ from typing import Any
 
 from measuring import RESULTS, report
 from short_runs import MODALITIES, Run, over_baseline, run_folder, train
-from voxelwave.data.discovery import Selection, Source, accept_volumes
+from voxelwave.data.discovery import Source
+from voxelwave.data.selection import Selection, accept_volumes
 from voxelwave.registry import MODALITIES as REGISTERED
 
 FOLDERS = {"mri": "mr", "ct": "ct"}
@@ -58,7 +59,7 @@ def select(folder: Path) -> Selection:
 
 def volumes_of(selection: Selection, folder: Path) -> dict[str, Any]:
     """Name the files that were used and those that were not, with the reasons."""
-    used = {name: [file.path.name for file in files] for name, files in selection.accepted.items()}
+    used = {name: [file.path.name for file in files] for name, files in selection.files().items()}
     left_out = {refusal.path.name: refusal.reason.replace(f"{folder}/", "") for refusal in selection.refused}
     return {"used": used, "left_out": left_out}
 

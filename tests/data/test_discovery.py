@@ -6,9 +6,10 @@ import nibabel
 import numpy as np
 import pytest
 
-from voxelwave.data.discovery import Source, VolumeFile, accept_volumes, find_files, refusal_reason
+from voxelwave.data.discovery import Source, VolumeFile, find_files
 from voxelwave.data.modalities.ct import CT
 from voxelwave.data.modalities.mri import MRI
+from voxelwave.data.selection import accept_volumes, refusal_reason
 from voxelwave.errors import InputError
 
 
@@ -83,15 +84,16 @@ def test_a_maximum_is_shared_evenly_by_the_sources_of_a_modality(tmp_path):
             write(tmp_path / folder / f"{index}.nii")
     sources = [Source(str(tmp_path / folder), "mri") for folder in ("t1", "t2", "mra")]
     selection = accept_volumes(sources, {"mri": MRI()}, max_volumes_per_modality=6)
-    given = [str(file.path.relative_to(tmp_path)) for file in selection.accepted["mri"]]
-    assert given == ["t1/0.nii", "t2/0.nii", "mra/0.nii", "t1/1.nii", "t2/1.nii", "t1/2.nii"]
-    assert len(accept_volumes(sources, {"mri": MRI()}).accepted["mri"]) == 11
+    given = [str(file.path.relative_to(tmp_path)) for file in selection.files()["mri"]]
+    assert given == ["t1/0.nii", "t1/1.nii", "t1/2.nii", "t2/0.nii", "t2/1.nii", "mra/0.nii"]
+    assert selection.sizes() == {"mri": [3, 2, 1]}
+    assert len(accept_volumes(sources, {"mri": MRI()}).files()["mri"]) == 11
 
 
 def test_a_file_that_two_sources_name_counts_once(tmp_path):
     write(tmp_path / "a.nii")
     sources = [Source(str(tmp_path), "mri"), Source(f"{tmp_path}/*.nii", "mri")]
-    assert len(accept_volumes(sources, {"mri": MRI()}).accepted["mri"]) == 1
+    assert len(accept_volumes(sources, {"mri": MRI()}).files()["mri"]) == 1
 
 
 def test_content_is_checked_only_when_asked(tmp_path):

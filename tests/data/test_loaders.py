@@ -12,7 +12,7 @@ from voxelwave.data.discovery import VolumeFile
 from voxelwave.data.loaders import VolumeDataset, make_loader
 from voxelwave.data.modalities.ct import CT
 from voxelwave.data.modalities.mri import MRI
-from voxelwave.data.transforms import Augment
+from voxelwave.data.views import RandomView
 from voxelwave.errors import InputError
 
 MODALITIES = {"mri": MRI(), "ct": CT()}
@@ -33,8 +33,8 @@ def files(tmp_path):
 
 
 def batches(files, *, num_workers=0, steps=(0, 6), **options):
-    schedule = AlternatingSchedule({name: len(of) for name, of in files.items()}, {"mri": 2, "ct": 2}, seed=0)
-    dataset = VolumeDataset(files, MODALITIES, Augment(crop_size=(8, 8, 8)), **options)
+    schedule = AlternatingSchedule({name: [len(of)] for name, of in files.items()}, {"mri": 2, "ct": 2}, seed=0)
+    dataset = VolumeDataset(files, MODALITIES, RandomView(crop_size=(8, 8, 8)), **options)
     return list(make_loader(dataset, schedule.batches(*steps), num_workers=num_workers))
 
 
@@ -86,6 +86,8 @@ def test_no_usable_file_at_all_ends_the_run_in_one_line(files, num_workers):
 
 
 def test_volumes_are_resampled_to_the_spacing_asked_for(files):
-    dataset = VolumeDataset(files, MODALITIES, lambda volume, generator: volume, spacing_mm=0.5)
-    draw = AlternatingSchedule({"mri": 5}, {"mri": 1}, seed=0).draw(0)[0]
+    dataset = VolumeDataset(
+        files, MODALITIES, lambda volume, generator: volume.cut((0, 0, 0), volume.grid), spacing_mm=0.5
+    )
+    draw = AlternatingSchedule({"mri": [5]}, {"mri": 1}, seed=0).draw(0)[0]
     assert dataset[draw].volume.shape == (1, 23, 25, 27)

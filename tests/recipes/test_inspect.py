@@ -21,7 +21,7 @@ def write(path, array):
 def table(path, **options):
     """Return the number of problems and the cells of every row, by file."""
     output = io.StringIO()
-    problems = inspect(str(path), console=Console(file=output, width=250), **options)
+    problems = inspect(str(path), console=Console(file=output, width=400), **options)
     rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in output.getvalue().splitlines()]
     return problems, {row[0]: row[1:] for row in rows if row}
 

@@ -1,26 +1,34 @@
-"""Which files a source names, and which of them are volumes."""
+"""Which files a source names."""
 
 from __future__ import annotations
 
 import csv
 import glob
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from voxelwave.data.labels import label_map_reason
-from voxelwave.data.modalities import Modality, UnusableVolume
-from voxelwave.data.nifti import SUFFIXES, has_volume_suffix, read_channels, read_header
+from voxelwave.data.manifest import DATASET, LABEL, MANIFEST, read_manifest
+from voxelwave.data.nifti import SUFFIXES as NIFTI_SUFFIXES
+from voxelwave.data.store import SUFFIX as STORE_SUFFIX
 from voxelwave.errors import InputError
+from voxelwave.registry import MODALITIES
+
+SUFFIXES = (*NIFTI_SUFFIXES, STORE_SUFFIX)
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where volumes of one modality are: a folder (searched to the bottom), glob, CSV list or single file."""
+    """Where volumes of one modality are: a folder (searched to the bottom), glob, CSV list or single file.
+
+    A folder that `voxelwave prepare` wrote gives what its manifest accepts; `split` takes "train" or "test" of it.
+    """
 
     path: str
     modality: str
+    split: str | None = None
 
     def __str__(self) -> str:
         return f"{self.modality} source '{self.path}'".lstrip()
@@ -34,20 +42,9 @@ class VolumeFile:
     modality: str
 
 
-@dataclass(frozen=True)
-class Refusal:
-    """A file that is not used, and the short reason."""
-
-    path: Path
-    reason: str
-
-
-@dataclass(frozen=True)
-class Selection:
-    """The files to use, by modality, and those that are not."""
-
-    accepted: dict[str, list[VolumeFile]] = field(default_factory=dict)
-    refused: list[Refusal] = field(default_factory=list)
+def has_volume_suffix(path: Path) -> bool:
+    """Tell whether the name of `path` ends like a volume that can be trained on."""
+    return path.name.lower().endswith(SUFFIXES)
 
 
 def home_expanded(path: str) -> Path:
@@ -58,7 +55,8 @@ def home_expanded(path: str) -> Path:
         raise InputError(f"'{path}': there is no such home folder; write the path out") from None
 
 
-def _real(path: Path) -> Path:
+def real_path(path: Path) -> Path:
+    """Return where links lead."""
     # Path.resolve raises on a link that leads to itself; reading such a file says what is wrong with it.
     return Path(os.path.realpath(path))
 
@@ -74,8 +72,12 @@ def find_files(source: Source) -> list[VolumeFile]:
         InputError: where nothing is found.
     """
     place = home_expanded(source.path)
-    if place.is_dir():
-        found, empty = _walk(place), "folder holds no"
+    if source.split is not None and not (place / MANIFEST).is_file():
+        raise InputError(f"{source}: split '{source.split}' needs a folder that `voxelwave prepare --holdout` wrote")
+    if (place / DATASET).is_file() and (place / MANIFEST).is_file():
+        found, empty = _prepared(place, source), "prepared data set holds no such"
+    elif place.is_dir():
+        found, empty = walk(place), "folder holds no"
     elif place.suffix.lower() == ".csv" and place.is_file():
         found, empty = _listed(place, source.modality), "list names no such"
     elif place.is_file():
@@ -94,89 +96,43 @@ def find_files(source: Source) -> list[VolumeFile]:
         raise InputError(f"{source}: the {empty} volume ({', '.join(SUFFIXES)})")
     once: dict[Path, Path] = {}
     for path in found:
-        once.setdefault(_real(path), path)
+        once.setdefault(real_path(path), path)
     return [VolumeFile(path, source.modality) for path in once.values()]
 
 
-def accept_volumes(
-    sources: Sequence[Source],
-    modalities: Mapping[str, Modality],
-    *,
-    max_volumes_per_modality: int | None = None,
-    check_content: bool = False,
-) -> Selection:
-    """Keep of all sources the files that are volumes, by header and name, or by their content where asked.
+def _prepared(folder: Path, source: Source) -> list[Path]:
+    rows = [row for row in read_manifest(folder / MANIFEST) if row.accepted and row.modality != LABEL]
+    return [
+        folder / row.output
+        for row in rows
+        if source.modality in ("", row.modality) and source.split in (None, row.split)
+    ]
 
-    The sources of a modality take turns, one file each, until they are used up or the modality has its
-    maximum; so a maximum is shared as evenly as the sources allow. Checking the content reads every file: for
-    hundreds, not thousands.
 
-    Raises:
-        InputError: for a source without files, or none of whose files can be used.
+def walk(folder: Path, wanted: Callable[[Path], bool] = has_volume_suffix) -> list[Path]:
+    """List the `wanted` files of `folder` and all folders below it, sorted, without hidden ones.
+
+    Of the derivatives of a BIDS data set, label maps alone are listed: its images are there already.
     """
-    selection = Selection()
-    for name in dict.fromkeys(source.modality for source in sources):
-        accepted = selection.accepted.setdefault(name, [])
-        used: set[Path] = set()
-        turns = [
-            _accepted(source, modalities[name], used, check_content, selection.refused)
-            for source in dict.fromkeys(sources)
-            if source.modality == name
-        ]
-        while turns and (max_volumes_per_modality is None or len(accepted) < max_volumes_per_modality):
-            turn = turns.pop(0)
-            if (file := next(turn, None)) is not None:
-                accepted.append(file)
-                turns.append(turn)
-    return selection
-
-
-def refusal_reason(file: VolumeFile, modality: Modality, *, check_content: bool) -> str | None:
-    """Say why `file` cannot be used, or None."""
-    try:
-        reason = read_header(file.path).problem(modality.channels) or label_map_reason(file.path)
-        if reason is None and check_content:
-            read_channels(file.path, modality)
-    except UnusableVolume as unusable:
-        return str(unusable)
-    return reason
-
-
-def _accepted(
-    source: Source, modality: Modality, used: set[Path], check_content: bool, refused: list[Refusal]
-) -> Iterator[VolumeFile]:
-    """Yield the usable files of one source that no other source gave; note the others in `refused`."""
-    reasons: list[str] = []
-    files = find_files(source)
-    for file in files:
-        if (real := _real(file.path)) in used:
-            continue
-        used.add(real)
-        if reason := refusal_reason(file, modality, check_content=check_content):
-            reasons.append(reason)
-            refused.append(Refusal(file.path, reason))
-        else:
-            yield file
-    if len(reasons) == len(files):
-        raise InputError(
-            f"{source}: none of its {len(files)} files can be used; "
-            f"the first, {files[0].path.name}, is refused: {reasons[0]}"
-        )
-
-
-def _walk(folder: Path) -> list[Path]:
-    found, seen = [], set()
+    found, seen, derivatives = [], set(), set()
     for parent, folders, names in os.walk(folder, followlinks=True):
         # Links to folders are followed, since data sets are often linked into place; each folder once ends a
         # circle.
-        real = _real(Path(parent))
+        place = Path(parent)
+        real = real_path(place)
         if real in seen:
             folders.clear()
             continue
         seen.add(real)
         folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [Path(parent, name) for name in names if not name.startswith(".")]
-    return sorted(path for path in found if has_volume_suffix(path))
+        if "dataset_description.json" in names and "derivatives" in folders:
+            derivatives.add(place / "derivatives")
+        derived = any(place.is_relative_to(other) for other in derivatives)
+        for name in names:
+            path = place / name
+            if not name.startswith(".") and wanted(path) and not (derived and label_map_reason(path) is None):
+                found.append(path)
+    return sorted(found)
 
 
 def _listed(table: Path, modality: str) -> list[Path]:
@@ -188,6 +144,9 @@ def _listed(table: Path, modality: str) -> list[Path]:
                 raise InputError(f"list '{table}' needs a column 'path' in its first line, got {rows.fieldnames or []}")
             for row in rows:
                 given = (row.get("modality") or "").strip().lower()
+                if given and given not in MODALITIES.names():
+                    known = ", ".join(MODALITIES.names())
+                    raise InputError(f"list '{table}', line {rows.line_num}: modality '{given}' is none of {known}")
                 if given and modality and given != modality:
                     continue
                 path = table.parent / home_expanded((row["path"] or "").strip())

@@ -13,17 +13,20 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from voxelwave.data.alternating import Draw
+from voxelwave.data.cuboids import Cuboids, InMemory, InStore
 from voxelwave.data.discovery import VolumeFile
 from voxelwave.data.modalities import Modality, UnusableVolume
 from voxelwave.data.nifti import read_channels
+from voxelwave.data.store import StoredVolume, is_stored
+from voxelwave.data.volume import Spacing
 from voxelwave.errors import InputError
 from voxelwave.ops.seeding import torch_generator
 
-AugmentFunction = Callable[[Tensor, torch.Generator], Tensor]
+View = Callable[[Cuboids, torch.Generator], Tensor]
 
 
 class Sample(NamedTuple):
-    """One augmented volume; `problems` says which files had to be passed over to make it."""
+    """A part of one volume; `problems` says which files had to be passed over to make it."""
 
     volume: Float[Tensor, "channel depth height width"]
     modality: str
@@ -32,7 +35,7 @@ class Sample(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Volumes of one modality; `problems` come again with every batch that meets the same file."""
+    """Parts of volumes of one modality; `problems` come again with every batch that meets the same file."""
 
     volume: Float[Tensor, "batch channel depth height width"]
     modality: str
@@ -41,33 +44,34 @@ class Batch(NamedTuple):
 
 
 class VolumeDataset(Dataset[Sample]):
-    """Reads, scales and augments the volume that a draw names.
+    """Reads and scales the part of a volume that a draw shows.
 
     A file that turns out unusable is replaced by the next one of its modality.
 
     Args:
-        files: by modality.
+        files: by modality, source by source.
         modalities: by name.
-        augment: (volume, generator) to the view that is trained on.
+        view: (volume, generator) to the part that is trained on. Of a stored volume no more than that is read.
         spacing_mm: to resample to; None keeps the spacing of every file.
-        cached_volumes: how many scaled volumes each worker process keeps. They are kept in half precision, an
-            error of at most 0.00025 in [0, 1], far below the noise of a scan and of the augmentation, for
-            half the memory. A volume is rounded the same way when first read, so that a hit changes no batch.
+        cached_volumes: how many scaled volumes each worker process keeps, of those that are not stored. They are
+            kept in half precision, an error of at most 0.00025 in [0, 1], far below the noise of a scan and of
+            the augmentation, for half the memory. A volume is rounded the same way when first read, so that a
+            hit changes no batch.
     """
 
     def __init__(
         self,
         files: Mapping[str, Sequence[VolumeFile]],
         modalities: Mapping[str, Modality],
-        augment: AugmentFunction,
+        view: View,
         *,
-        spacing_mm: float | tuple[float, float, float] | None = None,
+        spacing_mm: Spacing | None = None,
         cached_volumes: int = 0,
     ) -> None:
         self._files = {name: list(of_modality) for name, of_modality in files.items()}
-        self._modalities, self._augment = dict(modalities), augment
+        self._modalities, self._view = dict(modalities), view
         self._spacing_mm, self._cached_volumes = spacing_mm, cached_volumes
-        self._cache: OrderedDict[VolumeFile, Tensor] = OrderedDict()
+        self._cache: OrderedDict[VolumeFile, InMemory] = OrderedDict()
         self._unusable: dict[VolumeFile, str] = {}
 
     def __getitem__(self, draw: Draw) -> Sample:
@@ -80,32 +84,31 @@ class VolumeDataset(Dataset[Sample]):
         problems: list[str] = []
         for step in range(len(files)):
             file = files[(draw.index + step) % len(files)]
-            volume = self._read(file)
-            if volume is not None:
-                view = self._augment(volume, torch_generator(*draw.key))
+            try:
+                if file in self._unusable:
+                    raise UnusableVolume(self._unusable[file])
+                view = self._view(self._open(file), torch_generator(*draw.key))
                 return Sample(view, draw.modality, str(file.path), problems)
-            problems.append(f"{file.path}: {self._unusable[file]}")
+            except UnusableVolume as unusable:
+                self._unusable[file] = str(unusable)
+                problems.append(f"{file.path}: {unusable}")
         raise InputError(f"none of the {len(files)} {draw.modality} files can be used: {problems[0]}")
 
-    def _read(self, file: VolumeFile) -> Tensor | None:
-        """Return the scaled volume, or None where the file cannot be used."""
-        if file in self._unusable:
-            return None
+    def _open(self, file: VolumeFile) -> Cuboids:
         if file in self._cache:
             self._cache.move_to_end(file)
-            return self._cache[file].float()
-        try:
-            array = read_channels(file.path, self._modalities[file.modality], spacing_mm=self._spacing_mm)
-        except UnusableVolume as unusable:
-            self._unusable[file] = str(unusable)
-            return None
-        volume = torch.from_numpy(array)
+            return self._cache[file]
+        modality = self._modalities[file.modality]
+        if is_stored(file.path):
+            # Opened for each crop: to keep it open would keep all that was ever read of it in memory.
+            return InStore(StoredVolume(file.path), modality)
+        volume = torch.from_numpy(read_channels(file.path, modality, spacing_mm=self._spacing_mm))
         if not self._cached_volumes:
-            return volume
-        self._cache[file] = volume.half()
+            return InMemory(volume)
+        self._cache[file] = InMemory(volume.half())
         if len(self._cache) > self._cached_volumes:
             self._cache.popitem(last=False)
-        return volume.half().float()
+        return self._cache[file]
 
 
 class VolumeLoader(DataLoader[Sample]):

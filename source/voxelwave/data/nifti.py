@@ -18,11 +18,6 @@ from voxelwave.data.volume import Spacing, Volume, VolumeInfo, resample, towards
 SUFFIXES = (".nii", ".nii.gz", ".mgz")
 
 
-def has_volume_suffix(path: Path) -> bool:
-    """Tell whether the name of `path` ends like a volume."""
-    return path.name.lower().endswith(SUFFIXES)
-
-
 def read_header(path: Path) -> VolumeInfo:
     """Read the header alone; raises UnusableVolume where there is none."""
     with as_unusable(path):

@@ -10,12 +10,12 @@ import numpy as np
 from nibabel import imageglobals
 from nibabel.filebasedimages import ImageFileError
 
-from voxelwave.data.modalities import UnusableVolume
+from voxelwave.data.modalities import DamagedVolume, UnusableVolume
 
 
 @contextmanager
 def as_unusable(path: Path) -> Iterator[None]:
-    """Turn whatever a damaged file makes its reader raise into an UnusableVolume, and keep nibabel's log silent."""
+    """Turn whatever a damaged file makes its reader raise into a DamagedVolume, and keep nibabel's log silent."""
     try:
         with imageglobals.LoggingOutputSuppressor(), np.errstate(all="ignore"):
             yield
@@ -23,7 +23,7 @@ def as_unusable(path: Path) -> Iterator[None]:
         raise
     # From arbitrary bytes a reader raises anything: zlib.error, struct.error, OverflowError, MemoryError, …
     except Exception as error:
-        raise UnusableVolume(_reason(path, error)) from error
+        raise DamagedVolume(_reason(path, error)) from error
 
 
 def _reason(path: Path, error: Exception) -> str:

@@ -1,11 +1,14 @@
-"""Files that are either the old one or the new one, whole, whenever the process dies."""
+"""Files that are either the old one or the new one, whole, whenever the process dies; and one writer at a time."""
 
 from __future__ import annotations
 
+import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from voxelwave.errors import InputError
 
 
 @contextmanager
@@ -25,3 +28,14 @@ def write_text(path: Path, text: str) -> None:
     """Write a text file atomically."""
     with replacing(path) as part:
         part.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold the lock file `path`, which the system frees when the process dies; raises InputError where it is held."""
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise InputError(f"{path.parent} is being written to by another process: wait for it to end") from None
+        yield

@@ -13,6 +13,7 @@ from voxelwave.engine.runtime import Precision
 from voxelwave.errors import InputError
 from voxelwave.losses.masked_reconstruction import MaskedReconstruction
 from voxelwave.registry import (
+    AUGMENTATIONS,
     BACKBONES,
     CONTRASTIVE_LOSSES,
     MASKINGS,
@@ -23,6 +24,8 @@ from voxelwave.registry import (
 )
 
 Share = Annotated[float, Field(gt=0, le=1)]
+
+DEFAULT_AUGMENTATIONS: dict[str, dict[str, Any]] = {"flip": {}, "rotate90": {}, "noise": {}}
 
 
 class Section(BaseModel):
@@ -53,18 +56,22 @@ class RunConfig(Section):
 
 
 class SourceConfig(Section):
-    """A folder, a glob or a CSV list of files of one modality."""
+    """A folder, a glob or a CSV list of files of one modality; of a prepared folder "train" or "test" alone."""
 
     path: str
     modality: str
+    split: Literal["train", "test"] | None = None
 
 
 class DataConfig(Section):
     """Which volumes, and how a training crop is made of one.
 
     `view_share: [a, b]` takes a random cuboid of that share of the volume's sides and resizes it to `crop_size`
-    (`[1, 1]`: always the whole volume, resized); null crops voxels as they are. `check_content: null` reads every file
-    once before training where there are at most 500, else its header only.
+    (`[1, 1]`: always the whole volume, resized); null crops voxels as they are, `foreground_share` of the crops around
+    one that is not air. `check_content: null` reads every file once before training where there are at most 500, else
+    its header only. `steps` are those of each modality in a cycle, 1 where nothing is said; a source of n volumes gives
+    a share n^(1/source_temperature) of its modality's crops. `augment` names what is done to the batches of a modality,
+    in this order.
     """
 
     crop_size: tuple[PositiveInt, PositiveInt, PositiveInt] = (96, 96, 96)
@@ -73,8 +80,12 @@ class DataConfig(Section):
     num_workers: Annotated[int, Field(ge=0)] = 2
     spacing_mm: PositiveFloat | tuple[PositiveFloat, PositiveFloat, PositiveFloat] | None = None
     view_share: tuple[Share, Share] | None = None
-    noise_std: Annotated[float, Field(ge=0)] = 0.01
+    foreground_share: Annotated[float, Field(ge=0, le=1)] = 1.0
+    crops_per_volume: PositiveInt = 1
     cached_volumes: Annotated[int, Field(ge=0)] = 0
+    steps: dict[str, PositiveInt] = {}
+    source_temperature: Annotated[float, Field(ge=1)] = 1.0
+    augment: dict[str, dict[str, dict[str, Any]]] = {}
     check_content: bool | None = None
     modalities: dict[str, dict[str, Any]] = {}
 
@@ -184,7 +195,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     if not isinstance(raw, dict):
         raise InputError(f"{path} must hold sections (run, data, model, …), got {type(raw).__name__}")
     for override in overrides:
-        _apply(raw, override)
+        apply_override(raw, override)
     return check_config(raw, str(path))
 
 
@@ -226,6 +237,8 @@ def _resolve(config: Config) -> Config:
     config.loss = LossConfig(**{**declared, "reconstruction": reconstruction}, **contrastive)
     per_modality: dict[str, Iterable[str]] = {
         "data.modalities": config.data.modalities,
+        "data.steps": config.data.steps,
+        "data.augment": config.data.augment,
         "training.batch_size": config.training.batch_size,
     }
     for section, by_modality in per_modality.items():
@@ -235,6 +248,10 @@ def _resolve(config: Config) -> Config:
         given = config.data.modalities.get(modality, {})
         section = f"data.modalities.{modality}"
         config.data.modalities[modality] = MODALITIES.settings(modality, given, section)
+        config.data.augment[modality] = {
+            name: AUGMENTATIONS.settings(name, settings, f"data.augment.{modality}.{name}")
+            for name, settings in config.data.augment.get(modality, DEFAULT_AUGMENTATIONS).items()
+        }
         if modality not in config.training.batch_size:
             raise InputError(f"key 'training.batch_size' says nothing of modality '{modality}': add `{modality}: 2`")
     return config
@@ -246,7 +263,8 @@ def _complete(registry: Registry, component: ComponentT, section: str) -> Compon
     return type(component)(name=component.name, **settings)
 
 
-def _apply(raw: dict[str, Any], override: str) -> None:
+def apply_override(raw: dict[str, Any], override: str) -> None:
+    """Set a key of nested sections, given as `a.b=value` with a YAML value; raises InputError for what does not fit."""
     key, equals, text = override.partition("=")
     if not equals or not key:
         raise InputError(f"--set takes KEY=VALUE such as training.epochs=5, got '{override}'")

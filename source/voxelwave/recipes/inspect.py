@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import glob
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,16 +15,13 @@ from voxelwave.data.discovery import Source, find_files, home_expanded
 from voxelwave.data.labels import label_map_reason
 from voxelwave.data.modalities import Modality, UnusableVolume
 from voxelwave.data.nifti import read_header, read_volume
-from voxelwave.data.volume import Volume, VolumeInfo
+from voxelwave.data.rules import modality_by_content, modality_by_name
+from voxelwave.data.store import StoredVolume, is_stored
+from voxelwave.data.volume import VolumeInfo
 from voxelwave.errors import InputError
 from voxelwave.registry import MODALITIES
 
-MODALITY_WORDS = {
-    "ct": re.compile(r"ct|cta|ncct|cect"),
-    "mri": re.compile(r"mr|mri|mra|t1w?c?|t2w?|t1ce|t1gd|t2star|flair|pd|pdw|dwi|adc|swi|epi|bold|fmri|tof"),
-}
 PIPE_WIDTH = 180
-AIR_HU = -900
 
 
 @dataclass(frozen=True)
@@ -42,8 +38,8 @@ class Row:
 def inspect(path: str, *, modality: str | None = None, console: Console | None = None) -> int:
     """Print a table of the files at `path` (file, folder, glob or CSV) and return how many have a problem.
 
-    Without `modality` it is told from the last telling word of the path, then from three channels or from air
-    at about -1000, and else is `?`.
+    Without `modality` it is told as `voxelwave prepare` does, and is `?` where nothing tells it. Stored volumes
+    are read whole, so that a damaged one is found.
 
     Raises:
         InputError: where there is no volume at `path`, or no such modality.
@@ -69,17 +65,20 @@ def _console() -> Console:
 
 
 def _row(path: Path, root: Path | None, given: str | None, readers: dict[str, Modality]) -> Row:
+    if is_stored(path):
+        return _stored_row(path)
     name = given or "?"
     info, values = None, ""
     try:
         info = read_header(path)
-        name = given or _guess(path, root, info, None)
+        told = modality_by_name(path, root or path.parent).modality
+        name = given or told or "?"
         if problem := info.problem():
             return Row(path, name, info, values, problem)
         volume = read_volume(path)
-        finite = volume.array[np.isfinite(volume.array)]
-        values = f"{finite.min():.5g} to {finite.max():.5g}" if finite.size else "no number"
-        name = given or _guess(path, root, info, volume)
+        values = _range(volume.array)
+        if given is None and told is None:
+            name = modality_by_content(volume.array).modality or "?"
         problem = label_map_reason(path, volume.array)
         if problem is None and name in readers:
             problem = info.problem(readers[name].channels)
@@ -90,18 +89,19 @@ def _row(path: Path, root: Path | None, given: str | None, readers: dict[str, Mo
     return Row(path, name, info, values, problem)
 
 
-def _guess(path: Path, root: Path | None, info: VolumeInfo, volume: Volume | None) -> str:
-    """Guess by the words of the name and the folders, the nearest first, then by shape and values."""
-    places = path.relative_to(root.parent).parts if root and path.is_relative_to(root) else path.parts
-    for place in reversed(places):
-        words = re.split(r"[^a-z0-9]+", place.lower())
-        for word in reversed(words):
-            for name, telling in MODALITY_WORDS.items():
-                if telling.fullmatch(word):
-                    return name
-    if info.shape[3:] in ((3,), (1, 3)) or (volume is not None and volume.array.min() < AIR_HU):
-        return "ct"
-    return "?"
+def _stored_row(path: Path) -> Row:
+    """Read a stored volume whole, and with it check every chunk."""
+    try:
+        stored = StoredVolume(path)
+        info = VolumeInfo(stored.shape, stored.affine, stored.dtype)
+        return Row(path, stored.info.modality, info, _range(stored.read().astype(np.float32)))
+    except UnusableVolume as unusable:
+        return Row(path, problem=str(unusable))
+
+
+def _range(array: np.ndarray) -> str:
+    finite = array[np.isfinite(array)]
+    return f"{finite.min():.5g} to {finite.max():.5g}" if finite.size else "no number"
 
 
 def _table(rows: list[Row], root: Path | None) -> Table:

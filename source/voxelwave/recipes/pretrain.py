@@ -104,8 +104,7 @@ def _train(
 
     def objective(batch: TrainingBatch, index: int) -> StepOutput:
         generator = torch_generator(config.run.seed, "mask", fabric.global_rank, index)
-        volume = batch.volume.to(fabric.device, non_blocking=True)
-        output: StepOutput = model(volume, generator)
+        output: StepOutput = model(data.augmented(batch, index, fabric.device), generator)
         return output
 
     # 3. Train.

@@ -4,15 +4,23 @@ from __future__ import annotations
 
 from functools import cache
 
+import torch
 from rich.console import Console
+from torch import Tensor
 
 from voxelwave.data.alternating import AlternatingSchedule
-from voxelwave.data.discovery import Source, accept_volumes, find_files
+from voxelwave.data.augmentations import Augment
+from voxelwave.data.discovery import Source, find_files
 from voxelwave.data.loaders import Batch, VolumeDataset, VolumeLoader, make_loader
-from voxelwave.data.transforms import Augment
-from voxelwave.ops.seeding import key_to_seed
+from voxelwave.data.modalities import UnusableVolume
+from voxelwave.data.selection import accept_volumes
+from voxelwave.data.store import is_stored
+from voxelwave.data.views import RandomView
+from voxelwave.data.waiting import crop_times
+from voxelwave.engine.loop import TrainingBatch
+from voxelwave.ops.seeding import key_to_seed, torch_generator
 from voxelwave.recipes.config import Config
-from voxelwave.registry import MODALITIES
+from voxelwave.registry import AUGMENTATIONS, MODALITIES
 
 CONTENT_IS_CHECKED_UP_TO = 500  # files: reading each once then takes minutes at most
 PICTURED_VOLUMES = 2
@@ -30,29 +38,45 @@ class TrainingData:
         names = config.modalities()
         self._modalities = {name: MODALITIES.build(name, **data.modalities[name]) for name in names}
         sources = [
-            Source(source.path, source.modality) for name in names for source in data.sources if source.modality == name
+            Source(source.path, source.modality, source.split)
+            for name in names
+            for source in data.sources
+            if source.modality == name
         ]
         selection = accept_volumes(
             sources,
             self._modalities,
             max_volumes_per_modality=data.max_volumes_per_modality,
             check_content=_check_content(config, sources),
+            spacing_mm=data.spacing_mm,
         )
         for refusal in selection.refused:
             console.print(f"left out {refusal.path}: {refusal.reason}", highlight=False, soft_wrap=True, markup=False)
-        self._files = selection.accepted
+        self._files = selection.files()
         console.print("volumes: " + ", ".join(f"{count} {name}" for name, count in self.counts().items()))
         self._data, self._pin_memory = data, pin_memory
-        augment = Augment(crop_size=data.crop_size, view_share=data.view_share, noise_std=data.noise_std)
-        self._dataset = self._make_dataset(augment, data.cached_volumes)
+        self._view = RandomView(
+            crop_size=data.crop_size, view_share=data.view_share, foreground_share=data.foreground_share
+        )
+        # Several crops of a volume are worth one reading of it where that reading is kept.
+        self._dataset = self._make_dataset(max(data.cached_volumes, int(data.crops_per_volume > 1)))
         self._schedule = AlternatingSchedule(
-            self.counts(),
+            selection.sizes(),
             training.batch_size,
             seed=config.run.seed,
             rank=rank,
             world_size=world_size,
             accumulate=training.accumulate,
+            steps=data.steps,
+            temperature=data.source_temperature,
+            crops_per_volume=data.crops_per_volume,
         )
+        self._augment = {
+            name: Augment([AUGMENTATIONS.build(step, **settings) for step, settings in data.augment[name].items()])
+            for name in names
+        }
+        self._rank = rank
+        self._warn_of_waiting(console)
         self.probe_batches = cache(self._probe_batches)
 
     @property
@@ -74,6 +98,11 @@ class TrainingData:
         sampler = self._schedule.batches(start_step, end_step)
         return make_loader(self._dataset, sampler, num_workers=self._data.num_workers, pin_memory=self._pin_memory)
 
+    def augmented(self, batch: TrainingBatch, index: int, device: torch.device) -> Tensor:
+        """Return the volumes of training batch number `index` on `device`, augmented there."""
+        generator = torch_generator(self.seed, "augment", self._rank, index)
+        return self._augment[batch.modality](batch.volume.to(device, non_blocking=True), generator)
+
     def picture_batches(self) -> dict[str, Batch]:
         """Two volumes of each modality as they lie, upright and without noise."""
         return self._first(PICTURED_VOLUMES)
@@ -83,22 +112,36 @@ class TrainingData:
         return self._first(max(self._schedule.batch_size[name] for name in self._files))
 
     def _first(self, count: int) -> dict[str, Batch]:
-        still = Augment(
-            crop_size=self._data.crop_size,
-            view_share=self._data.view_share,
-            flip_probability=0.0,
-            rotate_probability=0.0,
-            noise_std=0.0,
-        )
-        schedule = AlternatingSchedule(self.counts(), dict.fromkeys(self._files, count), seed=self.seed)
-        loader = make_loader(self._make_dataset(still, 0), schedule.batches(0, len(self._files)))
+        sizes = {name: [number] for name, number in self.counts().items()}
+        schedule = AlternatingSchedule(sizes, dict.fromkeys(sizes, count), seed=self.seed)
+        loader = make_loader(self._make_dataset(0), schedule.batches(0, len(sizes)))
         return {batch.modality: batch for batch in loader}
 
-    def _make_dataset(self, augment: Augment, cached_volumes: int) -> VolumeDataset:
+    def _warn_of_waiting(self, console: Console) -> None:
+        """Measure on one volume what reading it whole for each crop costs, where that has to be done."""
+        raw = [file for of in self._files.values() for file in of if not is_stored(file.path)]
+        if len(raw) <= self._data.cached_volumes:
+            return
+        try:
+            whole_s, stored_s = crop_times(
+                raw[0].path, self._modalities[raw[0].modality], self._view, spacing_mm=self._data.spacing_mm
+            )
+        except (UnusableVolume, OSError):
+            return
+        console.print(
+            f"warning: {len(raw)} volumes are not prepared, and read whole for each crop: {raw[0].path.name} takes "
+            f"{whole_s * 1e3:.0f} ms, prepared {stored_s * 1e3:.1f} ms, {whole_s / stored_s:.0f} times less; "
+            f"see `voxelwave prepare --help`",
+            highlight=False,
+            soft_wrap=True,
+            markup=False,
+        )
+
+    def _make_dataset(self, cached_volumes: int) -> VolumeDataset:
         return VolumeDataset(
             self._files,
             self._modalities,
-            augment,
+            self._view,
             spacing_mm=self._data.spacing_mm,
             cached_volumes=cached_volumes,
         )

@@ -108,15 +108,14 @@ def _canonical(array: Real[ndarray, "..."]) -> tuple[Float32[ndarray, "..."], bo
 
 
 def _check_hounsfield_units(lowest: float, highest: float) -> None:
-    reason = ""
     if lowest >= 0:
-        reason = "air is -1000"
-        if highest > OFFSET:
-            reason += f" (an offset is undone by `voxelwave prepare --hu-offset -{OFFSET}`)"
+        rule = "air is -1000"
+        way_out = f"`voxelwave prepare --hu-offset -{OFFSET}` undoes an offset" if highest > OFFSET else ""
     elif highest < SOFT_TISSUE_HU:
-        reason = f"tissue is above {SOFT_TISSUE_HU:g}"
-    if reason:
-        raise UnusableVolume(
-            f"CT is not in Hounsfield units: {reason}, but the values are {lowest:g} to {highest:g}; "
-            "take them as such with the setting ct.require_hu=false"
-        )
+        rule, way_out = f"tissue is above {SOFT_TISSUE_HU:g}", ""
+    else:
+        return
+    raise UnusableVolume(
+        f"CT is not in Hounsfield units: {rule}, but the values are {lowest:g} to {highest:g}; "
+        f"{way_out or 'if they are all the same, set ct.require_hu=false'}"
+    )

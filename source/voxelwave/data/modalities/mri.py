@@ -51,7 +51,7 @@ class MRI(Modality):
     def scale(self, array: Real[ndarray, "..."], bounds: Bounds) -> Float32[ndarray, "1 depth height width"]:
         """Return the scaled volume; what is not a number counts as background, infinities as the nearest end."""
         low, high = np.float32(bounds[0]), np.float32(bounds[1])
-        volume = np.subtract(_one_channel(array), low)
+        volume: Float32[ndarray, "depth height width"] = np.subtract(_one_channel(array), low)
         np.divide(volume, high - low, out=volume)
         np.clip(volume, 0, 1, out=volume)
         if np.isnan(volume.min()):

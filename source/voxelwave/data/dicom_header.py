@@ -1,0 +1,181 @@
+"""What the headers of DICOM files say of their slices, classic (one a file) and enhanced (many a file)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float64
+from numpy import ndarray
+
+Vector = tuple[float, float, float]
+
+MODALITIES = ("CT", "MR")
+GREY = ("MONOCHROME1", "MONOCHROME2")
+RIGHT_ANGLE = 1e-2  # sine; some scanners store three decimals
+PLACE = ("Rows", "Columns", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing")
+# In what images of one series at one position may differ; enhanced files have names of their own.
+APART = (
+    *("AcquisitionNumber", "EchoTime", "TemporalPositionIdentifier", "DiffusionBValue", "InversionTime"),
+    *("TriggerTime", "StackID", "EffectiveEchoTime", "TemporalPositionIndex", "ImageType", "FrameType"),
+)
+SHARED, PER_FRAME = "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"
+# PatientName is not among them: what is not read cannot leak.
+KEYWORDS = (
+    *("SeriesInstanceUID", "SOPInstanceUID", "Modality", "SeriesDescription", "PatientID", "NumberOfFrames"),
+    *("PhotometricInterpretation", "BitsAllocated", "PixelRepresentation", "RescaleSlope", "RescaleIntercept"),
+    *(*PLACE, *APART, SHARED, PER_FRAME),
+)
+
+
+@dataclass(frozen=True)
+class Slice:
+    """Where a slice is stored, where its first voxel lies (mm, LPS), and how its values are scaled."""
+
+    file: Path
+    frame: int
+    position_mm: Vector = (0.0, 0.0, 0.0)
+    slope: float = 1.0
+    intercept: float = 0.0
+
+
+@dataclass(frozen=True)
+class Series:
+    """One volume of a DICOM series with its slices in the order of position, or the `problem` why there is none.
+
+    `uid` is the SeriesInstanceUID, with a number where the series holds several volumes; `part` then tells them apart,
+    such as "EchoTime 4.6". `patient` is a token for the PatientID that cannot be turned back ("" for none), but who
+    holds a list of PatientIDs can compute their tokens and compare. `description` is free text and may hold anything.
+    """
+
+    uid: str
+    modality: str
+    description: str
+    patient: str
+    shape: tuple[int, int] = (0, 0)  # columns, rows
+    steps_mm: tuple[Vector, Vector] = ((0.0, 0.0, 0.0), (0.0, 0.0, 0.0))  # to the next column and row, LPS
+    dtype: str = ""
+    slices: tuple[Slice, ...] = ()
+    part: str = ""
+    problem: str | None = None
+    note: str = ""
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files in the order of position."""
+        return tuple(dict.fromkeys(piece.file for piece in self.slices))
+
+
+class Plane(NamedTuple):
+    """One slice and the series, still without slices, that its header describes."""
+
+    series: Series
+    piece: Slice
+    instance: str
+    apart: Mapping[str, str]
+
+
+def read_planes(file: Path, dataset: Any) -> Iterator[Plane]:
+    """Yield the slices of `file` from its pydicom `dataset`.
+
+    Raises:
+        ValueError: it names no series, or a value is none of its kind.
+    """
+    top = _values(dataset)
+    if not top.get("SeriesInstanceUID"):
+        raise ValueError("no SeriesInstanceUID, so it is no DICOM image")
+    for group in dataset.get(SHARED) or ():
+        top |= _grouped(group)
+    own = [_grouped(group) for group in dataset.get(PER_FRAME) or ()]
+    count = int(top.get("NumberOfFrames") or 1)
+    if count > 1 and count != len(own):
+        yield _plane(file, 0, top, _refusal(top) or "several frames, and not the position of each")
+        return
+    for frame in range(count):
+        values = top | own[frame] if own else top
+        yield _plane(file, frame, values, _refusal(values))
+
+
+def _plane(file: Path, frame: int, values: Mapping[str, Any], problem: str | None) -> Plane:
+    patient = str(values.get("PatientID") or "").strip()
+    series = Series(
+        uid=str(values["SeriesInstanceUID"]),
+        modality=str(values.get("Modality") or ""),
+        description=" ".join(str(values.get("SeriesDescription") or "").split()),
+        patient=sha256(patient.encode()).hexdigest()[:12] if patient else "",
+        problem=problem,
+    )
+    instance = f"{values.get('SOPInstanceUID') or file}#{frame}"
+    if problem:
+        return Plane(series, Slice(file, frame), instance, {})
+    # The first direction is that of a row, along which the column grows; the first spacing is that between rows.
+    along_row, along_column = np.reshape(_numbers(values["ImageOrientationPatient"]), (2, 3))
+    between_rows, between_columns = _numbers(values["PixelSpacing"])
+    series = replace(
+        series,
+        shape=(int(values["Columns"]), int(values["Rows"])),
+        steps_mm=(_vector(along_row * between_columns), _vector(along_column * between_rows)),
+        dtype=f"{'int' if values.get('PixelRepresentation') else 'uint'}{values.get('BitsAllocated')}",
+    )
+    slope = values.get("RescaleSlope")
+    piece = Slice(
+        file,
+        frame,
+        position_mm=_vector(_numbers(values["ImagePositionPatient"])),
+        slope=1.0 if slope is None else float(slope),
+        intercept=float(values.get("RescaleIntercept") or 0.0),
+    )
+    return Plane(series, piece, instance, {name: _text(values[name]) for name in APART if name in values})
+
+
+def _refusal(values: Mapping[str, Any]) -> str | None:
+    modality = values.get("Modality") or "unknown"
+    if modality not in MODALITIES:
+        return f"its modality is {modality}, not CT or MR"
+    if any("LOCALIZER" in _text(values.get(name)).upper().split("/") for name in ("ImageType", "FrameType")):
+        return "a localizer"
+    if not (photometric := values.get("PhotometricInterpretation")):
+        return "no PhotometricInterpretation, so it is cut off or no image"
+    if photometric not in GREY:
+        return f"its pixels are {photometric}, one grey value each is needed"
+    for name in PLACE:
+        if not _text(values.get(name)):
+            return f"no {name}, so where its voxels lie is unknown"
+    directions = _numbers(values["ImageOrientationPatient"]).reshape(2, 3)
+    if not np.allclose(directions @ directions.T, np.eye(2), rtol=0, atol=RIGHT_ANGLE):
+        return "its ImageOrientationPatient is not two directions at right angles"
+    if not (_numbers(values["PixelSpacing"]) > 0).all():
+        return "its PixelSpacing is not positive"
+    return None
+
+
+def _values(dataset: Any) -> dict[str, Any]:
+    return {element.keyword: element.value for element in dataset if element.VR != "SQ"}
+
+
+def _grouped(group: Any) -> dict[str, Any]:
+    """Return the values of the macros of a functional group, such as PlanePositionSequence, side by side."""
+    macros = (element.value for element in group if element.VR == "SQ" and element.value)
+    return {name: value for macro in macros for name, value in _values(macro[0]).items()}
+
+
+def _numbers(value: Any) -> Float64[ndarray, "number"]:
+    numbers = np.array([float(part) for part in value])
+    if not np.isfinite(numbers).all():
+        raise ValueError(f"its geometry has {numbers.tolist()}")
+    return numbers
+
+
+def _vector(values: Float64[ndarray, "3"]) -> Vector:
+    x, y, z = values.tolist()
+    return x, y, z
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return ""
+    return value if isinstance(value, str) else "/".join(map(str, value)) if isinstance(value, Iterable) else str(value)

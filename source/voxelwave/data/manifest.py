@@ -1,0 +1,139 @@
+"""The manifest of a prepared data set: one row a file, with what became of it and why."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer, ValidationError
+
+from voxelwave.errors import InputError
+from voxelwave.ops.files import write_text
+
+MANIFEST, DATASET = "manifest.csv", "dataset.json"
+
+LABEL = "label"
+
+
+def _split(text: Any) -> Any:
+    return tuple(text.split("x") if text else ()) if isinstance(text, str) else text
+
+
+def _join(sides: tuple[float, ...]) -> str:
+    return "x".join(f"{side:.6g}" for side in sides)
+
+
+Sides = Annotated[tuple[int, ...], BeforeValidator(_split), PlainSerializer(_join)]
+Lengths = Annotated[tuple[float, ...], BeforeValidator(_split), PlainSerializer(_join)]
+Number = Annotated[float | None, BeforeValidator(lambda text: None if text == "" else text)]
+
+
+class Row(BaseModel):
+    """What is known of one volume; columns of the manifest, in this order.
+
+    Attributes:
+        file: the file it comes from, or the folder of a DICOM series; `#3` is the fourth volume of a file of several.
+        subject: whose scan it is; never parted by a split.
+        modality: "mri", "ct", … or "label"; empty where nothing told it.
+        told_by: the rule that told the modality, with "unsure" where it is one.
+        shape, spacing_mm, orientation: of the file, in its order of storage.
+        minimum, maximum, mean, std: of the foreground, in the units of the file.
+        nonfinite: voxels that were not a number or infinite.
+        hash: of the values, orientation aside.
+        status, reason: "accepted", or "refused" and why.
+        damaged: refused because it cannot be read at all.
+        note: what was done to it beyond the settings.
+        split: "train" or "test", by subject.
+        label_for: the file of the image that a label map belongs to.
+        output, stored_shape, stored_spacing_mm: what was written, relative to the manifest.
+        file_bytes, file_mtime_ns: of the file, so that a change is noticed.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    file: str
+    subject: str = ""
+    modality: str = ""
+    told_by: str = ""
+    shape: Sides = ()
+    spacing_mm: Lengths = ()
+    orientation: str = ""
+    minimum: Number = None
+    maximum: Number = None
+    mean: Number = None
+    std: Number = None
+    nonfinite: int = 0
+    hash: str = ""
+    status: Literal["accepted", "refused"]
+    reason: str = ""
+    damaged: bool = False
+    note: str = ""
+    split: str = ""
+    label_for: str = ""
+    output: str = ""
+    stored_shape: Sides = ()
+    stored_spacing_mm: Lengths = ()
+    file_bytes: int = 0
+    file_mtime_ns: int = 0
+
+    @property
+    def accepted(self) -> bool:
+        """Whether it was stored."""
+        return self.status == "accepted"
+
+
+COLUMNS = tuple(Row.model_fields)
+
+
+def as_csv(rows: Iterable[Row], *, header: bool) -> str:
+    """Return rows as lines of a CSV."""
+    lines = io.StringIO()
+    writer = csv.writer(lines, lineterminator="\n")
+    if header:
+        writer.writerow(COLUMNS)
+    for row in rows:
+        values = row.model_dump()
+        writer.writerow("" if values[name] is None else values[name] for name in COLUMNS)
+    return lines.getvalue()
+
+
+def write_manifest(path: Path, rows: Iterable[Row]) -> None:
+    """Write the manifest atomically."""
+    write_text(path, as_csv(rows, header=True))
+
+
+def read_manifest(path: Path) -> list[Row]:
+    """Read the rows; a last line that was cut off, as when its writer was killed, is left out.
+
+    Raises:
+        InputError: for a file that is no manifest.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot read the manifest {path}: {error}") from None
+    whole = text[: text.rfind("\n") + 1]
+    lines = csv.reader(io.StringIO(whole, newline=""))
+    if tuple(next(lines, ())) != COLUMNS:
+        raise InputError(f"{path} is not a manifest of this version of voxelwave: prepare into another folder")
+    rows = []
+    for line in lines:
+        try:
+            rows.append(Row.model_validate(dict(zip(COLUMNS, line, strict=True))))
+        except (ValidationError, ValueError) as error:
+            problem = str(error).splitlines()[0]
+            raise InputError(f"{path}, line {lines.line_num}, is not a row of a manifest ({problem})") from None
+    return rows
+
+
+def split_of(subject: str, *, holdout: float, seed: int = 0) -> str:
+    """Return "test" for a share `holdout` of all subjects, else "train".
+
+    It follows from the subject's name alone, so that subjects added later move nobody from one side to the other.
+    """
+    digest = hashlib.blake2b(f"{seed}/{subject}".encode(), digest_size=8).digest()
+    return "test" if int.from_bytes(digest, "big") < holdout * 2**64 else "train"

@@ -1,0 +1,120 @@
+"""What names and values tell of a file: its modality, and whose scan it is. Each answer says by which rule."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float32
+from numpy import ndarray
+
+from voxelwave.data.labels import LABEL_WORDS
+
+BIDS_SUFFIXES = re.compile(
+    r"T1w|T2w|PDw|PDT2|FLAIR|T2star|T2starw|MP2RAGE|UNIT1|T1rho|inplaneT[12]|MEGRE|MESE|VFA|MPM|angio|SWI|bold|sbref|dwi|epi"
+)
+MODALITY_WORDS = {
+    "ct": re.compile(r"ct|cta|ncct|cect|hu"),
+    "mri": re.compile(
+        r"mr|mri|mra|t1w?c?|t2w?|t1ce|t1gd|t2star|flair|pd|pdw|dwi|adc|swi|epi|bold|fmri|tof|mp2?rage|unit1|angio|openmind"
+    ),
+    # Neither: these stop the search, so that a folder further up is not believed.
+    "": re.compile(r"pet|spect|phase|phase[12]|phasediff|fieldmap|dose|rtstruct"),
+}
+DICOM_MODALITIES = {"CT": "ct", "MR": "mri"}
+
+AIR_HU, AIR_SHARE = -900, 0.02
+
+DEEP_LESION = re.compile(r"(\d{6})_\d{2}_\d{2}_\d{3}-\d{3}")
+BIDS_SUBJECT = re.compile(r"(?:^|_)(sub-[A-Za-z0-9]+)(?=_|$)")
+
+
+class Told(NamedTuple):
+    """A modality (None: unknown; "": none of those that can be used), the rule that told it, and whether it is sure."""
+
+    modality: str | None
+    rule: str
+    sure: bool = True
+
+
+def modality_by_name(path: Path, root: Path) -> Told:
+    """Ask the name of the file, then its folders up to and including `root`, the nearest first."""
+    stem = _stem(path)
+    suffix = stem.rpartition("_")[2]
+    if stem.startswith("sub-") and BIDS_SUFFIXES.fullmatch(suffix):
+        return Told("mri", f"BIDS suffix {suffix}")
+    for place, kind in ((stem, "name"), *((name, "folder") for name in _folders(path, root))):
+        if told := _telling_words(place):
+            # The last word counts, as in CT_to_T1: but where words disagree, nobody can be sure.
+            name, word = told[-1]
+            return Told(name, f"'{word}' in the {kind} '{place}'", sure=len({name for name, _ in told}) == 1)
+    return Told(None, "neither name nor folder tells it")
+
+
+def modality_by_content(array: Float32[ndarray, "..."]) -> Told:
+    """Ask the shape and the values: three channels, or air at -1000, are CT as far as one can tell."""
+    if array.ndim > 3:
+        return Told("ct", "three channels", sure=False)
+    if _holds_air(array):
+        return Told("ct", "air at about -1000, as in Hounsfield units", sure=False)
+    return Told(None, "neither name, folder nor values tell it")
+
+
+def contradiction(told: Told, array: Float32[ndarray, "..."]) -> str | None:
+    """Say why the values speak against a modality told by a name, or None."""
+    if told.modality == "mri" and array.ndim == 3 and _holds_air(array):
+        return f"taken for MRI by {told.rule}, but its values look like Hounsfield units: say which with --modality"
+    return None
+
+
+def subject_by_name(path: Path, root: Path, pattern: re.Pattern[str] | None = None) -> str:
+    """Tell whose scan a file is; scans of one subject must never be parted by a split.
+
+    In this order: the first group of `pattern` in the path below `root`; BIDS' `sub-…`, with the folders above it that
+    are not names of modalities, since another data set counts from 01 again; DeepLesion's patient number; the name of
+    the file without words of modality, label or number of acquisition at its end (`stroke_T1`, `stroke_T2`: stroke).
+    """
+    stem = _stem(path)
+    below = "/".join([*reversed(_folders(path, root)[:-1]), stem])
+    if pattern is not None and (found := pattern.search(below)):
+        return str(found[1] if found.groups() else found[0])
+    if found := DEEP_LESION.fullmatch(stem):
+        return found[1]
+    parts = below.split("/")
+    for place, part in enumerate(parts):
+        if found := BIDS_SUBJECT.search(part):
+            above = [folder for folder in parts[:place] if not _telling_words(folder)]
+            return "/".join([*above, part[: found.end()]])
+    words = re.split(r"[_+.\s]+", stem)
+    while len(words) > 1 and _is_kind(words[-1].lower()):
+        words.pop()
+    return "_".join(words)
+
+
+def _is_kind(word: str) -> bool:
+    return bool(LABEL_WORDS.fullmatch(word.rstrip("0123456789"))) or any(
+        telling.fullmatch(word) for telling in MODALITY_WORDS.values()
+    )
+
+
+def _telling_words(place: str) -> list[tuple[str, str]]:
+    """Return (modality, word) for each word of a name that tells one."""
+    words = [word for word in re.split(r"[^a-z0-9]+", place.lower()) if word]
+    return [(name, word) for word in words for name, telling in MODALITY_WORDS.items() if telling.fullmatch(word)]
+
+
+def _stem(path: Path) -> str:
+    return re.sub(r"(\.nii|\.mgz|\.nrrd|\.nhdr|\.b2nd|\.dcm|\.ima|\.gz)+$", "", path.name, flags=re.IGNORECASE)
+
+
+def _folders(path: Path, root: Path) -> list[str]:
+    """Return the folders of `path`, the nearest first, up to `root` (all where it is elsewhere)."""
+    folders = path.parent.relative_to(root.parent) if path.is_relative_to(root) else path.parent
+    return list(reversed(folders.parts))
+
+
+def _holds_air(array: Float32[ndarray, "..."]) -> bool:
+    sample = array[::4, ::4, ::4]
+    return bool(np.mean(sample < AIR_HU) > AIR_SHARE)

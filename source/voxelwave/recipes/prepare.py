@@ -1,0 +1,237 @@
+"""Any folder of scans into a data set that training does not wait for: a store, a manifest, a contact sheet."""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import Progress
+
+from voxelwave.data.manifest import LABEL, MANIFEST, Row, as_csv, read_manifest, split_of, write_manifest
+from voxelwave.data.modalities import UnusableVolume
+from voxelwave.data.preparation import Preparation, told_beforehand
+from voxelwave.data.scans import Scan, find_scans, frames_of
+from voxelwave.engine.loop import stop_on_signal
+from voxelwave.errors import InputError
+from voxelwave.ops.files import locked
+from voxelwave.recipes.prepare_labels import pair_labels
+from voxelwave.recipes.prepare_report import print_summary, write_contact_sheet
+from voxelwave.recipes.prepare_settings import check, open_data_set, preparation
+from voxelwave.recipes.prepare_work import (
+    LabelJob,
+    ScanJob,
+    picture_of,
+    refused,
+    run_all,
+    stem_of,
+    store_label,
+    store_scan,
+)
+
+__all__ = ["Outcome", "Preparer", "preparation"]
+
+DUPLICATE = "the same content as "
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a preparation ended: whether everything was done, and how many files could not be read."""
+
+    complete: bool
+    damaged: int
+
+
+class Preparer:
+    """One call of `voxelwave prepare`.
+
+    Args:
+        out: the data set.
+        how: settings that every volume of a data set shares.
+        workers: processes; None is one a core.
+        strict: end at the first file that cannot be read.
+        holdout: share of the subjects whose volumes are marked "test".
+    """
+
+    def __init__(
+        self,
+        out: Path,
+        how: Preparation,
+        *,
+        workers: int | None = None,
+        strict: bool = False,
+        holdout: float = 0.0,
+        console: Console | None = None,
+        should_stop: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self.out, self.how, self.strict, self.holdout = out, how, strict, holdout
+        self.workers = workers or os.cpu_count() or 1
+        self.console, self._should_stop = console or Console(), should_stop
+        self.readers = check(how, workers=self.workers, holdout=holdout)
+        self._rows: dict[str, Row] = {}
+        self._labels: dict[str, Scan] = {}
+
+    def __call__(self, sources: Sequence[str]) -> Outcome:
+        """Prepare the scans below `sources`; what is there already is kept, so that a call is repeated to go on.
+
+        Raises:
+            InputError: for another preparation in `out`, no usable scan, or, with `strict`, a file that cannot be read.
+        """
+        open_data_set(self.out, self.how)
+        with locked(self.out / ".lock"), stop_on_signal() as signalled:
+            for part in self.out.rglob(".part-*"):
+                part.unlink()
+
+            def asked() -> bool:
+                return signalled.asked or self._should_stop()
+
+            try:
+                # 1. What is there, and what of it is done already.
+                missing, kept = self._plan(sources)
+                # 2. Every scan by itself. A row is in the manifest as soon as its volume is in the store.
+                jobs = [ScanJob(scan, stem) for scan, stem in zip(missing, self._stems(missing), strict=True)]
+                self._run(partial(store_scan, how=self.how, out=self.out), jobs, "volumes", asked)
+                # 3. What can be told of all of them together.
+                if not asked():
+                    self._refuse_duplicates()
+                    pairs = pair_labels(self._labels, self._rows, kept, self.out, self.how)
+                    self._run(partial(store_label, how=self.how, out=self.out), pairs, "label maps", asked)
+            except OSError as error:
+                raise InputError(
+                    f"cannot write {error.filename or self.out}: {error.strerror or error}; what is done is kept: "
+                    "make room, and the same command goes on"
+                ) from None
+            complete = not asked()
+            rows = self._write()
+        damaged = print_summary(rows, self.out, complete=complete, console=self.console)
+        if complete and not any(row.accepted and row.modality != LABEL for row in rows):
+            raise InputError(f"none of {len(rows)} files can be used; the first, {rows[0].file}: {rows[0].reason}")
+        return Outcome(complete, damaged)
+
+    def _plan(self, sources: Sequence[str]) -> tuple[list[Scan], set[str]]:
+        """Return the scans that are to be done, and the names of those whose rows are kept."""
+        scans, unusable = find_scans(sources)
+        known = _rows_of(self.out)
+        for row in known:
+            self._rows[_key(row)] = row
+        for scan, reason in unusable:
+            self._rows[scan.name] = refused(scan, self.how, reason, {})
+        by_file: dict[str, list[Row]] = defaultdict(list)
+        for row in known:
+            by_file[row.file].append(row)
+        missing, kept = [], set()
+        for scan in scans:
+            before = by_file.get(scan.name, [])
+            done = bool(before) and all(self._still_holds(row, scan) for row in before)
+            parts = [scan]
+            if not done:
+                parts = self._parted(scan)
+                done = len(parts) > 1 and all(
+                    by_file.get(part.name) and all(self._still_holds(row, part) for row in by_file[part.name])
+                    for part in parts
+                )
+            for part in parts:
+                if any(row.modality == LABEL for row in by_file.get(part.name, [])):
+                    self._labels[part.name] = part
+            if done:
+                kept |= {part.name for part in parts}
+            else:
+                missing += parts
+                for part in parts:
+                    for row in by_file.get(part.name, []):
+                        self._rows.pop(_key(row), None)
+        return missing, kept
+
+    def _still_holds(self, row: Row, scan: Scan) -> bool:
+        if (row.file_bytes, row.file_mtime_ns) != scan.stamp():
+            return False
+        if row.reason.startswith(DUPLICATE):
+            original = self._rows.get(row.reason.removeprefix(DUPLICATE))
+            return original is not None and original.accepted
+        return not row.output or (self.out / row.output).is_file()
+
+    def _parted(self, scan: Scan) -> list[Scan]:
+        """Return the volumes of a file of several; what is wrong with a file is found when it is read."""
+        try:
+            reader = self.readers.get(told_beforehand(scan, self.how).modality or "")
+            return frames_of(scan, scan.read_header(), self.how.frames, reader.channels if reader else 3)
+        except UnusableVolume:
+            return [scan]
+
+    def _stems(self, scans: Sequence[Scan]) -> list[str]:
+        """Name what is written after the place below the folder that was searched; no two alike."""
+        taken = {str(Path(*Path(row.output).parts[1:]).with_suffix("")) for row in self._rows.values() if row.output}
+        stems = []
+        for scan in scans:
+            plain = stem = stem_of(scan)
+            number = 2
+            while stem in taken:
+                stem, number = f"{plain}-{number}", number + 1
+            taken.add(stem)
+            stems.append(stem)
+        return stems
+
+    def _run(
+        self,
+        work: Callable[[Any], Row],
+        jobs: Sequence[ScanJob | LabelJob],
+        what: str,
+        should_stop: Callable[[], bool],
+    ) -> None:
+        """Do the jobs; every row is on disk before the next is waited for."""
+        if not jobs:
+            return
+        scans = {job.scan.name: job.scan for job in jobs}
+        manifest = self.out / MANIFEST
+        write_manifest(manifest, self._rows.values())
+        progress = Progress(*Progress.get_default_columns(), console=Console(stderr=True), transient=True)
+        with progress, manifest.open("a", encoding="utf-8") as journal:
+            bar = progress.add_task(what, total=len(jobs))
+            for row in run_all(work, jobs, workers=self.workers, should_stop=should_stop):
+                self._rows[_key(row)] = row
+                if row.modality == LABEL:
+                    self._labels[row.file] = scans[row.file]
+                journal.write(as_csv([row], header=False))
+                journal.flush()
+                progress.advance(bar)
+                if self.strict and row.damaged:
+                    raise InputError(f"{row.file}: {row.reason} (--strict; what is done before it is kept)")
+
+    def _refuse_duplicates(self) -> None:
+        """Of volumes of the same content, keep the first in the order of names."""
+        first: dict[str, Row] = {}
+        for key, row in sorted(self._rows.items()):
+            if not row.accepted or row.modality == LABEL:
+                continue
+            original = first.setdefault(row.hash, row)
+            if original is not row:
+                stored = self.out / row.output
+                stored.unlink(missing_ok=True)
+                picture_of(self.out, stored).unlink(missing_ok=True)
+                columns = {"status": "refused", "reason": DUPLICATE + original.file, "output": "", "stored_shape": ()}
+                self._rows[key] = row.model_copy(update={**columns, "stored_spacing_mm": ()})
+
+    def _write(self) -> list[Row]:
+        """Write manifest and contact sheet, in the order of names."""
+        rows = [
+            row.model_copy(update={"split": split_of(row.subject, holdout=self.holdout) if row.accepted else ""})
+            for _, row in sorted(self._rows.items())
+        ]
+        write_manifest(self.out / MANIFEST, rows)
+        write_contact_sheet(self.out, rows)
+        return rows
+
+
+def _rows_of(out: Path) -> list[Row]:
+    manifest = out / MANIFEST
+    return read_manifest(manifest) if manifest.exists() else []
+
+
+def _key(row: Row) -> str:
+    """A label map has a row for each of its images."""
+    return f"{row.file}>{row.label_for}" if row.label_for else row.file
