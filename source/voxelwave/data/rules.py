@@ -28,6 +28,7 @@ DICOM_MODALITIES = {"CT": "ct", "MR": "mri"}
 AIR_HU, AIR_SHARE = -900, 0.02
 
 DEEP_LESION = re.compile(r"(\d{6})_\d{2}_\d{2}_\d{3}-\d{3}")
+RESOLUTION = re.compile(r"\d+(p\d+)?mm")
 BIDS_SUBJECT = re.compile(r"(?:^|_)(sub-[A-Za-z0-9]+)(?=_|$)")
 
 
@@ -94,7 +95,7 @@ def subject_by_name(path: Path, root: Path, pattern: re.Pattern[str] | None = No
 
 
 def _is_kind(word: str) -> bool:
-    return bool(LABEL_WORDS.fullmatch(word.rstrip("0123456789"))) or any(
+    return bool(LABEL_WORDS.fullmatch(word.rstrip("0123456789")) or RESOLUTION.fullmatch(word)) or any(
         telling.fullmatch(word) for telling in MODALITY_WORDS.values()
     )
 

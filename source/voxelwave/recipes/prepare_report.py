@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from voxelwave.data.manifest import MANIFEST, Row
+from voxelwave.data.manifest import LABEL, MANIFEST, Row
 from voxelwave.ops.files import write_text
 from voxelwave.recipes.prepare_work import picture_of
 from voxelwave.reports.contact_sheet import Entry, contact_sheet

@@ -192,7 +192,7 @@ def _picture(shown: Float32[ndarray, "channel depth height width"], affine: Any,
 
 
 def _step(array: ndarray) -> int:
-    return max(1, max(array.shape[:3]) // PICTURED_SIDE)
+    return int(max(1, max(array.shape[:3]) // PICTURED_SIDE))
 
 
 def _greys(labels: ndarray) -> Float32[ndarray, "1 depth height width"]:
