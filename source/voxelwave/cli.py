@@ -64,6 +64,7 @@ def prepare(
     ] = None,
     subject: Annotated[str | None, typer.Option(help="Regular expression whose group is the subject.")] = None,
     holdout: Annotated[float, typer.Option(help="Share of subjects to mark as test.")] = 0.0,
+    labels: Annotated[bool, typer.Option(help="Store label maps beside their images.")] = True,
     workers: Annotated[int | None, typer.Option(help="Processes; one a core where not given.")] = None,
     strict: Annotated[bool, typer.Option(help="End at the first file that cannot be read.")] = False,
 ) -> None:
@@ -82,7 +83,7 @@ def prepare(
         overrides=overrides or [],
         subject=subject,
     )
-    outcome = Preparer(out, how, workers=workers, strict=strict, holdout=holdout)(sources)
+    outcome = Preparer(out, how, workers=workers, strict=strict, holdout=holdout, labels=labels)(sources)
     if not outcome.complete or outcome.damaged:
         raise typer.Exit(1 if outcome.complete else 130)
 

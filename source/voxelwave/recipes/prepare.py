@@ -56,6 +56,7 @@ class Preparer:
         workers: processes; None is one a core.
         strict: end at the first file that cannot be read.
         holdout: share of the subjects whose volumes are marked "test".
+        labels: store label maps beside their images.
     """
 
     def __init__(
@@ -66,10 +67,11 @@ class Preparer:
         workers: int | None = None,
         strict: bool = False,
         holdout: float = 0.0,
+        labels: bool = True,
         console: Console | None = None,
         should_stop: Callable[[], bool] = lambda: False,
     ) -> None:
-        self.out, self.how, self.strict, self.holdout = out, how, strict, holdout
+        self.out, self.how, self.strict, self.holdout, self.labels = out, how, strict, holdout, labels
         self.workers = workers or os.cpu_count() or 1
         self.console, self._should_stop = console or Console(), should_stop
         self.readers = check(how, workers=self.workers, holdout=holdout)
@@ -99,7 +101,8 @@ class Preparer:
                 # 3. What can be told of all of them together.
                 if not asked():
                     self._refuse_duplicates()
-                    pairs = pair_labels(self._labels, self._rows, kept, self.out, self.how)
+                    wanted = self._labels if self.labels else {}
+                    pairs = pair_labels(wanted, self._rows, kept, self.out, self.how)
                     self._run(partial(store_label, how=self.how, out=self.out), pairs, "label maps", asked)
             except OSError as error:
                 raise InputError(

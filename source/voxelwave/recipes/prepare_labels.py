@@ -27,8 +27,9 @@ def pair_labels(
 ) -> list[LabelJob]:
     """Find the images of each label map, and return what is to be stored.
 
-    Images have the shape and the affine of the label map and its subject; where there is none, they lie in its folder
-    and their names begin with the same word. In `rows` a label map with images is replaced by a row for each, kept
+    Images have the shape and the affine of the label map, and its subject; of several those count whose name the label
+    map, or its folder, begins with (`T1w__Data/deface_mask`), else those of its folder. Where no image has its subject,
+    names in its folder have to begin with the same word. In `rows` a label map with images is replaced by a row for each, kept
     where the image's was; one without is refused.
     """
     on_grid = _by_grid(rows, out) if labels else {}
@@ -70,14 +71,16 @@ def _images_of(scan: Scan, on_grid: Mapping[Any, list[Row]], how: Preparation) -
         return []
     images = on_grid.get(_grid_key(empty.array.shape, empty.affine.tolist()), [])
     subject = subject_by_name(scan.path, scan.root, how.subject)
+    place = scan.path.absolute()
+    beside = [image for image in images if Path(image.file).parent == place.parent]
     if same := [image for image in images if image.subject == subject]:
-        return same
-    return [
-        image
-        for image in images
-        if Path(image.file).parent == scan.path.absolute().parent
-        and _first_word(Path(image.file).name) == _first_word(scan.path.name)
-    ]
+        named = [image for image in same if _named_after(place, Path(image.output).stem)]
+        return named or [image for image in same if image in beside] or same
+    return [image for image in beside if _first_word(Path(image.file).name) == _first_word(place.name)]
+
+
+def _named_after(label: Path, image: str) -> bool:
+    return any(part.startswith(image) for part in (label.name, label.parent.name))
 
 
 def _first_word(name: str) -> str:
