@@ -29,8 +29,8 @@ def pair_labels(
 
     Images have the shape and the affine of the label map, and its subject; of several those count whose name the label
     map, or its folder, begins with (`T1w__Data/deface_mask`), else those of its folder. Where no image has its subject,
-    names in its folder have to begin with the same word. In `rows` a label map with images is replaced by a row for each, kept
-    where the image's was; one without is refused.
+    names in its folder have to begin with the same word. In `rows` a label map with images is replaced by a row for
+    each, kept where the image's was; one without is refused.
     """
     on_grid = _by_grid(rows, out) if labels else {}
     jobs = []
