@@ -9,7 +9,7 @@ from pathlib import Path
 
 from voxelwave.data import dicom, nifti, nrrd
 from voxelwave.data.discovery import home_expanded, walk
-from voxelwave.data.modalities import UnusableVolume
+from voxelwave.data.modalities import DamagedVolume, UnusableVolume
 from voxelwave.data.volume import Volume, VolumeInfo
 from voxelwave.errors import InputError
 
@@ -81,7 +81,7 @@ def find_scans(sources: Sequence[str]) -> tuple[list[Scan], list[tuple[Scan, Unu
             found += [Scan(_common_folder(of.files), root, series=of) for of in series]
             for path, reason in problems:
                 scan = Scan(path, root)
-                unusable.setdefault(_real(scan), (scan, UnusableVolume(reason)))
+                unusable.setdefault(_real(scan), (scan, DamagedVolume(reason)))
         if not found and not unusable:
             kinds = ", ".join((*nifti.SUFFIXES, *nrrd.NRRD_SUFFIXES))
             raise InputError(f"'{source}' holds no scan: no file that ends in {kinds}, and no DICOM file")
