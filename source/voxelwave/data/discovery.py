@@ -31,7 +31,8 @@ class Source:
     split: str | None = None
 
     def __str__(self) -> str:
-        return f"{self.modality} source '{self.path}'".lstrip()
+        of = f", split '{self.split}'" if self.split else ""
+        return f"{self.modality} source '{self.path}'{of}".lstrip()
 
 
 @dataclass(frozen=True)
@@ -73,9 +74,9 @@ def find_files(source: Source) -> list[VolumeFile]:
     """
     place = home_expanded(source.path)
     if source.split is not None and not (place / MANIFEST).is_file():
-        raise InputError(f"{source}: split '{source.split}' needs a folder that `voxelwave prepare --holdout` wrote")
+        raise InputError(f"{source}: a split needs a folder that `voxelwave prepare --holdout` wrote")
     if (place / DATASET).is_file() and (place / MANIFEST).is_file():
-        found, empty = _prepared(place, source), "prepared data set holds no such"
+        found, empty = _prepared(place, source), "prepared data set has no accepted"
     elif place.is_dir():
         found, empty = walk(place), "folder holds no"
     elif place.suffix.lower() == ".csv" and place.is_file():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import takewhile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,6 +30,7 @@ AIR_HU, AIR_SHARE = -900, 0.02
 
 DEEP_LESION = re.compile(r"(\d{6})_\d{2}_\d{2}_\d{3}-\d{3}")
 RESOLUTION = re.compile(r"\d+(p\d+)?mm")
+RAW_DATA = ("rawdata", "sourcedata")
 BIDS_SUBJECT = re.compile(r"(?:^|_)(sub-[A-Za-z0-9]+)(?=_|$)")
 
 
@@ -44,6 +46,8 @@ def modality_by_name(path: Path, root: Path) -> Told:
     """Ask the name of the file, then its folders up to and including `root`, the nearest first."""
     stem = _stem(path)
     suffix = stem.rpartition("_")[2]
+    if stem.startswith("sub-") and path.parent.name == "fmap":
+        return Told("", "the BIDS folder fmap")
     if stem.startswith("sub-") and BIDS_SUFFIXES.fullmatch(suffix):
         return Told("mri", f"BIDS suffix {suffix}")
     for place, kind in ((stem, "name"), *((name, "folder") for name in _folders(path, root))):
@@ -73,25 +77,33 @@ def contradiction(told: Told, array: Float32[ndarray, "..."]) -> str | None:
 def subject_by_name(path: Path, root: Path, pattern: re.Pattern[str] | None = None) -> str:
     """Tell whose scan a file is; scans of one subject must never be parted by a split.
 
-    In this order: the first group of `pattern` in the path below `root`; BIDS' `sub-…`, with the folders above it that
-    are not names of modalities, since another data set counts from 01 again; DeepLesion's patient number; the name of
-    the file without words of modality, label or number of acquisition at its end (`stroke_T1`, `stroke_T2`: stroke).
+    In this order: the first group of `pattern` in the path below `root`; BIDS' `sub-…`, with the folder of its data set,
+    since another one counts from 01 again; DeepLesion's patient number; the name of the file without words of modality,
+    label and resolution (`stroke_T1`, `stroke_T2`: stroke). Where nothing else is in the name, it is the highest
+    folder that says more (`patient07/T1`, `patient07/month12/T1`: patient07).
     """
     stem = _stem(path)
-    below = "/".join([*reversed(_folders(path, root)[:-1]), stem])
+    *folders, root_name = _folders(path, root) or [""]
+    folders.reverse()
+    below = "/".join([*folders, stem])
     if pattern is not None and (found := pattern.search(below)):
         return str(found[1] if found.groups() else found[0])
     if found := DEEP_LESION.fullmatch(stem):
         return found[1]
-    parts = below.split("/")
-    for place, part in enumerate(parts):
-        if found := BIDS_SUBJECT.search(part):
-            above = [folder for folder in parts[:place] if not _telling_words(folder)]
-            return "/".join([*above, part[: found.end()]])
-    words = re.split(r"[_+.\s]+", stem)
-    while len(words) > 1 and _is_kind(words[-1].lower()):
-        words.pop()
-    return "_".join(words)
+    for place, folder in enumerate(folders):
+        if found := BIDS_SUBJECT.search(folder):
+            above = takewhile(lambda name: name != "derivatives", folders[:place])
+            data_set = [name for name in above if not _telling_words(name) and name not in RAW_DATA]
+            return "/".join([*data_set, folder[: found.end()]])
+    if found := BIDS_SUBJECT.search(stem):
+        return stem[: found.end()]
+    names = (stem, *folders, root_name)
+    return next(("_".join(words) for name in names if (words := _own_words(name))), stem)
+
+
+def _own_words(name: str) -> list[str]:
+    """Return the words of a name that are of no modality, label or resolution."""
+    return [word for word in re.split(r"[\W_]+", name) if word and not _is_kind(word.lower())]
 
 
 def _is_kind(word: str) -> bool:
