@@ -19,6 +19,11 @@ MANIFEST, DATASET = "manifest.csv", "dataset.json"
 LABEL = "label"
 
 
+def printable(text: str) -> str:
+    """Return `text` with the bytes of file names that are no UTF-8 written out, as nothing else can be done with them."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 def _split(text: Any) -> Any:
     return tuple(text.split("x") if text else ()) if isinstance(text, str) else text
 
@@ -27,6 +32,7 @@ def _join(sides: tuple[float, ...]) -> str:
     return "x".join(f"{side:.6g}" for side in sides)
 
 
+Text = Annotated[str, BeforeValidator(printable)]
 Sides = Annotated[tuple[int, ...], BeforeValidator(_split), PlainSerializer(_join)]
 Lengths = Annotated[tuple[float, ...], BeforeValidator(_split), PlainSerializer(_join)]
 Number = Annotated[float | None, BeforeValidator(lambda text: None if text == "" else text)]
@@ -55,10 +61,10 @@ class Row(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    file: str
-    subject: str = ""
+    file: Text
+    subject: Text = ""
     modality: str = ""
-    told_by: str = ""
+    told_by: Text = ""
     shape: Sides = ()
     spacing_mm: Lengths = ()
     orientation: str = ""
@@ -69,12 +75,12 @@ class Row(BaseModel):
     nonfinite: int = 0
     hash: str = ""
     status: Literal["accepted", "refused"]
-    reason: str = ""
+    reason: Text = ""
     damaged: bool = False
-    note: str = ""
+    note: Text = ""
     split: str = ""
-    label_for: str = ""
-    output: str = ""
+    label_for: Text = ""
+    output: Text = ""
     stored_shape: Sides = ()
     stored_spacing_mm: Lengths = ()
     file_bytes: int = 0
@@ -92,7 +98,8 @@ COLUMNS = tuple(Row.model_fields)
 def as_csv(rows: Iterable[Row], *, header: bool) -> str:
     """Return rows as lines of a CSV."""
     lines = io.StringIO()
-    writer = csv.writer(lines, lineterminator="\n")
+    # With this end of a line, both of its signs are quoted within a name.
+    writer = csv.writer(lines, lineterminator="\r\n")
     if header:
         writer.writerow(COLUMNS)
     for row in rows:
@@ -113,11 +120,13 @@ def read_manifest(path: Path) -> list[Row]:
         InputError: for a file that is no manifest.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        # Without the cut line first: it may end within a letter.
+        text = path.read_bytes().rpartition(b"\n")[0].decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"cannot read the manifest {path}: {error}") from None
-    whole = text[: text.rfind("\n") + 1]
-    lines = csv.reader(io.StringIO(whole, newline=""))
+    while text.count('"') % 2:  # within a name with a line of its own
+        text = text.rpartition("\n")[0]
+    lines = csv.reader(io.StringIO(text, newline=""))
     if tuple(next(lines, ())) != COLUMNS:
         raise InputError(f"{path} is not a manifest of this version of voxelwave: prepare into another folder")
     rows = []

@@ -77,10 +77,10 @@ def contradiction(told: Told, array: Float32[ndarray, "..."]) -> str | None:
 def subject_by_name(path: Path, root: Path, pattern: re.Pattern[str] | None = None) -> str:
     """Tell whose scan a file is; scans of one subject must never be parted by a split.
 
-    In this order: the first group of `pattern` in the path below `root`; BIDS' `sub-…`, with the folder of its data set,
-    since another one counts from 01 again; DeepLesion's patient number; the name of the file without words of modality,
-    label and resolution (`stroke_T1`, `stroke_T2`: stroke). Where nothing else is in the name, it is the highest
-    folder that says more (`patient07/T1`, `patient07/month12/T1`: patient07).
+    In this order: the first group of `pattern` in the path below `root`; BIDS' `sub-…`, with the folder of its data
+    set, since another one counts from 01 again; DeepLesion's patient number; the name of the file without words of
+    modality, label and resolution (`stroke_T1`, `stroke_T2`: stroke). Where nothing else is in the name, it is the
+    highest folder that says more (`patient07/T1`, `patient07/month12/T1`: patient07).
     """
     stem = _stem(path)
     *folders, root_name = _folders(path, root) or [""]

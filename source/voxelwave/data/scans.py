@@ -9,6 +9,7 @@ from pathlib import Path
 
 from voxelwave.data import dicom, nifti, nrrd
 from voxelwave.data.discovery import home_expanded, walk
+from voxelwave.data.manifest import printable
 from voxelwave.data.modalities import DamagedVolume, UnusableVolume
 from voxelwave.data.volume import Volume, VolumeInfo
 from voxelwave.errors import InputError
@@ -34,7 +35,7 @@ class Scan:
     def name(self) -> str:
         """What tells this scan from all others."""
         part = f"#{self.frame}" if self.frame is not None else f"#{self.series.uid}" if self.series else ""
-        return f"{self.path.absolute()}{part}"
+        return printable(f"{self.path.absolute()}{part}")
 
     def stamp(self) -> tuple[int, int]:
         """Return size and time of change of the file (of the largest and the latest of a series)."""
