@@ -28,6 +28,8 @@ def test_a_crop_equals_the_slice_of_the_array(tmp_path_factory, data):
     channels = data.draw(st.sampled_from([(), (3,)]))
     dtype = data.draw(st.sampled_from([np.int16, np.float16]))
     array = np.random.default_rng(0).normal(0, 100, (*shape, *channels)).astype(dtype)
+    # Air and padding: chunks that are a single value.
+    array[: data.draw(st.integers(0, shape[0]))] = data.draw(st.sampled_from([0, 1, -1024]))
     volume = stored(tmp_path_factory.mktemp("store") / "a.b2nd", array)
     assert (volume.shape, volume.grid, volume.dtype) == (array.shape, shape, np.dtype(dtype).name)
     for _ in range(3):

@@ -88,7 +88,9 @@ def write_stored(
         },
         dparams={"nthreads": 1},
     )
-    checksums = tuple(zlib.crc32(stored.schunk.get_chunk(number)) for number in range(stored.schunk.nchunks))
+    # Of the chunks as a reader gets them: those of a single value, air, have another header before they are written.
+    written = blosc2.ndarray_from_cframe(stored.to_cframe())
+    checksums = tuple(zlib.crc32(written.schunk.get_chunk(number)) for number in range(written.schunk.nchunks))
     stored.schunk.vlmeta[INFO] = info.model_copy(update={"checksums": checksums}).model_dump_json()
     if foreground is not None:
         stored.schunk.vlmeta[PLACES] = np.ascontiguousarray(foreground, dtype="<i2").tobytes()
