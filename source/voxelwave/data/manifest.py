@@ -20,7 +20,7 @@ LABEL = "label"
 
 
 def printable(text: str) -> str:
-    """Return `text` with the bytes of file names that are no UTF-8 written out, as nothing else can be done with them."""
+    """Return `text` with bytes that are no UTF-8 written out, as file names may have them."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
