@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -75,23 +76,26 @@ def prepare(scan: Scan, how: Preparation, readers: Mapping[str, Modality], facts
     header = scan.read_header()
     facts |= {"shape": header.shape, "spacing_mm": header.spacing_mm, "orientation": header.orientation}
     told = told_beforehand(scan, how)
+    facts |= _columns(told)
     if told.modality == "":
         raise UnusableVolume(f"neither MRI nor CT by {told.rule}; say which with --modality")
     reader = readers.get(told.modality or "")
     if problem := header.problem(reader.channels if reader else 3, several=scan.frame is not None):
         raise UnusableVolume(problem)
-    if reason := label_map_reason(scan.path):
+    # The folder of a series may be named after what is to be seen in it.
+    named = Path() if scan.series else scan.path
+    if reason := label_map_reason(named):
         raise LabelMap(reason)
 
     # 2. The values, as they are.
     volume = scan.read(channels=reader.channels if reader else 3)
-    if reason := label_map_reason(scan.path, volume.array):
+    if reason := label_map_reason(named, volume.array):
         raise LabelMap(reason)
     if told.modality is None:
         told = modality_by_content(volume.array)
     if told.modality is None:
         raise UnusableVolume("modality unknown: " + told.rule + "; say which with --modality")
-    facts |= {"modality": told.modality, "told_by": told.rule + ("" if told.sure else ", unsure")}
+    facts |= _columns(told)
     if how.modality is None and (problem := contradiction(told, volume.array)):
         raise UnusableVolume(problem)
     facts["hash"] = content_hash(volume)
@@ -160,7 +164,8 @@ def label_on_grid(label: Volume, shape: tuple[int, ...], affine: Affine) -> Shap
 def content_hash(volume: Volume) -> str:
     """Return 32 hex digits of the values and where the axes lead, whatever their order of storage was."""
     digest = hashlib.blake2b(digest_size=16)
-    digest.update(repr((volume.array.shape, np.round(volume.affine[:3, :3], 3).tolist())).encode())
+    # Adding 0 makes one zero of two.
+    digest.update(repr((volume.array.shape, (np.round(volume.affine[:3, :3], 3) + 0.0).tolist())).encode())
     digest.update(np.ascontiguousarray(volume.array).data)
     return digest.hexdigest()
 
@@ -184,6 +189,12 @@ def foreground_places(shown: Bool[ndarray, "..."], key: str) -> Int16[ndarray, "
         found = numpy_generator("foreground", key).choice(found, PLACES, replace=False, shuffle=False)
     places: Int16[ndarray, "place 3"] = np.stack(np.unravel_index(found, shown.shape), axis=-1).astype(np.int16)
     return places
+
+
+def _columns(told: Told) -> dict[str, str]:
+    return (
+        {"modality": told.modality, "told_by": told.rule + ("" if told.sure else ", unsure")} if told.modality else {}
+    )
 
 
 def _mended(array: Float32[ndarray, "..."], lowest: float) -> tuple[Float32[ndarray, "..."], int]:

@@ -35,12 +35,15 @@ class Scan:
     def name(self) -> str:
         """What tells this scan from all others."""
         part = f"#{self.frame}" if self.frame is not None else f"#{self.series.uid}" if self.series else ""
-        return printable(f"{self.path.absolute()}{part}")
+        return printable(f"{self.path}{part}")
 
     def stamp(self) -> tuple[int, int]:
-        """Return size and time of change of the file (of the largest and the latest of a series)."""
+        """Return size and time of change of the file (of a series the sum and the latest); 0 where it is gone."""
         files = self.series.files if self.series else (self.path,)
-        stats = [file.stat() for file in files]
+        try:
+            stats = [file.stat() for file in files]
+        except OSError:
+            return 0, 0
         return sum(stat.st_size for stat in stats), max(stat.st_mtime_ns for stat in stats)
 
     def read_header(self) -> VolumeInfo:
@@ -69,7 +72,8 @@ def find_scans(sources: Sequence[str]) -> tuple[list[Scan], list[tuple[Scan, Unu
     scans: dict[str, Scan] = {}
     unusable: dict[str, tuple[Scan, UnusableVolume]] = {}
     for source in sources:
-        place = home_expanded(source)
+        # Written out, so that a folder is told by its name and found again however it is named: `.`, `../CT`.
+        place = Path(os.path.normpath(home_expanded(source).absolute()))
         if not place.exists():
             raise InputError(f"'{source}' does not exist (working folder: {Path.cwd()}): give a folder or a file")
         root = place if place.is_dir() else place.parent
