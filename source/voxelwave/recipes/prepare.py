@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -22,21 +23,24 @@ from voxelwave.errors import InputError
 from voxelwave.ops.files import locked
 from voxelwave.recipes.prepare_labels import pair_labels
 from voxelwave.recipes.prepare_report import print_summary, write_contact_sheet
-from voxelwave.recipes.prepare_settings import check, open_data_set, preparation
+from voxelwave.recipes.prepare_settings import check, check_data_set, preparation, start_data_set
 from voxelwave.recipes.prepare_work import (
     LabelJob,
     ScanJob,
+    free_stem,
     picture_of,
     refused,
     run_all,
     stem_of,
     store_label,
     store_scan,
+    stored_stem,
 )
 
 __all__ = ["Outcome", "Preparer", "preparation"]
 
 DUPLICATE = "the same content as "
+FRAME = re.compile(r"#\d+$")
 
 
 @dataclass(frozen=True)
@@ -77,6 +81,7 @@ class Preparer:
         self.readers = check(how, workers=self.workers, holdout=holdout)
         self._rows: dict[str, Row] = {}
         self._labels: dict[str, Scan] = {}
+        self._outputs: set[str] = set()
 
     def __call__(self, sources: Sequence[str]) -> Outcome:
         """Prepare the scans below `sources`; what is there already is kept, so that a call is repeated to go on.
@@ -84,7 +89,9 @@ class Preparer:
         Raises:
             InputError: for another preparation in `out`, no usable scan, or, with `strict`, a file that cannot be read.
         """
-        open_data_set(self.out, self.how)
+        check_data_set(self.out, self.how)
+        found = find_scans(sources)
+        start_data_set(self.out, self.how)
         with locked(self.out / ".lock"), stop_on_signal() as signalled:
             for part in self.out.rglob(".part-*"):
                 part.unlink()
@@ -94,9 +101,10 @@ class Preparer:
 
             try:
                 # 1. What is there, and what of it is done already.
-                missing, kept = self._plan(sources)
+                scans, kept = self._plan(*found)
                 # 2. Every scan by itself. A row is in the manifest as soon as its volume is in the store.
-                jobs = [ScanJob(scan, stem) for scan, stem in zip(missing, self._stems(missing), strict=True)]
+                named = zip(scans, self._stems(scans), strict=True)
+                jobs = [ScanJob(scan, stem) for scan, stem in named if scan.name not in kept]
                 self._run(partial(store_scan, how=self.how, out=self.out), jobs, "volumes", asked)
                 # 3. What can be told of all of them together.
                 if not asked():
@@ -104,58 +112,58 @@ class Preparer:
                     wanted = self._labels if self.labels else {}
                     pairs = pair_labels(wanted, self._rows, kept, self.out, self.how)
                     self._run(partial(store_label, how=self.how, out=self.out), pairs, "label maps", asked)
+                complete = not asked()
+                if complete:
+                    self._sweep()
+                rows = self._write()
             except OSError as error:
                 raise InputError(
                     f"cannot write {error.filename or self.out}: {error.strerror or error}; what is done is kept: "
                     "make room, and the same command goes on"
                 ) from None
-            complete = not asked()
-            rows = self._write()
         damaged = print_summary(rows, self.out, complete=complete, console=self.console)
         if complete and not any(row.accepted and row.modality != LABEL for row in rows):
             raise InputError(f"none of {len(rows)} files can be used; the first, {rows[0].file}: {rows[0].reason}")
         return Outcome(complete, damaged)
 
-    def _plan(self, sources: Sequence[str]) -> tuple[list[Scan], set[str]]:
-        """Return the scans that are to be done, and the names of those whose rows are kept."""
-        scans, unusable = find_scans(sources)
+    def _plan(
+        self, found: Sequence[Scan], unusable: Sequence[tuple[Scan, UnusableVolume]]
+    ) -> tuple[list[Scan], set[str]]:
+        """Return the volumes of all files, and the names of those that are done already."""
         known = _rows_of(self.out)
-        for row in known:
-            self._rows[_key(row)] = row
+        self._rows = {_key(row): row for row in known}
+        self._outputs = {row.output for row in known if row.output}
         for scan, reason in unusable:
             self._rows[scan.name] = refused(scan, self.how, reason, {})
         by_file: dict[str, list[Row]] = defaultdict(list)
         for row in known:
-            by_file[row.file].append(row)
-        missing, kept = [], set()
-        for scan in scans:
-            before = by_file.get(scan.name, [])
+            by_file[FRAME.sub("", row.file)].append(row)
+        scans, kept = [], set()
+        for scan in found:
+            before = by_file.get(FRAME.sub("", scan.name), [])
+            names = {row.file for row in before}
             done = bool(before) and all(self._still_holds(row, scan) for row in before)
-            parts = [scan]
-            if not done:
-                parts = self._parted(scan)
-                done = len(parts) > 1 and all(
-                    by_file.get(part.name) and all(self._still_holds(row, part) for row in by_file[part.name])
-                    for part in parts
-                )
-            for part in parts:
-                if any(row.modality == LABEL for row in by_file.get(part.name, [])):
-                    self._labels[part.name] = part
-            if done:
-                kept |= {part.name for part in parts}
+            parts = [scan] if done and names == {scan.name} else self._parted(scan)
+            if done and names == {part.name for part in parts}:
+                kept |= names
+                labels = {row.file for row in before if row.modality == LABEL}
+                self._labels |= {part.name: part for part in parts if part.name in labels}
             else:
-                missing += parts
-                for part in parts:
-                    for row in by_file.get(part.name, []):
-                        self._rows.pop(_key(row), None)
-        return missing, kept
+                for row in before:
+                    self._rows.pop(_key(row), None)
+            scans += parts
+        return scans, kept
 
     def _still_holds(self, row: Row, scan: Scan) -> bool:
         if (row.file_bytes, row.file_mtime_ns) != scan.stamp():
             return False
+        if row.damaged:
+            return not self.strict
+        if row.modality != LABEL and self.how.modality not in (None, row.modality):
+            return False
         if row.reason.startswith(DUPLICATE):
             original = self._rows.get(row.reason.removeprefix(DUPLICATE))
-            return original is not None and original.accepted
+            return original is not None and original.accepted and original.hash == row.hash
         return not row.output or (self.out / row.output).is_file()
 
     def _parted(self, scan: Scan) -> list[Scan]:
@@ -167,17 +175,13 @@ class Preparer:
             return [scan]
 
     def _stems(self, scans: Sequence[Scan]) -> list[str]:
-        """Name what is written after the place below the folder that was searched; no two alike."""
-        taken = {str(Path(*Path(row.output).parts[1:]).with_suffix("")) for row in self._rows.values() if row.output}
-        stems = []
-        for scan in scans:
-            plain = stem = stem_of(scan)
-            number = 2
-            while stem in taken:
-                stem, number = f"{plain}-{number}", number + 1
-            taken.add(stem)
-            stems.append(stem)
-        return stems
+        """Name what is written after the place below the folder that was searched; no two alike.
+
+        Refused scans have a name, too, so that all names are the same whichever scans were done before.
+        """
+        stored = {row.file: stored_stem(row) for row in self._rows.values() if row.output and row.modality != LABEL}
+        taken = set(stored.values())
+        return [stored.get(scan.name) or free_stem(stem_of(scan), taken) for scan in scans]
 
     def _run(
         self,
@@ -197,6 +201,7 @@ class Preparer:
             bar = progress.add_task(what, total=len(jobs))
             for row in run_all(work, jobs, workers=self.workers, should_stop=should_stop):
                 self._rows[_key(row)] = row
+                self._outputs |= {row.output} - {""}
                 if row.modality == LABEL:
                     self._labels[row.file] = scans[row.file]
                 journal.write(as_csv([row], header=False))
@@ -209,13 +214,10 @@ class Preparer:
         """Of volumes of the same content, keep the first in the order of names."""
         first: dict[str, Row] = {}
         for key, row in sorted(self._rows.items()):
-            if not row.accepted or row.modality == LABEL:
+            if row.modality == LABEL or not (row.accepted or row.reason.startswith(DUPLICATE)):
                 continue
             original = first.setdefault(row.hash, row)
             if original is not row:
-                stored = self.out / row.output
-                stored.unlink(missing_ok=True)
-                picture_of(self.out, stored).unlink(missing_ok=True)
                 columns = {"status": "refused", "reason": DUPLICATE + original.file, "output": "", "stored_shape": ()}
                 self._rows[key] = row.model_copy(update={**columns, "stored_spacing_mm": ()})
 
@@ -228,6 +230,13 @@ class Preparer:
         write_manifest(self.out / MANIFEST, rows)
         write_contact_sheet(self.out, rows)
         return rows
+
+    def _sweep(self) -> None:
+        """Delete what was stored for scans that have changed since, or turned out to be copies."""
+        for output in self._outputs - {row.output for row in self._rows.values()}:
+            stored = self.out / output
+            stored.unlink(missing_ok=True)
+            picture_of(self.out, stored).unlink(missing_ok=True)
 
 
 def _rows_of(out: Path) -> list[Row]:

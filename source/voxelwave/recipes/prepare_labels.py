@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -16,10 +17,13 @@ from voxelwave.data.preparation import Preparation
 from voxelwave.data.rules import subject_by_name
 from voxelwave.data.scans import Scan
 from voxelwave.data.store import StoredVolume
-from voxelwave.data.volume import towards_ras
-from voxelwave.recipes.prepare_work import LabelJob, stem_of
+from voxelwave.data.volume import Affine, towards_ras
+from voxelwave.recipes.prepare_work import SUFFIXES, LabelJob, free_stem, stem_of, stored_stem
 
 ALONE = ", with no image of its grid"
+SAME_GRID_MM = 0.01  # tools write the same affine to about 1e-4 mm
+
+Images = Mapping[Any, Sequence[tuple[Affine, Row]]]
 
 
 def pair_labels(
@@ -27,66 +31,81 @@ def pair_labels(
 ) -> list[LabelJob]:
     """Find the images of each label map, and return what is to be stored.
 
-    Images have the shape and the affine of the label map, and its subject; of several those count whose name the label
-    map, or its folder, begins with (`T1w__Data/deface_mask`), else those of its folder. Where no image has its subject,
-    names in its folder have to begin with the same word. In `rows` a label map with images is replaced by a row for
-    each, kept where the image's was; one without is refused.
+    Images have the shape and the affine of the label map, and its subject; where none has, they lie in its folder and
+    their names begin with the same word. Of several those count that the label map, or its folder, is named after
+    (`T1w__Data/deface_mask`), and of these the nearest in the tree of folders. In `rows` a label map with images is
+    replaced by a row for each, kept where the image's was; one without is refused.
     """
-    on_grid = _by_grid(rows, out) if labels else {}
-    jobs = []
+    candidates = _images(rows, out) if labels else {}
+    before: dict[str, dict[str, Row]] = {name: {} for name in labels}
+    for key, row in list(rows.items()):
+        if row.file in before:
+            before[row.file][key] = rows.pop(key)
+    pairs = []
     for name, scan in sorted(labels.items()):
-        of_label = {key: row for key, row in rows.items() if row.file == name}
-        for key in of_label:
-            del rows[key]
-        images = _images_of(scan, on_grid, how)
+        first = next(iter(before[name].values()))
+        images = _images_of(scan, candidates, how)
         for image in images:
             key = f"{name}>{image.file}"
-            if image.file in kept and key in of_label:
-                rows[key] = of_label[key]
+            if image.file in kept and key in before[name]:
+                rows[key] = before[name][key]
             else:
-                stem = Path(*Path(image.output).parts[1:]).with_suffix("")
-                jobs.append(LabelJob(scan, image, f"{stem}__{Path(stem_of(scan)).name}"))
+                pairs.append((scan, image, first.told_by))
         if not images:
-            row = next(iter(of_label.values()))
-            reason = row.reason.removesuffix(ALONE) or "a label map"
-            columns = {"status": "refused", "reason": reason + ALONE, "output": "", "label_for": ""}
-            rows[name] = row.model_copy(update=columns)
-    return jobs
+            columns = {"status": "refused", "reason": first.told_by + ALONE, "output": "", "label_for": ""}
+            rows[name] = first.model_copy(update=columns)
+    taken = {stored_stem(row) for row in rows.values() if row.output and row.modality == LABEL}
+    return [
+        LabelJob(scan, image, free_stem(f"{stored_stem(image)}__{Path(stem_of(scan)).name}", taken), told_by)
+        for scan, image, told_by in pairs
+    ]
 
 
-def _by_grid(rows: Mapping[str, Row], out: Path) -> dict[Any, list[Row]]:
-    on_grid: dict[Any, list[Row]] = defaultdict(list)
+def _images(rows: Mapping[str, Row], out: Path) -> Images:
+    """Return the images, with the affine of their file, by shape and subject and by shape and folder."""
+    images: dict[Any, list[tuple[Affine, Row]]] = defaultdict(list)
     for row in rows.values():
         if row.accepted and row.modality != LABEL:
             info = StoredVolume(out / row.output).info
-            on_grid[_grid_key(info.source_shape, info.source_affine)].append(row)
-    return on_grid
+            for key in (row.subject, Path(row.file).parent):
+                images[info.source_shape, key].append((np.array(info.source_affine), row))
+    return images
 
 
-def _images_of(scan: Scan, on_grid: Mapping[Any, list[Row]], how: Preparation) -> list[Row]:
+def _images_of(scan: Scan, candidates: Images, how: Preparation) -> list[Row]:
     try:
         header = scan.read_header()
-        empty = towards_ras(np.empty(header.shape[:3], dtype=np.uint8), header.affine)
+        grid = towards_ras(np.empty(header.shape[:3], dtype=np.uint8), header.affine)
     except UnusableVolume:
         return []
-    images = on_grid.get(_grid_key(empty.array.shape, empty.affine.tolist()), [])
-    subject = subject_by_name(scan.path, scan.root, how.subject)
-    place = scan.path.absolute()
-    beside = [image for image in images if Path(image.file).parent == place.parent]
-    if same := [image for image in images if image.subject == subject]:
-        named = [image for image in same if _named_after(place, Path(image.output).stem)]
-        return named or [image for image in same if image in beside] or same
-    return [image for image in beside if _first_word(Path(image.file).name) == _first_word(place.name)]
+
+    def on_grid(key: str | Path) -> list[Row]:
+        alike = candidates.get((grid.array.shape, key), ())
+        return [image for affine, image in alike if np.abs(affine - grid.affine).max() < SAME_GRID_MM]
+
+    place = Path(scan.name)
+    images = on_grid(subject_by_name(scan.path, scan.root, how.subject))
+    images = images or [
+        image for image in on_grid(place.parent) if _first_word(_name(image)) == _first_word(place.name)
+    ]
+    images = [image for image in images if _named_after(place, image)] or images
+    nearest = max((_shared(place, image) for image in images), default=0)
+    return [image for image in images if _shared(place, image) == nearest]
 
 
-def _named_after(label: Path, image: str) -> bool:
-    return any(part.startswith(image) for part in (label.name, label.parent.name))
+def _named_after(label: Path, image: Row) -> bool:
+    whole_name = re.compile(re.escape(_name(image)) + r"(?![^\W_])")
+    return any(whole_name.match(name) for name in (label.name, label.parent.name))
+
+
+def _shared(label: Path, image: Row) -> int:
+    """Return how deep the folder lies that a label map and an image have in common."""
+    return len(Path(os.path.commonpath((label, image.file))).parts)
+
+
+def _name(image: Row) -> str:
+    return SUFFIXES.sub("", Path(image.file).name.partition("#")[0])
 
 
 def _first_word(name: str) -> str:
     return re.split(r"[_+.\s]", name)[0]
-
-
-def _grid_key(shape: Sequence[int], affine: Sequence[Sequence[float]]) -> tuple[Any, ...]:
-    # Tools write the same affine to about 1e-4 mm; adding 0 makes one zero of two.
-    return tuple(shape), tuple((np.round(np.asarray(affine)[:3], 2) + 0.0).reshape(-1).tolist())

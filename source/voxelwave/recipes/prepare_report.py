@@ -22,7 +22,9 @@ LISTED = 10
 def print_summary(rows: Sequence[Row], out: Path, *, complete: bool, console: Console) -> int:
     """Say what became of all files, and return how many could not be read."""
     accepted = Counter(row.modality for row in rows if row.accepted)
-    by_rule = Counter((row.modality, _kind_of_rule(row.told_by)) for row in rows if row.accepted and row.told_by)
+    by_rule = Counter(
+        (row.modality, _kind_of_rule(row.told_by)) for row in rows if row.accepted and row.modality != LABEL
+    )
     table = Table("modality", "told by", "volumes", title="accepted", title_justify="left")
     table.columns[2].justify = "right"
     for (modality, rule), count in sorted(by_rule.items()):

@@ -36,6 +36,9 @@ def preparation(
     settings: dict[str, Any] = {}
     for override in overrides:
         apply_override(settings, override)
+    for name, value in settings.items():
+        if not isinstance(value, dict):
+            raise InputError(f"--set takes MODALITY.SETTING=VALUE such as mri.percentiles=[1,99], got '{name}={value}'")
     try:
         pattern = re.compile(subject) if subject else None
     except re.error as error:
@@ -55,12 +58,8 @@ def check(how: Preparation, *, workers: int, holdout: float) -> dict[str, Modali
     """Return the modalities as set; raises InputError for what does not fit."""
     if how.modality is not None:
         MODALITIES.get(how.modality)
-    for name, settings in how.modalities.items():
+    for name in how.modalities:
         MODALITIES.get(name)
-        if not isinstance(settings, dict):
-            raise InputError(
-                f"--set takes MODALITY.SETTING=VALUE such as mri.percentiles=[1,99], got '{name}={settings}'"
-            )
     if how.frames not in FRAMES:
         raise InputError(f"--four-d is one of {', '.join(FRAMES)}, got '{how.frames}'")
     if workers < 1:
@@ -70,16 +69,23 @@ def check(how: Preparation, *, workers: int, holdout: float) -> dict[str, Modali
     return {name: MODALITIES.build(name, **how.modalities.get(name, {})) for name in MODALITIES.names()}
 
 
-def open_data_set(out: Path, how: Preparation) -> None:
-    """Start the data set `out`, or go on with it; raises InputError where it was made with other settings."""
+def check_data_set(out: Path, how: Preparation) -> None:
+    """Raise InputError where `out` was made with other settings, or is something else."""
     if out.exists() and not out.is_dir():
         raise InputError(f"{out} is a file: give a folder to write the data set to")
     record = out / DATASET
     if record.exists():
         _check_same(record, _settings(how))
-        return
-    if out.exists() and any(path.name != ".lock" for path in out.iterdir()):
+    # Hidden files are what a call leaves that was killed at its start.
+    elif out.exists() and any(not path.name.startswith(".") for path in out.iterdir()):
         raise InputError(f"{out} is not empty, and no prepared data set: give another folder")
+
+
+def start_data_set(out: Path, how: Preparation) -> None:
+    """Write the settings of a new data set, or leave those of `out` as they are."""
+    record = out / DATASET
+    if record.exists():
+        return
     out.mkdir(parents=True, exist_ok=True)
     described = {"format_version": FORMAT_VERSION, "voxelwave": __version__, "settings": _settings(how)}
     write_text(record, json.dumps(described, indent=2) + "\n")

@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Float32
 from numpy import ndarray
 
-from voxelwave.data.manifest import LABEL, Row
+from voxelwave.data.manifest import LABEL, Row, printable
 from voxelwave.data.modalities import DamagedVolume, Modality, UnusableVolume
 from voxelwave.data.preparation import LabelMap, Preparation, label_on_grid, prepare
 from voxelwave.data.rules import subject_by_name
@@ -33,6 +33,7 @@ from voxelwave.reports.contact_sheet import save_strip, three_slices
 
 PICTURES = "pictures"
 SUFFIXES = re.compile(r"(\.nii|\.mgz|\.nrrd|\.nhdr|\.gz)+$", re.IGNORECASE)
+LONGEST_NAME = 200  # bytes; file systems take 255, with what is put before and behind
 PICTURED_SIDE = 192
 PARENT_IS_CHECKED_EVERY_S = 2.0
 
@@ -47,11 +48,12 @@ class ScanJob:
 
 @dataclass(frozen=True)
 class LabelJob:
-    """A label map, the row of its image, and where it goes, without a suffix."""
+    """A label map and the rule that told it, the row of its image, and where it goes, without a suffix."""
 
     scan: Scan
     image: Row
     stem: str
+    told_by: str
 
 
 def store_scan(job: ScanJob, *, how: Preparation, out: Path) -> Row:
@@ -87,7 +89,7 @@ def store_label(job: LabelJob, *, how: Preparation, out: Path) -> Row:
         label = job.scan.read(channels=1)
         array = label_on_grid(label, image.grid, image.affine)
     except UnusableVolume as unusable:
-        return refused(job.scan, how, unusable, {"modality": LABEL})
+        return refused(job.scan, how, unusable, {"modality": LABEL, "told_by": job.told_by})
     path = out / f"{LABEL}s" / f"{job.stem}{SUFFIX}"
     path.parent.mkdir(parents=True, exist_ok=True)
     info = StoredInfo(modality=LABEL, affine=image.info.affine, source=job.scan.name)
@@ -101,6 +103,7 @@ def store_label(job: LabelJob, *, how: Preparation, out: Path) -> Row:
         "minimum": float(array.min()),
         "maximum": float(array.max()),
         "modality": LABEL,
+        "told_by": job.told_by,
         "label_for": job.image.file,
         "stored_shape": array.shape,
         "stored_spacing_mm": spacing_of(image.affine),
@@ -112,16 +115,13 @@ def store_label(job: LabelJob, *, how: Preparation, out: Path) -> Row:
 def refused(scan: Scan, how: Preparation, reason: UnusableVolume, facts: dict[str, Any]) -> Row:
     """Return the row of a scan that is not used."""
     if isinstance(reason, LabelMap):
-        facts["modality"] = LABEL
+        facts |= {"modality": LABEL, "told_by": str(reason)}
     return described(scan, how, facts, status="refused", reason=str(reason), damaged=isinstance(reason, DamagedVolume))
 
 
 def described(scan: Scan, how: Preparation, facts: dict[str, Any], **columns: Any) -> Row:
     """Return a row of what is known of `scan`."""
-    try:
-        file_bytes, file_mtime_ns = scan.stamp()
-    except OSError:
-        file_bytes, file_mtime_ns = 0, 0
+    file_bytes, file_mtime_ns = scan.stamp()
     patient = scan.series.patient if scan.series else ""
     return Row(
         file=scan.name,
@@ -140,8 +140,26 @@ def stem_of(scan: Scan) -> str:
     if scan.series is not None:
         # A description would be easier to read, but it is free text, and may say who the patient is.
         return (place / f"series_{key_to_seed(scan.series.uid):016x}").as_posix()
-    stem = SUFFIXES.sub("", place.as_posix())
+    stem = printable(SUFFIXES.sub("", place.as_posix()))
     return stem if scan.frame is None else f"{stem}_t{scan.frame:03d}"
+
+
+def stored_stem(row: Row) -> str:
+    """Return the place of what was stored below the folder of its modality, without suffix."""
+    return Path(*Path(row.output).parts[1:]).as_posix().removesuffix(SUFFIX)
+
+
+def free_stem(plain: str, taken: set[str]) -> str:
+    """Return `plain`, as short as file systems want it and with a number where it is `taken`; it is, then."""
+    folder, slash, name = plain.rpartition("/")
+    if len(name.encode()) > LONGEST_NAME:
+        name = f"{name.encode()[: LONGEST_NAME - 17].decode(errors='ignore')}-{key_to_seed(name):016x}"
+    plain = stem = folder + slash + name
+    number = 2
+    while stem in taken:
+        stem, number = f"{plain}-{number}", number + 1
+    taken.add(stem)
+    return stem
 
 
 def picture_of(out: Path, stored: Path) -> Path:
