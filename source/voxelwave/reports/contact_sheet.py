@@ -189,6 +189,7 @@ body { margin: 0 auto; max-width: 110rem; padding: 0 1rem 3rem; font: 0.875rem/1
 p, dl, dd, ul { margin: 0; padding: 0; }
 a, label, input, select { margin-right: 0.75rem; color: inherit; font: inherit; }
 dt, small, header p, output { color: var(--dim); font-weight: normal; }
+dt { flex: none; }
 dl { display: flex; flex-wrap: wrap; gap: 0 1rem; margin: 0.25rem 0; }
 dl > div { display: flex; gap: 0.4rem; }
 .bar { position: sticky; top: 0; z-index: 1; display: flex; flex-wrap: wrap; gap: 0.5rem 1.5rem; padding: 0.75rem 0;
