@@ -17,6 +17,7 @@ from voxelwave.ops.files import write_text
 MANIFEST, DATASET = "manifest.csv", "dataset.json"
 
 LABEL = "label"
+OF_STORED = ("minimum", "maximum", "mean", "std", "split", "label_for", "output", "stored_shape", "stored_spacing_mm")
 
 
 def printable(text: str) -> str:
@@ -90,6 +91,11 @@ class Row(BaseModel):
     def accepted(self) -> bool:
         """Whether it was stored."""
         return self.status == "accepted"
+
+    def as_refused(self, reason: str) -> Row:
+        """Return the row of the same file where nothing of it is stored."""
+        blank = {name: field.default for name, field in Row.model_fields.items() if name in OF_STORED}
+        return self.model_copy(update={**blank, "status": "refused", "reason": reason})
 
 
 COLUMNS = tuple(Row.model_fields)

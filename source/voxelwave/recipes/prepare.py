@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -113,8 +113,6 @@ class Preparer:
                     pairs = pair_labels(wanted, self._rows, kept, self.out, self.how)
                     self._run(partial(store_label, how=self.how, out=self.out), pairs, "label maps", asked)
                 complete = not asked()
-                if complete:
-                    self._sweep()
                 rows = self._write()
             except OSError as error:
                 raise InputError(
@@ -194,10 +192,9 @@ class Preparer:
         if not jobs:
             return
         scans = {job.scan.name: job.scan for job in jobs}
-        manifest = self.out / MANIFEST
-        write_manifest(manifest, self._rows.values())
+        self._save(self._rows.values())
         progress = Progress(*Progress.get_default_columns(), console=Console(stderr=True), transient=True)
-        with progress, manifest.open("a", encoding="utf-8") as journal:
+        with progress, (self.out / MANIFEST).open("a", encoding="utf-8") as journal:
             bar = progress.add_task(what, total=len(jobs))
             for row in run_all(work, jobs, workers=self.workers, should_stop=should_stop):
                 self._rows[_key(row)] = row
@@ -218,8 +215,7 @@ class Preparer:
                 continue
             original = first.setdefault(row.hash, row)
             if original is not row:
-                columns = {"status": "refused", "reason": DUPLICATE + original.file, "output": "", "stored_shape": ()}
-                self._rows[key] = row.model_copy(update={**columns, "stored_spacing_mm": ()})
+                self._rows[key] = row.as_refused(DUPLICATE + original.file)
 
     def _write(self) -> list[Row]:
         """Write manifest and contact sheet, in the order of names."""
@@ -227,16 +223,18 @@ class Preparer:
             row.model_copy(update={"split": split_of(row.subject, holdout=self.holdout) if row.accepted else ""})
             for _, row in sorted(self._rows.items())
         ]
-        write_manifest(self.out / MANIFEST, rows)
+        self._save(rows)
         write_contact_sheet(self.out, rows)
         return rows
 
-    def _sweep(self) -> None:
-        """Delete what was stored for scans that have changed since, or turned out to be copies."""
-        for output in self._outputs - {row.output for row in self._rows.values()}:
+    def _save(self, rows: Collection[Row]) -> None:
+        """Write the manifest; first delete what was stored for scans that have changed or turned out to be copies."""
+        # In this order, since what no row names is never found again.
+        for output in self._outputs - {row.output for row in rows}:
             stored = self.out / output
             stored.unlink(missing_ok=True)
             picture_of(self.out, stored).unlink(missing_ok=True)
+        write_manifest(self.out / MANIFEST, rows)
 
 
 def _rows_of(out: Path) -> list[Row]:

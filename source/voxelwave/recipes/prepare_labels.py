@@ -52,8 +52,7 @@ def pair_labels(
             else:
                 pairs.append((scan, image, first.told_by))
         if not images:
-            columns = {"status": "refused", "reason": first.told_by + ALONE, "output": "", "label_for": ""}
-            rows[name] = first.model_copy(update=columns)
+            rows[name] = first.as_refused(first.told_by + ALONE)
     taken = {stored_stem(row) for row in rows.values() if row.output and row.modality == LABEL}
     return [
         LabelJob(scan, image, free_stem(f"{stored_stem(image)}__{Path(stem_of(scan)).name}", taken), told_by)
