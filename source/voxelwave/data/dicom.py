@@ -7,20 +7,18 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import Shaped
 from numpy import ndarray
 
 from voxelwave.data.dicom_header import APART, KEYWORDS, Plane, Series, read_planes
+from voxelwave.data.dicom_pixels import extra, read_pixels
 from voxelwave.data.modalities import UnusableVolume
 from voxelwave.data.slices import SAME_PLACE_MM, Stack, heights
 from voxelwave.data.unreadable import as_unusable
 from voxelwave.data.volume import Volume, VolumeInfo, towards_ras
-from voxelwave.errors import InputError
 
 __all__ = ["Series", "find_series", "is_dicom", "read_series", "read_series_header"]
 
@@ -52,7 +50,7 @@ def find_series(files: Sequence[Path]) -> tuple[list[Series], list[tuple[Path, s
     Raises:
         InputError: the extra `dicom` is not installed.
     """
-    pydicom = _pydicom()
+    pydicom, _ = extra("pydicom"), extra("imagecodecs")  # ask for the codecs now, not once all is grouped
     groups: dict[tuple[object, ...], list[list[Plane]]] = {}
     unreadable = []
     for file in files:
@@ -93,9 +91,8 @@ def read_series(series: Series) -> Volume:
 
     Raises:
         UnusableVolume: with a short reason, also where the pixels of a file cannot be read.
-        InputError: the extra `dicom` is not installed.
     """
-    pydicom, info = _pydicom(), read_series_header(series)
+    info, stack = read_series_header(series), _stack(series)
     columns, rows = series.shape
     slices = np.empty((len(series.slices), rows, columns), np.float32)
     frames: tuple[Path, Shaped[ndarray, "frame row column"]] | None = None
@@ -103,24 +100,14 @@ def read_series(series: Series) -> Volume:
         try:
             with as_unusable(piece.file), _silent():
                 if frames is None or frames[0] != piece.file:
-                    frames = piece.file, _pixels(pydicom, piece.file)
+                    frames = piece.file, read_pixels(piece.file)
                 values[:] = frames[1][piece.frame]
         except UnusableVolume as unusable:
             raise UnusableVolume(f"{piece.file.name}: {unusable}") from unusable
         if (piece.slope, piece.intercept) != (1, 0):
             values *= np.float32(piece.slope)
             values += np.float32(piece.intercept)
-    return towards_ras(_stack(series).at_even_gaps(slices).transpose(2, 1, 0), info.affine)
-
-
-def _pixels(pydicom: Any, file: Path) -> Shaped[ndarray, "frame row column"]:
-    dataset = pydicom.dcmread(file, force=True)
-    if "PixelData" not in dataset:
-        raise UnusableVolume("cut off: its pixels are missing")
-    # Without a file header the values can only be as DICOM writes them by default.
-    dataset.file_meta.setdefault("TransferSyntaxUID", pydicom.uid.ImplicitVRLittleEndian)
-    pixels: Shaped[ndarray, "..."] = dataset.pixel_array
-    return pixels.reshape(-1, *pixels.shape[-2:])
+    return towards_ras(stack.at_even_gaps(slices).transpose(2, 1, 0), info.affine)
 
 
 def _parts(planes: list[Plane], tags: Sequence[str] = APART) -> list[tuple[str, list[Plane]]]:
@@ -187,15 +174,3 @@ def _silent() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
-
-
-def _pydicom() -> Any:
-    try:
-        gdcm = import_module("gdcm")
-        pydicom = import_module("pydicom")
-    except ImportError as missing:
-        raise InputError("reading DICOM needs pydicom and python-gdcm: pip install 'voxelwave[dicom]'") from missing
-    gdcm.Trace.WarningOff()
-    gdcm.Trace.ErrorOff()
-    gdcm.Trace.DebugOff()
-    return pydicom

@@ -103,9 +103,9 @@ def read_planes(file: Path, dataset: Any) -> Iterator[Plane]:
 def _plane(file: Path, frame: int, values: Mapping[str, Any], problem: str | None) -> Plane:
     patient = str(values.get("PatientID") or "").strip()
     series = Series(
-        uid=str(values["SeriesInstanceUID"]),
-        modality=str(values.get("Modality") or ""),
-        description=" ".join(str(values.get("SeriesDescription") or "").split()),
+        uid=_text(values["SeriesInstanceUID"]),
+        modality=_text(values.get("Modality")),
+        description=_text(values.get("SeriesDescription")),
         patient=sha256(patient.encode()).hexdigest()[:12] if patient else "",
         problem=problem,
     )
@@ -133,12 +133,11 @@ def _plane(file: Path, frame: int, values: Mapping[str, Any], problem: str | Non
 
 
 def _refusal(values: Mapping[str, Any]) -> str | None:
-    modality = values.get("Modality") or "unknown"
-    if modality not in MODALITIES:
-        return f"its modality is {modality}, not CT or MR"
+    if (modality := _text(values.get("Modality"))) not in MODALITIES:
+        return f"its modality is {modality or 'unknown'}, not CT or MR"
     if any("LOCALIZER" in _text(values.get(name)).upper().split("/") for name in ("ImageType", "FrameType")):
         return "a localizer"
-    if not (photometric := values.get("PhotometricInterpretation")):
+    if not (photometric := _text(values.get("PhotometricInterpretation"))):
         return "no PhotometricInterpretation, so it is cut off or no image"
     if photometric not in GREY:
         return f"its pixels are {photometric}, one grey value each is needed"
@@ -176,6 +175,7 @@ def _vector(values: Float64[ndarray, "3"]) -> Vector:
 
 
 def _text(value: Any) -> str:
-    if value is None:
-        return ""
-    return value if isinstance(value, str) else "/".join(map(str, value)) if isinstance(value, Iterable) else str(value)
+    """Return a value in one line that any terminal can show; several joined by slashes."""
+    parts = value if isinstance(value, Iterable) and not isinstance(value, str) else (value,)
+    text = "/".join("" if part is None else str(part) for part in parts)
+    return " ".join("".join(sign if sign.isprintable() else " " for sign in text).split())
