@@ -183,7 +183,9 @@ def run_all(
         return
     # Spawned, because the parent may hold threads (torch, a progress bar) that a fork would freeze.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(workers, len(jobs)), mp_context=context, initializer=_start_worker) as pool:
+    with ProcessPoolExecutor(
+        min(workers, len(jobs)), mp_context=context, initializer=_start_worker, initargs=(os.getpid(),)
+    ) as pool:
         pending: set[Future[Row]] = {pool.submit(work, job) for job in jobs}
         try:
             while pending:
@@ -219,7 +221,7 @@ def _greys(labels: ndarray) -> Float32[ndarray, "1 depth height width"]:
     return (ranks.reshape(labels.shape)[None] / max(1, len(values) - 1)).astype(np.float32)
 
 
-def _start_worker() -> None:
+def _start_worker(parent: int) -> None:
     # Ctrl-C, `timeout` and `kill` reach every process; the parent says when it is over.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -227,7 +229,7 @@ def _start_worker() -> None:
     import torch
 
     torch.set_num_threads(1)
-    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
 
 
 def _end_with(parent: int) -> None:
