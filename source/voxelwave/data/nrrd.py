@@ -18,14 +18,15 @@ from voxelwave.errors import InputError
 
 NRRD_SUFFIXES = (".nrrd", ".nhdr")
 
-TO_RAS = {
-    "right-anterior-superior": (1, 1, 1),
-    "ras": (1, 1, 1),
-    "left-anterior-superior": (-1, 1, 1),
-    "las": (-1, 1, 1),
+# What brings millimetres of a space to RAS+.
+SPACES = {
+    "right-anterior-superior": (1.0, 1.0, 1.0),
+    "ras": (1.0, 1.0, 1.0),
+    "left-anterior-superior": (-1.0, 1.0, 1.0),
+    "las": (-1.0, 1.0, 1.0),
+    "left-posterior-superior": (-1.0, -1.0, 1.0),
+    "lps": (-1.0, -1.0, 1.0),
 }
-UNNAMED_SPACE = (-1, -1, 1)  # ITK, which most tools read NRRD with, takes any other space and none for LPS
-ALONG_SPACE = ("domain", "space", "???", "none")
 COLOURS = ("rgb-color", "rgba-color", "hsv-color", "xyz-color", "3-color", "4-color")
 # The names of C, in which "float" is not the one of NumPy.
 TYPES = {"char": "int8", "short": "int16", "int": "int32", "longlong": "int64", "float": "float32", "double": "float64"}
@@ -70,26 +71,24 @@ def read_nrrd(path: Path, *, channels: int = 3, frame: int | None = None) -> Vol
 
 def _layout(header: dict[str, Any]) -> _Layout:
     sizes = [int(size) for size in header["sizes"]]
-    kinds = [kind.lower() for kind in header.get("kinds", ["???"] * len(sizes))]
-    directions, origin = header.get("space directions"), header.get("space origin")
+    kinds = [kind.lower() for kind in header.get("kinds", ())]
+    space, directions = str(header.get("space", "none")).lower().removesuffix("-time"), header.get("space directions")
     if directions is None:
-        along_space = [axis for axis, kind in enumerate(kinds) if kind in ALONG_SPACE]
-        spacings = np.asarray(header.get("spacings", np.ones(len(sizes))), dtype=np.float64)
-        steps_mm = np.diag(np.nan_to_num(spacings, nan=1.0)[along_space])[:3, :3]
-    else:
-        along_space = [axis for axis, direction in enumerate(directions) if np.isfinite(direction).all()]
-        steps_mm = np.asarray(directions, dtype=np.float64)[along_space][:3]
-    axes = (*along_space[:3], *(axis for axis in range(len(sizes)) if axis not in along_space[:3]))
+        raise UnusableVolume("its header does not say where the axes lead (no 'space directions')")
+    rows = [np.full(3, np.nan) if row is None else np.asarray(row, dtype=np.float64) for row in directions]
+    spatial = [axis for axis, row in enumerate(rows) if np.isfinite(row).all()]
+    if any(row.shape != (3,) for row in rows) or len(spatial) != 3:
+        raise UnusableVolume("its header does not give three axes of space")
+    if space not in SPACES:
+        raise UnusableVolume(f"its space '{space}' does not say where left and right are")
     affine = np.eye(4)
-    if len(along_space) >= 3:
-        if steps_mm.shape != (3, 3):
-            raise UnusableVolume(f"its space has {steps_mm.shape[1]} dimensions, three are needed")
-        affine[:3, :3] = steps_mm.T
-        affine[:3, 3] = np.zeros(3) if origin is None else np.nan_to_num(origin)
-    signs = TO_RAS.get(str(header.get("space", "")).lower(), UNNAMED_SPACE)
-    affine = np.diag([*signs, 1.0]) @ affine
-    shape = tuple(sizes[axis] for axis in axes)
-    return _Layout(VolumeInfo(shape, affine, _voxel_type(str(header["type"]), kinds)), axes)
+    affine[:3, :3] = np.stack([rows[axis] for axis in spatial]).T
+    affine[:3, 3] = np.nan_to_num(np.asarray(header.get("space origin", np.zeros(3)), dtype=np.float64))
+    affine = np.diag([*SPACES[space], 1.0]) @ affine
+    axes = (*spatial, *(axis for axis in range(len(sizes)) if axis not in spatial))
+    return _Layout(
+        VolumeInfo(tuple(sizes[axis] for axis in axes), affine, _voxel_type(str(header["type"]), kinds)), axes
+    )
 
 
 def _voxel_type(name: str, kinds: list[str]) -> str:
