@@ -59,7 +59,7 @@ class Scan:
         if self.series is not None:
             return dicom.read_series(self.series)
         if self.path.name.lower().endswith(nrrd.NRRD_SUFFIXES):
-            return nrrd.read_nrrd(self.path)
+            return nrrd.read_nrrd(self.path, channels=channels, frame=self.frame)
         return nifti.read_volume(self.path, channels=channels, frame=self.frame)
 
 
