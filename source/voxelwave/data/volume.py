@@ -17,6 +17,7 @@ from voxelwave.data.modalities import without_trailing_ones
 
 SMALLEST_SIDE = 8
 SAME_SPACING_MM = 1e-3
+BLOCK_SIDE = 32
 RIGHT_ANGLE = 1e-3  # cosine; headers round directions to about 1e-5
 
 Spacing = float | tuple[float, float, float]
@@ -87,13 +88,21 @@ def towards_ras(
     """Return values in float32 with the axes as close to RAS as flips and swaps bring them."""
     steps = orientations.io_orientation(affine)
     # Move the axes in the type as stored and scale in float32: nibabel itself would go through float64.
-    native = stored.astype(stored.dtype.newbyteorder("="), copy=False)
-    array = np.ascontiguousarray(orientations.apply_orientation(native, steps)).astype(np.float32, copy=False)
-    array = array if array.flags.writeable else array.copy()
+    array = _in_order(orientations.apply_orientation(stored, steps))
     if (slope, intercept) != (1, 0):
         array *= np.float32(slope)
         array += np.float32(intercept)
     return Volume(array, affine @ orientations.inv_ornt_aff(steps, stored.shape[:3]))
+
+
+def _in_order(turned: Shaped[ndarray, "..."]) -> Float32[ndarray, "..."]:
+    """Copy to float32 in C order, by blocks: a whole plane of turned axes touches more memory than a cache holds."""
+    array = np.empty(turned.shape, dtype=np.float32)
+    for first in range(0, turned.shape[0], BLOCK_SIDE):
+        for second in range(0, turned.shape[1], BLOCK_SIDE):
+            block = slice(first, first + BLOCK_SIDE), slice(second, second + BLOCK_SIDE)
+            array[block] = turned[block]
+    return array
 
 
 def is_sheared(affine: Affine) -> bool:
