@@ -63,7 +63,9 @@ def prepare(
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="E.g. mri.percentiles=[1,99].")
     ] = None,
     subject: Annotated[str | None, typer.Option(help="Regular expression whose group is the subject.")] = None,
-    holdout: Annotated[float, typer.Option(help="Share of subjects to mark as test.")] = 0.0,
+    holdout: Annotated[
+        float | None, typer.Option(help="Share of subjects to mark as test; as before where not given.")
+    ] = None,
     labels: Annotated[bool, typer.Option(help="Store label maps beside their images.")] = True,
     workers: Annotated[int | None, typer.Option(help="Processes; one a core where not given.")] = None,
     strict: Annotated[bool, typer.Option(help="End at the first file that cannot be read.")] = False,

@@ -6,7 +6,9 @@ import gzip
 import io
 import os
 import sys
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import nibabel
 import numpy as np
@@ -18,6 +20,8 @@ from voxelwave.data.discovery import Source, find_files
 from voxelwave.data.manifest import LABEL, MANIFEST, read_manifest, split_of
 from voxelwave.data.store import StoredVolume
 from voxelwave.errors import InputError
+from voxelwave.recipes import prepare as prepare_recipe
+from voxelwave.recipes import prepare_work
 from voxelwave.recipes.prepare import Preparer, preparation
 
 SHAPE = (12, 13, 14)
@@ -42,7 +46,7 @@ def save(path, array, affine=None):
     return path
 
 
-def prepare(out, *sources, said=None, workers=1, strict=False, holdout=0.0, labels=True, **settings):
+def prepare(out, *sources, said=None, workers=1, strict=False, holdout=None, labels=True, **settings):
     settings = {"spacing": "native", **settings}
     console = Console(file=said or io.StringIO(), width=200)
     job = Preparer(
@@ -187,6 +191,56 @@ def test_a_folder_is_asked_however_it_is_written(tmp_path, monkeypatch):
         assert (tmp_path / "out" / MANIFEST).read_bytes() == before
 
 
+# Formats
+
+
+def test_a_dicom_series_is_prepared_as_one_scan(tmp_path):
+    pydicom = pytest.importorskip("pydicom", reason="reading DICOM is an extra: pip install 'voxelwave[dicom]'")
+    folder = tmp_path / "in/MR of patient/tumour"
+    folder.mkdir(parents=True)
+    values = ct(shape=(12, 13, 10))
+    for number in range(10):
+        dataset = pydicom.Dataset()
+        dataset.file_meta = pydicom.dataset.FileMetaDataset()
+        dataset.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+        dataset.SOPClassUID, dataset.SOPInstanceUID = "1.2.840.10008.5.1.4.1.1.2", f"1.2.3.{number}"
+        dataset.SeriesInstanceUID, dataset.Modality, dataset.PatientID = "1.2.3", "CT", "Doe^Jane"
+        dataset.SeriesDescription, dataset.ImageType = "Head of Jane Doe", ["ORIGINAL", "PRIMARY"]
+        dataset.PhotometricInterpretation, dataset.SamplesPerPixel = "MONOCHROME2", 1
+        dataset.Columns, dataset.Rows = values.shape[:2]
+        dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit, dataset.PixelRepresentation = 16, 16, 15, 1
+        dataset.ImagePositionPatient, dataset.PixelSpacing = [0, 0, 2 * number], [1, 1]
+        dataset.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
+        dataset.RescaleSlope, dataset.RescaleIntercept = 1, 0
+        dataset.PixelData = values[:, :, number].T.tobytes()
+        dataset.save_as(folder / f"slice{number}.dcm", enforce_file_format=True)
+    (folder / "broken.dcm").write_bytes(b"no DICOM at all")
+    out = tmp_path / "out"
+    outcome = prepare(out, tmp_path / "in", crop=False)
+    rows = table(out, tmp_path / "in")
+    assert outcome.damaged == rows["MR of patient/tumour/broken.dcm"].damaged == 1
+    row = rows["MR of patient/tumour#1.2.3"]
+    assert (row.status, row.modality, row.told_by) == ("accepted", "ct", "the DICOM modality CT")
+    assert np.array_equal(stored(out, row), values[::-1, ::-1])  # LPS to RAS
+    everything = (out / MANIFEST).read_text() + "".join(map(str, out.rglob("*")))
+    assert "Jane" not in everything
+    before = (out / MANIFEST).read_bytes()
+    prepare(out, tmp_path / "in", crop=False)
+    assert (out / MANIFEST).read_bytes() == before
+
+
+def test_nrrd_is_prepared_like_nifti(tmp_path):
+    nrrd = pytest.importorskip("nrrd", reason="reading NRRD is an extra: pip install 'voxelwave[dicom]'")
+    save(tmp_path / "in/a_T1.nii", mri())
+    header = {"space": "right-anterior-superior", "space directions": np.eye(3), "space origin": np.zeros(3)}
+    nrrd.write(str(tmp_path / "in/b_T1.nrrd"), mri(), header)
+    nrrd.write(str(tmp_path / "in/c_T1.nrrd"), mri(1), header)
+    prepare(tmp_path / "out", tmp_path / "in")
+    rows = table(tmp_path / "out", tmp_path / "in")
+    assert rows["b_T1.nrrd"].reason == f"the same content as {tmp_path}/in/a_T1.nii"
+    assert (rows["c_T1.nrrd"].status, rows["c_T1.nrrd"].subject) == ("accepted", "c")
+
+
 # Values and shapes
 
 
@@ -244,6 +298,15 @@ def test_what_is_no_volume_is_refused_with_the_reason(tmp_path, array, reason, m
     row = table(tmp_path / "out", tmp_path / "in")["bad.nii"]
     assert (row.status, row.damaged, outcome.damaged) == ("refused", False, 0)
     assert reason in row.reason
+
+
+def test_what_is_too_small_at_the_spacing_asked_for_is_refused(tmp_path):
+    save(tmp_path / "in/a_T1.nii", mri(shape=(30, 30, 30)))
+    save(tmp_path / "in/b_T1.nii", mri(shape=(30, 30, 20)))
+    prepare(tmp_path / "out", tmp_path / "in", spacing="3.0")
+    rows = table(tmp_path / "out", tmp_path / "in")
+    assert rows["a_T1.nii"].stored_shape == (11, 11, 11)
+    assert rows["b_T1.nii"].reason.startswith("too small at the spacing asked for: shape (11, 11, 7)")
 
 
 def test_what_is_not_finite_is_replaced_and_counted(tmp_path):
@@ -344,6 +407,24 @@ def test_damaged_files_are_in_the_manifest_and_the_run_goes_on(tmp_path):
             assert reasons[name] in row.reason
         assert outcome.damaged == len(reasons)
         assert "1 mri; 7 refused, 7 of them because they cannot be read" in said.getvalue().splitlines()[-3]
+
+
+@pytest.mark.parametrize("error", [ValueError("odd\nheader"), RuntimeError("no kernel"), MemoryError()])
+def test_what_nobody_foresaw_is_a_damaged_file_and_the_run_goes_on(tmp_path, monkeypatch, error):
+    def fail_at_b(scan, *arguments):
+        if scan.path.name == "b_T1.nii":
+            raise error
+        return preparing(scan, *arguments)
+
+    preparing = prepare_work.prepare
+    monkeypatch.setattr(prepare_work, "prepare", fail_at_b)
+    for number, name in enumerate("abc"):
+        save(tmp_path / f"in/{name}_T1.nii", mri(number))
+    assert prepare(tmp_path / "out", tmp_path / "in").damaged == 1
+    rows = table(tmp_path / "out", tmp_path / "in")
+    assert [row.status for row in rows.values()] == ["accepted", "refused", "accepted"]
+    assert rows["b_T1.nii"].reason.startswith(f"cannot be prepared: {type(error).__name__}: ")
+    assert "\n" not in rows["b_T1.nii"].reason
 
 
 def test_strict_ends_at_the_first_damaged_file_each_time(tmp_path):
@@ -538,6 +619,30 @@ def test_a_split_keeps_all_scans_of_a_subject_together(tmp_path):
         assert {file.path.name[:3] for file in files} == {name for name, of in splits.items() if of == split}
 
 
+def test_a_later_call_keeps_the_split_unless_it_is_told_another(tmp_path):
+    scans, out = tmp_path / "in", tmp_path / "out"
+    for number in range(10):
+        save(scans / f"p{number}_T1.nii", mri(number))
+
+    def tested():
+        return {row.subject for row in read_manifest(out / MANIFEST) if row.split == "test"}
+
+    def expected(holdout):
+        subjects = {row.subject for row in read_manifest(out / MANIFEST)}
+        return {subject for subject in subjects if split_of(subject, holdout=holdout) == "test"}
+
+    prepare(out, scans, holdout=0.3)
+    assert tested() == expected(0.3) != set()
+    for number in range(10, 20):
+        save(scans / f"p{number}_T1.nii", mri(number))
+    prepare(out, scans)
+    assert tested() == expected(0.3)
+    prepare(out, scans, holdout=0.6)
+    assert tested() == expected(0.6) > expected(0.3)
+    prepare(out, scans, holdout=0.0)
+    assert tested() == set()
+
+
 # Names
 
 
@@ -580,6 +685,14 @@ def test_the_exit_code_tells_how_it_ended(tmp_path, monkeypatch, capsys):
     assert "cut_T1.nii.gz: cut off" in err.splitlines()[-1]
 
 
+def test_a_call_that_was_stopped_ends_with_130(tmp_path, monkeypatch, capsys):
+    save(tmp_path / "in/a_T1.nii", mri())
+    monkeypatch.setattr(prepare_recipe, "stop_on_signal", lambda: nullcontext(SimpleNamespace(asked=True)))
+    code, out, _ = voxelwave(monkeypatch, capsys, tmp_path / "in", tmp_path / "out")
+    assert code == 130
+    assert "stopped, the same command goes on; so far: no volume" in out
+
+
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
@@ -610,6 +723,13 @@ def test_bad_input_is_one_line_and_exit_code_2(tmp_path, monkeypatch, capsys, ar
     assert line.startswith("voxelwave: ")
     assert reason in line
     assert not (tmp_path / "out").exists()
+
+
+def test_a_data_set_within_its_source_does_not_take_itself(tmp_path):
+    save(tmp_path / "a_T1.nii", mri())
+    for _ in range(2):
+        prepare(tmp_path / "prepared", tmp_path)
+        assert list(table(tmp_path / "prepared", tmp_path)) == ["a_T1.nii"]
 
 
 def test_a_file_may_be_a_source_and_a_folder_be_named_twice(tmp_path):

@@ -126,6 +126,21 @@ def test_a_call_that_was_stopped_goes_on(tmp_path, scans, undisturbed, number):
     assert left_in(out) == undisturbed
 
 
+def test_a_signal_lets_the_scan_in_hand_end(tmp_path, scans, undisturbed):
+    out = tmp_path / "out"
+    asked = iter([False, True])
+
+    def stop():
+        if next(asked, False):
+            os.kill(os.getpid(), signal.SIGTERM)
+        return False
+
+    assert not prepare(out, *scans, should_stop=stop).complete
+    assert len(read_manifest(out / MANIFEST)) == 2
+    assert prepare(out, *scans).complete
+    assert left_in(out) == undisturbed
+
+
 def killed_at(number, out, sources):
     """Prepare in a process that is killed before it opens, moves or deletes a file of `out` for the `number`-th time.
 
@@ -248,6 +263,7 @@ def test_two_calls_at_once_are_refused(tmp_path, scans):
         ({"crop": False}, "prepared with crop True and not False"),
         ({"hu_offset": -1024.0}, r"hu_offset 0\.0 and not -1024\.0"),
         ({"four_d": "first"}, "four_d all and not first"),
+        ({"subject": "p([0-9]+)"}, r"subject None and not p\(\[0-9\]\+\)"),
         ({"overrides": ["mri.percentiles=[1,99]"]}, "prepared with modalities"),
     ],
 )

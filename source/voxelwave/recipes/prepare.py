@@ -23,7 +23,7 @@ from voxelwave.errors import InputError
 from voxelwave.ops.files import locked
 from voxelwave.recipes.prepare_labels import pair_labels
 from voxelwave.recipes.prepare_report import print_summary, write_contact_sheet
-from voxelwave.recipes.prepare_settings import check, check_data_set, preparation, start_data_set
+from voxelwave.recipes.prepare_settings import check, check_data_set, preparation, record_settings
 from voxelwave.recipes.prepare_work import (
     LabelJob,
     ScanJob,
@@ -59,7 +59,7 @@ class Preparer:
         how: settings that every volume of a data set shares.
         workers: processes; None is one a core.
         strict: end at the first file that cannot be read.
-        holdout: share of the subjects whose volumes are marked "test".
+        holdout: share of the subjects whose volumes are marked "test"; None is that of the call before.
         labels: store label maps beside their images.
     """
 
@@ -70,7 +70,7 @@ class Preparer:
         *,
         workers: int | None = None,
         strict: bool = False,
-        holdout: float = 0.0,
+        holdout: float | None = None,
         labels: bool = True,
         console: Console | None = None,
         should_stop: Callable[[], bool] = lambda: False,
@@ -82,6 +82,7 @@ class Preparer:
         self._rows: dict[str, Row] = {}
         self._labels: dict[str, Scan] = {}
         self._outputs: set[str] = set()
+        self._holdout = 0.0
 
     def __call__(self, sources: Sequence[str]) -> Outcome:
         """Prepare the scans below `sources`; what is there already is kept, so that a call is repeated to go on.
@@ -91,8 +92,9 @@ class Preparer:
         """
         check_data_set(self.out, self.how)
         found = find_scans(sources)
-        start_data_set(self.out, self.how)
+        self.out.mkdir(parents=True, exist_ok=True)
         with locked(self.out / ".lock"), stop_on_signal() as signalled:
+            self._holdout = record_settings(self.out, self.how, self.holdout)
             for part in self.out.rglob(".part-*"):
                 part.unlink()
 
@@ -220,7 +222,7 @@ class Preparer:
     def _write(self) -> list[Row]:
         """Write manifest and contact sheet, in the order of names."""
         rows = [
-            row.model_copy(update={"split": split_of(row.subject, holdout=self.holdout) if row.accepted else ""})
+            row.model_copy(update={"split": split_of(row.subject, holdout=self._holdout) if row.accepted else ""})
             for _, row in sorted(self._rows.items())
         ]
         self._save(rows)

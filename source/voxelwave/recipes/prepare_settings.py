@@ -54,7 +54,7 @@ def preparation(
     )
 
 
-def check(how: Preparation, *, workers: int, holdout: float) -> dict[str, Modality]:
+def check(how: Preparation, *, workers: int, holdout: float | None) -> dict[str, Modality]:
     """Return the modalities as set; raises InputError for what does not fit."""
     if how.modality is not None:
         MODALITIES.get(how.modality)
@@ -64,7 +64,7 @@ def check(how: Preparation, *, workers: int, holdout: float) -> dict[str, Modali
         raise InputError(f"--four-d is one of {', '.join(FRAMES)}, got '{how.frames}'")
     if workers < 1:
         raise InputError(f"--workers must be at least 1, got {workers}")
-    if not 0 <= holdout < 1:
+    if holdout is not None and not 0 <= holdout < 1:
         raise InputError(f"--holdout is a share of at least 0 and below 1, got {holdout}")
     return {name: MODALITIES.build(name, **how.modalities.get(name, {})) for name in MODALITIES.names()}
 
@@ -81,20 +81,27 @@ def check_data_set(out: Path, how: Preparation) -> None:
         raise InputError(f"{out} is not empty, and no prepared data set: give another folder")
 
 
-def start_data_set(out: Path, how: Preparation) -> None:
-    """Write the settings of a new data set, or leave those of `out` as they are."""
+def record_settings(out: Path, how: Preparation, holdout: float | None) -> float:
+    """Write the settings of a new data set, and return the share of its test subjects; None leaves it as it was."""
     record = out / DATASET
-    if record.exists():
-        return
-    out.mkdir(parents=True, exist_ok=True)
-    described = {"format_version": FORMAT_VERSION, "voxelwave": __version__, "settings": _settings(how)}
+    before = _check_same(record, _settings(how)) if record.exists() else None
+    if before is not None and holdout in (None, before):
+        return before
+    described = {
+        "format_version": FORMAT_VERSION,
+        "voxelwave": __version__,
+        "settings": _settings(how),
+        "holdout": holdout or 0.0,
+    }
     write_text(record, json.dumps(described, indent=2) + "\n")
+    return holdout or 0.0
 
 
-def _check_same(record: Path, settings: dict[str, Any]) -> None:
+def _check_same(record: Path, settings: dict[str, Any]) -> float:
+    """Return the share of test subjects of a data set of the same settings."""
     try:
         made = json.loads(record.read_text(encoding="utf-8"))
-        version, before = made["format_version"], made["settings"]
+        version, before, holdout = made["format_version"], made["settings"], float(made["holdout"])
     except (ValueError, KeyError, TypeError):
         raise InputError(f"{record} is damaged: prepare into another folder") from None
     if version != FORMAT_VERSION:
@@ -104,6 +111,7 @@ def _check_same(record: Path, settings: dict[str, Any]) -> None:
             raise InputError(
                 f"{record.parent} was prepared with {key} {before.get(key)} and not {value}: give another folder"
             )
+    return holdout
 
 
 def _settings(how: Preparation) -> dict[str, Any]:
@@ -115,6 +123,7 @@ def _settings(how: Preparation) -> dict[str, Any]:
         "hu_offset": how.hu_offset,
         "four_d": how.frames,
         "modalities": modalities,
+        "subject": how.subject.pattern if how.subject else None,
     }
     return dict(json.loads(json.dumps(settings)))
 
