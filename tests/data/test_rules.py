@@ -92,6 +92,8 @@ def test_hounsfield_units_contradict_a_name_of_mri_alone():
         ("T1/sub-01_T1w.nii.gz", "sub-01"),
         ("images/sub-01_T1w.nii.gz", "sub-01"),
         ("masks/sub-01_mask.nii.gz", "sub-01"),
+        ("images/sub-01/sub-01_T1w.nii.gz", "sub-01"),
+        ("labels/sub-01/ses-1/sub-01_mask.nii.gz", "sub-01"),
         ("derivatives/lesions_v2/sub-01/anat/sub-01_desc-lesion_mask.nii.gz", "sub-01"),
         # several BIDS data sets: each counts from 01 again
         ("ds001/sub-01/anat/sub-01_T1w.nii.gz", "ds001/sub-01"),

@@ -227,6 +227,8 @@ def test_a_dicom_series_is_prepared_as_one_scan(tmp_path):
     before = (out / MANIFEST).read_bytes()
     prepare(out, tmp_path / "in", crop=False)
     assert (out / MANIFEST).read_bytes() == before
+    with pytest.raises(InputError, match=r"broken\.dcm: .*--strict"):
+        prepare(out, tmp_path / "in", crop=False, strict=True)
 
 
 def test_nrrd_is_prepared_like_nifti(tmp_path):
@@ -487,6 +489,28 @@ def test_a_label_map_of_another_grid_or_of_another_subject_has_no_image(tmp_path
     rows = table(tmp_path / "out", tmp_path / "in")
     assert [name for name, row in rows.items() if row.status == "accepted"] == ["a_T1.nii"]
     assert all(row.reason.endswith("with no image of its grid") for name, row in rows.items() if name != "a_T1.nii")
+
+
+def test_a_label_map_is_not_given_to_the_next_person_of_the_same_grid(tmp_path):
+    save(tmp_path / "in/study_001_T1.nii", mri())
+    save(tmp_path / "in/study_001_seg.nii", mask())
+    save(tmp_path / "in/study_002_seg.nii", mask(1))
+    save(tmp_path / "in/sub-1/ses-1/anat/sub-1_ses-1_T1w.nii", mri(1))
+    save(tmp_path / "in/sub-1/ses-2/anat/sub-1_ses-2_T1w.nii", mri(2))
+    save(tmp_path / "in/masks/sub-1/ses-2/sub-1_ses-2_mask.nii", mask(2))
+    save(tmp_path / "in/masks/sub-1/ses-3/sub-1_ses-3_mask.nii", mask(3))
+    save(tmp_path / "in/masks/sub-1/sub-1_mask.nii", mask(4))
+    prepare(tmp_path / "out", tmp_path / "in")
+    rows = table(tmp_path / "out", tmp_path / "in")
+    one, two = (f"sub-1/ses-{number}/anat/sub-1_ses-{number}_T1w.nii" for number in (1, 2))
+    assert {name for name, row in rows.items() if row.modality == LABEL} == {
+        "study_001_seg.nii > study_001_T1.nii",
+        "study_002_seg.nii",
+        f"masks/sub-1/ses-2/sub-1_ses-2_mask.nii > {two}",
+        "masks/sub-1/ses-3/sub-1_ses-3_mask.nii",
+        f"masks/sub-1/sub-1_mask.nii > {one}",
+        f"masks/sub-1/sub-1_mask.nii > {two}",
+    }
 
 
 def test_a_grid_is_the_same_when_a_tool_rounds_its_affine(tmp_path):

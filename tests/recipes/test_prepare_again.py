@@ -230,6 +230,15 @@ def test_a_stored_volume_that_is_gone_is_made_again(tmp_path, scans, undisturbed
     assert left_in(out) == undisturbed
 
 
+def test_a_stored_volume_that_is_cut_is_made_again(tmp_path, scans, undisturbed):
+    out = tmp_path / "out"
+    prepare(out, *scans)
+    for path in (out / "mri/a_T1.b2nd", out / "labels/a_T1__a_seg.b2nd"):
+        path.write_bytes(path.read_bytes()[:-100])
+    prepare(out, *scans)
+    assert left_in(out) == undisturbed
+
+
 @pytest.mark.parametrize("place", ["mri/.part-c_T1-2.b2nd", "pictures/mri/.part-c_T1-2.jpg", ".part-manifest.csv"])
 def test_a_full_disk_is_one_line_and_the_same_call_goes_on(tmp_path, scans, undisturbed, place):
     out = tmp_path / "out"

@@ -30,7 +30,7 @@ AIR_HU, AIR_SHARE = -900, 0.02
 
 DEEP_LESION = re.compile(r"(\d{6})_\d{2}_\d{2}_\d{3}-\d{3}")
 RESOLUTION = re.compile(r"\d+(p\d+)?mm")
-RAW_DATA = ("rawdata", "sourcedata")
+OF_NO_DATA_SET = ("rawdata", "sourcedata", "images")
 BIDS_SUBJECT = re.compile(r"(?:^|_)(sub-[A-Za-z0-9]+)(?=_|$)")
 
 
@@ -93,8 +93,8 @@ def subject_by_name(path: Path, root: Path, pattern: re.Pattern[str] | None = No
     for place, folder in enumerate(folders):
         if found := BIDS_SUBJECT.search(folder):
             above = takewhile(lambda name: name != "derivatives", folders[:place])
-            data_set = [name for name in above if not _telling_words(name) and name not in RAW_DATA]
-            return "/".join([*data_set, folder[: found.end()]])
+            data_set = [name for name in above if _own_words(name) and not _telling_words(name)]
+            return "/".join([*(name for name in data_set if name not in OF_NO_DATA_SET), folder[: found.end()]])
     if found := BIDS_SUBJECT.search(stem):
         return stem[: found.end()]
     names = (stem, *folders, root_name)

@@ -18,6 +18,7 @@ from voxelwave.data.manifest import LABEL, MANIFEST, Row, as_csv, read_manifest,
 from voxelwave.data.modalities import UnusableVolume
 from voxelwave.data.preparation import Preparation, told_beforehand
 from voxelwave.data.scans import Scan, find_scans, frames_of
+from voxelwave.data.store import StoredVolume
 from voxelwave.engine.loop import stop_on_signal
 from voxelwave.errors import InputError
 from voxelwave.ops.files import locked
@@ -134,7 +135,7 @@ class Preparer:
         self._rows = {_key(row): row for row in known}
         self._outputs = {row.output for row in known if row.output}
         for scan, reason in unusable:
-            self._rows[scan.name] = refused(scan, self.how, reason, {})
+            self._take(refused(scan, self.how, reason, {}))
         by_file: dict[str, list[Row]] = defaultdict(list)
         for row in known:
             by_file[FRAME.sub("", row.file)].append(row)
@@ -164,7 +165,7 @@ class Preparer:
         if row.reason.startswith(DUPLICATE):
             original = self._rows.get(row.reason.removeprefix(DUPLICATE))
             return original is not None and original.accepted and original.hash == row.hash
-        return not row.output or (self.out / row.output).is_file()
+        return not row.output or _opens(self.out / row.output)
 
     def _parted(self, scan: Scan) -> list[Scan]:
         """Return the volumes of a file of several; what is wrong with a file is found when it is read."""
@@ -199,15 +200,18 @@ class Preparer:
         with progress, (self.out / MANIFEST).open("a", encoding="utf-8") as journal:
             bar = progress.add_task(what, total=len(jobs))
             for row in run_all(work, jobs, workers=self.workers, should_stop=should_stop):
-                self._rows[_key(row)] = row
                 self._outputs |= {row.output} - {""}
                 if row.modality == LABEL:
                     self._labels[row.file] = scans[row.file]
                 journal.write(as_csv([row], header=False))
                 journal.flush()
                 progress.advance(bar)
-                if self.strict and row.damaged:
-                    raise InputError(f"{row.file}: {row.reason} (--strict; what is done before it is kept)")
+                self._take(row)
+
+    def _take(self, row: Row) -> None:
+        self._rows[_key(row)] = row
+        if self.strict and row.damaged:
+            raise InputError(f"{row.file}: {row.reason} (--strict; what is done before it is kept)")
 
     def _refuse_duplicates(self) -> None:
         """Of volumes of the same content, keep the first in the order of names."""
@@ -242,6 +246,14 @@ class Preparer:
 def _rows_of(out: Path) -> list[Row]:
     manifest = out / MANIFEST
     return read_manifest(manifest) if manifest.exists() else []
+
+
+def _opens(stored: Path) -> bool:
+    try:
+        StoredVolume(stored)
+    except UnusableVolume:
+        return False
+    return True
 
 
 def _key(row: Row) -> str:

@@ -31,10 +31,10 @@ def pair_labels(
 ) -> list[LabelJob]:
     """Find the images of each label map, and return what is to be stored.
 
-    Images have the shape and the affine of the label map, and its subject; where none has, they lie in its folder and
-    their names begin with the same word. Of several those count that the label map, or its folder, is named after
-    (`T1w__Data/deface_mask`), and of these the nearest in the tree of folders. In `rows` a label map with images is
-    replaced by a row for each, kept where the image's was; one without is refused.
+    Images have the shape and the affine of the label map, its session, and its subject; where none has, they lie in its
+    folder and it has their subject and more (`p1_T1`, `p1_T1_brain_mask`). Of several those count that the label map,
+    or its folder, is named after (`T1w__Data/deface_mask`), and of these the nearest in the tree of folders. In `rows`
+    a label map with images is replaced by a row for each, kept where the image's was; one without is refused.
     """
     candidates = _images(rows, out) if labels else {}
     before: dict[str, dict[str, Row]] = {name: {} for name in labels}
@@ -80,13 +80,13 @@ def _images_of(scan: Scan, candidates: Images, how: Preparation) -> list[Row]:
 
     def on_grid(key: str | Path) -> list[Row]:
         alike = candidates.get((grid.array.shape, key), ())
-        return [image for affine, image in alike if np.abs(affine - grid.affine).max() < SAME_GRID_MM]
+        images = [image for affine, image in alike if np.abs(affine - grid.affine).max() < SAME_GRID_MM]
+        return [image for image in images if session in (None, _session(image.file))]
 
-    place = Path(scan.name)
-    images = on_grid(subject_by_name(scan.path, scan.root, how.subject))
-    images = images or [
-        image for image in on_grid(place.parent) if _first_word(_name(image)) == _first_word(place.name)
-    ]
+    place, session = Path(scan.name), _session(scan.name)
+    subject = subject_by_name(scan.path, scan.root, how.subject)
+    images = on_grid(subject)
+    images = images or [image for image in on_grid(place.parent) if subject.startswith(f"{image.subject}_")]
     images = [image for image in images if _named_after(place, image)] or images
     nearest = max((_shared(place, image) for image in images), default=0)
     return [image for image in images if _shared(place, image) == nearest]
@@ -106,5 +106,6 @@ def _name(image: Row) -> str:
     return SUFFIXES.sub("", Path(image.file).name.partition("#")[0])
 
 
-def _first_word(name: str) -> str:
-    return re.split(r"[_+.\s]", name)[0]
+def _session(file: str) -> str | None:
+    found = re.search(r"(?<=[_/])ses-[A-Za-z0-9]+", file)
+    return found[0] if found else None
