@@ -32,7 +32,7 @@ REAL = {
     "FLAIR (ms07)": "mr/ms07_FLAIR.nii.gz",
     "CT (ge_head)": "ct/ge_head_ct.nii.gz",
 }
-AT = {"store": "volume.b2nd", "raw": "volume.nii.gz", "mapped": "volume.nii", "persistent": "cache"}
+AT = {"store": "volume.vxw", "raw": "volume.nii.gz", "mapped": "volume.nii", "persistent": "cache"}
 FACTS = "facts.json"
 
 Crop = Callable[[int], object]

@@ -63,7 +63,7 @@ def prepare_all(source: Path, out: Path, spacing: str, workers: int) -> dict[str
     began = time.time()
     subprocess.run([*command, "--workers", str(workers)], check=True, capture_output=True)
     whole_s = time.time() - began
-    written = sorted(file.stat().st_mtime - began for file in out.rglob("*.b2nd"))
+    written = sorted(file.stat().st_mtime - began for file in out.rglob("*.vxw"))
     per_volume_s = float(np.polyfit(range(len(written)), written, 1)[0])
     return {
         "whole_s": whole_s,

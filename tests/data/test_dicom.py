@@ -498,7 +498,7 @@ def test_a_file_whose_header_is_cut_off_is_a_missing_slice(tmp_path, capfd):
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (b"", "unreadable"),
+        (b"", "empty"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 3\n", "Git-LFS"),
         (b"<!DOCTYPE html><html></html>", "web page"),
         (np.random.default_rng(0).bytes(5000), "unreadable"),

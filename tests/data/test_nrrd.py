@@ -194,7 +194,7 @@ def test_what_is_not_one_volume_of_numbers_is_refused(tmp_path, array, fields, r
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (b"", "unreadable"),
+        (b"", "empty"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 3\n", "Git-LFS"),
         (np.random.default_rng(0).bytes(5000), "unreadable"),
         (b"NRRD0005\n# nothing\n\n", "unreadable"),

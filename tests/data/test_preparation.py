@@ -79,8 +79,8 @@ def stored(folder, array, affine, how, name="scan"):
     nibabel.save(nibabel.Nifti1Image(array, affine), path)
     facts = {}
     prepared = prepare(Scan(path, folder), how, READERS, facts)
-    write_stored(folder / f"{name}.b2nd", prepared.volume, prepared.info, prepared.foreground)
-    return StoredVolume(folder / f"{name}.b2nd"), facts
+    write_stored(folder / f"{name}.vxw", prepared.volume, prepared.info, prepared.foreground)
+    return StoredVolume(folder / f"{name}.vxw"), facts
 
 
 # Where

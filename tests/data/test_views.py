@@ -67,8 +67,8 @@ def corner_head():
 def stored_corner_head(folder):
     head = corner_head()[0].numpy().astype(np.float16)
     places = np.argwhere(head > 0).astype(np.int16)
-    write_stored(folder / "a.b2nd", head, StoredInfo(modality="mri", affine=np.eye(4).tolist()), places)
-    return InStore(StoredVolume(folder / "a.b2nd"), MRI())
+    write_stored(folder / "a.vxw", head, StoredInfo(modality="mri", affine=np.eye(4).tolist()), places)
+    return InStore(StoredVolume(folder / "a.vxw"), MRI())
 
 
 @pytest.mark.parametrize("share", [0.0, 0.4, 1.0])
@@ -94,8 +94,8 @@ def test_the_store_shows_what_memory_shows(tmp_path, modality, view):
     bounds = modality.bounds(array)
     packed = modality.pack(array, bounds)
     info = StoredInfo(modality="x", affine=np.eye(4).tolist(), bounds=packed.bounds)
-    write_stored(tmp_path / "a.b2nd", packed.array, info, np.array([[3, 4, 5], [19, 29, 24]], dtype=np.int16))
-    stored = InStore(StoredVolume(tmp_path / "a.b2nd"), modality)
+    write_stored(tmp_path / "a.vxw", packed.array, info, np.array([[3, 4, 5], [19, 29, 24]], dtype=np.int16))
+    stored = InStore(StoredVolume(tmp_path / "a.vxw"), modality)
     memory = InMemory(torch.from_numpy(modality(array)))
     memory.tissue = stored.tissue  # the same places to centre on
     tolerance = 2.5e-4 if modality.channels == 1 else 0.5 / min(width for _, width in modality.windows_hu)

@@ -165,12 +165,12 @@ def test_what_was_refused_for_its_modality_is_taken_once_it_is_said(tmp_path):
     (scans / "d.nii").write_bytes(b"damaged")
     prepare(out, scans)
     assert table(out, scans)["b.nii"].status == "refused"
-    first = (out / "mri/a_T1.b2nd").stat().st_mtime_ns
+    first = (out / "mri/a_T1.vxw").stat().st_mtime_ns
     prepare(out, scans, modality="mri")
     rows = table(out, scans)
     assert (rows["b.nii"].status, rows["b.nii"].told_by) == ("accepted", "--modality")
     assert [rows[name].status for name in ("a_T1.nii", "c.nii", "d.nii")] == ["accepted", "refused", "refused"]
-    assert (out / "mri/a_T1.b2nd").stat().st_mtime_ns == first
+    assert (out / "mri/a_T1.vxw").stat().st_mtime_ns == first
     prepare(out, scans, modality="mri")
     assert table(out, scans) == rows
 
@@ -267,9 +267,9 @@ def test_an_offset_is_taken_back_and_other_units_are_taken_when_told_so(tmp_path
     offset = (ct().astype(np.int32) + 1024).astype(np.int16)
     save(tmp_path / "CT/a.nii", offset)
     prepare(tmp_path / "hu", tmp_path / "CT", hu_offset=-1024.0)
-    assert np.array_equal(StoredVolume(tmp_path / "hu/ct/a.b2nd").read(), ct())
+    assert np.array_equal(StoredVolume(tmp_path / "hu/ct/a.vxw").read(), ct())
     prepare(tmp_path / "any", tmp_path / "CT", overrides=["ct.require_hu=false"])
-    assert np.array_equal(StoredVolume(tmp_path / "any/ct/a.b2nd").read(), offset)
+    assert np.array_equal(StoredVolume(tmp_path / "any/ct/a.vxw").read(), offset)
 
 
 def structured(shape):
@@ -331,7 +331,7 @@ def test_padding_far_below_air_is_raised_to_air(tmp_path):
     padded[:3] = -3024
     save(tmp_path / "CT/a.nii", padded)
     prepare(tmp_path / "out", tmp_path / "CT", crop=False)
-    assert np.array_equal(StoredVolume(tmp_path / "out/ct/a.b2nd").read(), np.maximum(padded, -1024))
+    assert np.array_equal(StoredVolume(tmp_path / "out/ct/a.vxw").read(), np.maximum(padded, -1024))
 
 
 @pytest.mark.parametrize("axes", [(), (1,)])
@@ -436,7 +436,7 @@ def test_strict_ends_at_the_first_damaged_file_each_time(tmp_path):
             InputError, match=r"cut_T1\.nii\.gz: cut off.* \(--strict; what is done before it is kept\)"
         ):
             prepare(tmp_path / "out", tmp_path / "in", strict=True)
-    assert (tmp_path / "out/mri/a_T1.b2nd").exists()
+    assert (tmp_path / "out/mri/a_T1.vxw").exists()
     assert prepare(tmp_path / "out", tmp_path / "in").complete
 
 
@@ -465,7 +465,7 @@ def test_label_maps_lie_on_the_grid_of_their_image_and_are_no_source_of_training
     alone = rows["labels/by_values.nii"]
     assert (alone.status, alone.modality, alone.output) == ("refused", LABEL, "")
     assert alone.reason == "a label map by its content: 2 whole numbers from 0 to 3, with no image of its grid"
-    assert [file.path for file in find_files(Source(str(out), ""))] == [out / "mri/a_T1.b2nd"]
+    assert [file.path for file in find_files(Source(str(out), ""))] == [out / "mri/a_T1.vxw"]
 
 
 def test_without_labels_no_label_map_is_stored(tmp_path):
@@ -589,7 +589,7 @@ def test_the_same_content_is_taken_once_whatever_its_format_and_order_of_axes(tm
     rows = table(out, tmp_path / "in")
     first = f"the same content as {tmp_path}/in/b_T1.nii"
     assert [row.reason for row in rows.values()] == ["", first, first, first, ""]
-    assert sorted(path.name for path in out.rglob("*.b2nd")) == ["b_T1.b2nd", "f_T1.b2nd"]
+    assert sorted(path.name for path in out.rglob("*.vxw")) == ["b_T1.vxw", "f_T1.vxw"]
     assert sorted(path.name for path in out.rglob("*.jpg")) == ["b_T1.jpg", "f_T1.jpg"]
 
 
@@ -610,7 +610,7 @@ def test_a_copy_found_later_leaves_what_a_single_call_would(tmp_path):
             "c_T1.nii": f"the same content as {scans}/a_T1.nii",
             "b_seg.nii": "a label map by its name ('seg'), with no image of its grid",
         }
-        assert [path.relative_to(out).as_posix() for path in out.rglob("*.b2nd")] == ["mri/a_T1.b2nd"]
+        assert [path.relative_to(out).as_posix() for path in out.rglob("*.vxw")] == ["mri/a_T1.vxw"]
 
 
 def test_a_copy_is_taken_once_its_original_is_another(tmp_path):

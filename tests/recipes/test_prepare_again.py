@@ -53,12 +53,12 @@ def prepare(out, *sources, workers=1, should_stop=lambda: False, holdout=0.3, **
 def left_in(out):
     """The manifest and everything that was stored, by name."""
     assert not list(out.rglob(".part-*"))
-    files = [out / MANIFEST, *out.rglob("*.b2nd"), *out.rglob("*.jpg")]
+    files = [out / MANIFEST, *out.rglob("*.vxw"), *out.rglob("*.jpg")]
     return {path.relative_to(out).as_posix(): path.read_bytes() for path in sorted(files)}
 
 
 def touched(out):
-    return {path: (path.stat().st_mtime_ns, path.stat().st_ino) for path in [*out.rglob("*.b2nd"), *out.rglob("*.jpg")]}
+    return {path: (path.stat().st_mtime_ns, path.stat().st_ino) for path in [*out.rglob("*.vxw"), *out.rglob("*.jpg")]}
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +84,7 @@ def undisturbed(scans, tmp_path_factory):
     prepare(out, *scans)
     left = left_in(out)
     outputs = {row.output for row in read_manifest(out / MANIFEST) if row.output}
-    assert outputs == {name for name in left if name.endswith(".b2nd")}
+    assert outputs == {name for name in left if name.endswith(".vxw")}
     assert len(outputs) == 7
     return left
 
@@ -121,7 +121,7 @@ def test_a_call_that_was_stopped_goes_on(tmp_path, scans, undisturbed, number):
     out = tmp_path / "out"
     answers = iter([False] * number + [True] * 100)
     assert not prepare(out, *scans, should_stop=lambda: next(answers)).complete
-    assert sum(path.stat().st_size > 0 for path in out.rglob("*.b2nd")) <= number
+    assert sum(path.stat().st_size > 0 for path in out.rglob("*.vxw")) <= number
     assert prepare(out, *scans).complete
     assert left_in(out) == undisturbed
 
@@ -167,7 +167,7 @@ def killed_at(number, out, sources):
 def test_a_call_killed_at_any_step_leaves_whole_volumes_and_ends_as_an_undisturbed_one(tmp_path, scans, undisturbed):
     number = 1
     while killed_at(number, out := tmp_path / f"killed{number}", scans):
-        for path in out.rglob("*.b2nd"):
+        for path in out.rglob("*.vxw"):
             if not path.name.startswith("."):
                 StoredVolume(path).read()
         prepare(out, *scans)
@@ -192,7 +192,7 @@ def test_a_killed_group_of_processes_leaves_whole_volumes_and_ends_as_an_undistu
             time.sleep(0.002)
         os.killpg(job.pid, signal.SIGKILL)
         job.wait()
-        stored = [path for path in out.rglob("*.b2nd") if not path.name.startswith(".")]
+        stored = [path for path in out.rglob("*.vxw") if not path.name.startswith(".")]
         assert len(stored) < 16
         for path in stored:
             StoredVolume(path).read()
@@ -216,7 +216,7 @@ def test_what_a_killed_call_left_half_is_cleared_away(tmp_path, scans, undisturb
     (out / ".part-dataset.json").write_text('{"form')
     (out / ".lock").touch()
     prepare(out, *scans)
-    (out / "mri/.part-a_T1.b2nd").write_bytes(b"half")
+    (out / "mri/.part-a_T1.vxw").write_bytes(b"half")
     prepare(out, *scans)
     assert left_in(out) == undisturbed
 
@@ -224,7 +224,7 @@ def test_what_a_killed_call_left_half_is_cleared_away(tmp_path, scans, undisturb
 def test_a_stored_volume_that_is_gone_is_made_again(tmp_path, scans, undisturbed):
     out = tmp_path / "out"
     prepare(out, *scans)
-    for path in (out / "mri/a_T1.b2nd", out / "labels/a_T1__a_seg.b2nd", out / "mri/b_bold_t001.b2nd"):
+    for path in (out / "mri/a_T1.vxw", out / "labels/a_T1__a_seg.vxw", out / "mri/b_bold_t001.vxw"):
         path.unlink()
     prepare(out, *scans)
     assert left_in(out) == undisturbed
@@ -233,13 +233,13 @@ def test_a_stored_volume_that_is_gone_is_made_again(tmp_path, scans, undisturbed
 def test_a_stored_volume_that_is_cut_is_made_again(tmp_path, scans, undisturbed):
     out = tmp_path / "out"
     prepare(out, *scans)
-    for path in (out / "mri/a_T1.b2nd", out / "labels/a_T1__a_seg.b2nd"):
+    for path in (out / "mri/a_T1.vxw", out / "labels/a_T1__a_seg.vxw"):
         path.write_bytes(path.read_bytes()[:-100])
     prepare(out, *scans)
     assert left_in(out) == undisturbed
 
 
-@pytest.mark.parametrize("place", ["mri/.part-c_T1-2.b2nd", "pictures/mri/.part-c_T1-2.jpg", ".part-manifest.csv"])
+@pytest.mark.parametrize("place", ["mri/.part-c_T1-2.vxw", "pictures/mri/.part-c_T1-2.jpg", ".part-manifest.csv"])
 def test_a_full_disk_is_one_line_and_the_same_call_goes_on(tmp_path, scans, undisturbed, place):
     out = tmp_path / "out"
     full = out / place
@@ -324,7 +324,7 @@ def test_what_changed_is_done_again_with_its_label_map_and_nothing_else(changing
     prepare(out, scans)
     assert left_in(out) == fresh(scans)
     changed = {path.name for path, at in touched(out).items() if before[path] != at}
-    assert changed == {"b_T1.b2nd", "b_T1.jpg", "b_T1__b_seg.b2nd", "b_T1__b_seg.jpg"}
+    assert changed == {"b_T1.vxw", "b_T1.jpg", "b_T1__b_seg.vxw", "b_T1__b_seg.jpg"}
 
 
 def damaged(scans):

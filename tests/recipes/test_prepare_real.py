@@ -114,7 +114,7 @@ def test_every_file_has_its_place_in_one_table(real_data, facts, whole):
     assert set(told) == on_disk == set(facts) == set(rows)
     assert (outcome.complete, outcome.damaged) == (True, len(DAMAGED))
     outputs = {row.output for of_file in rows.values() for row in of_file if row.output}
-    assert outputs == {path.relative_to(out).as_posix() for path in out.rglob("*.b2nd")}
+    assert outputs == {path.relative_to(out).as_posix() for path in out.rglob("*.vxw")}
 
 
 @pytest.mark.parametrize("file", [*REFUSED, *DAMAGED])

@@ -120,7 +120,7 @@ def test_a_damaged_chunk_is_named_and_its_volume_replaced(raw_config, prepared, 
 
     copied = tmp_path / "copy"
     shutil.copytree(prepared, copied)
-    victim = sorted((copied / "mri").rglob("*.b2nd"))[0]
+    victim = sorted((copied / "mri").rglob("*.vxw"))[0]
     content = bytearray(victim.read_bytes())
     content[len(content) // 2] ^= 1
     victim.write_bytes(content)

@@ -103,7 +103,7 @@ def read_series(series: Series) -> Volume:
                     frames = piece.file, read_pixels(piece.file)
                 values[:] = frames[1][piece.frame]
         except UnusableVolume as unusable:
-            raise UnusableVolume(f"{piece.file.name}: {unusable}") from unusable
+            raise type(unusable)(f"{piece.file.name}: {unusable}") from unusable
         if (piece.slope, piece.intercept) != (1, 0):
             values *= np.float32(piece.slope)
             values += np.float32(piece.intercept)

@@ -48,8 +48,8 @@ class Series:
     """One volume of a DICOM series with its slices in the order of position, or the `problem` why there is none.
 
     `uid` is the SeriesInstanceUID, with a number where the series holds several volumes; `part` then tells them apart,
-    such as "EchoTime 4.6". `patient` is a token for the PatientID that cannot be turned back ("" for none), but who
-    holds a list of PatientIDs can compute their tokens and compare. `description` is free text and may hold anything.
+    such as "EchoTime 4.6". `patient` is a token for the PatientID ("" for none): who holds a list of PatientIDs, or
+    tries all short numbers, finds which one it was. `description` is free text and may hold anything.
     """
 
     uid: str

@@ -10,7 +10,7 @@ from numpy import ndarray
 
 LABEL_WORDS = re.compile(
     "labels?|labelmap|d?segs?|probseg|segmentations?|masks?|aparc|aseg|wmparc|parcellations?|lesions?|tumou?rs?"
-    "|scribbles?|rois?|annotations?"
+    "|scribbles?|rois?|annotations?|gm|wm|csf|pve|pveseg|prob|probability|tpm"
 )
 SAMPLED_VOXELS = 100_000
 SAMPLED_PLANES = 16
@@ -20,7 +20,7 @@ MOSTLY_EQUAL = 0.7
 
 def name_words(path: Path) -> list[str]:
     """Split the name of a file into its words, in lower case, without its suffixes and without plain numbers."""
-    stem = re.sub(r"(\.nii|\.mgz|\.nrrd|\.b2nd|\.dcm|\.gz)+$", "", path.name.lower())
+    stem = re.sub(r"(\.nii|\.mg[hz]|\.nrrd|\.vxw|\.dcm|\.gz)+$", "", path.name.lower())
     return [word for word in re.split(r"[\W_]+", stem) if word and not word[0].isdigit()]
 
 

@@ -22,6 +22,7 @@ from voxelwave.data.volume import Spacing
 from voxelwave.errors import InputError
 from voxelwave.ops.seeding import torch_generator
 
+KEPT_BYTES = 31 << 20  # the most that glibc learns from
 View = Callable[[Cuboids, torch.Generator], Tensor]
 
 
@@ -90,7 +91,9 @@ class VolumeDataset(Dataset[Sample]):
                 view = self._view(self._open(file), torch_generator(*draw.key))
                 return Sample(view, draw.modality, str(file.path), problems)
             except UnusableVolume as unusable:
-                self._unusable[file] = str(unusable)
+                # Of a stored volume a part may be damaged: whether a crop meets it must depend on the draw alone.
+                if not is_stored(file.path):
+                    self._unusable[file] = str(unusable)
                 problems.append(f"{file.path}: {unusable}")
         raise InputError(f"none of the {len(files)} {draw.modality} files can be used: {problems[0]}")
 
@@ -167,3 +170,6 @@ def _start_worker(_: int) -> None:
     # workers, which are therefore in groups of their own.
     os.setpgid(0, 0)
     torch.set_num_threads(1)
+    # From now on the C library keeps what is freed up to this size: to fault in each page of a crop anew took half of
+    # its time.
+    torch.empty(KEPT_BYTES, dtype=torch.uint8)

@@ -15,7 +15,7 @@ from voxelwave.data.modalities import Modality, UnusableVolume, without_trailing
 from voxelwave.data.unreadable import as_unusable
 from voxelwave.data.volume import Spacing, Volume, VolumeInfo, resample, towards_ras
 
-SUFFIXES = (".nii", ".nii.gz", ".mgz")
+SUFFIXES = (".nii", ".nii.gz", ".mgz", ".mgh")
 
 
 def read_header(path: Path) -> VolumeInfo:

@@ -53,9 +53,12 @@ def read_nrrd(path: Path, *, channels: int = 3, frame: int | None = None) -> Vol
     """
     nrrd = _nrrd()
     with as_unusable(path), _silent():
-        info, axes = _layout(nrrd.read_header(str(path)))
+        header = nrrd.read_header(str(path))
+        info, axes = _layout(header)
         if problem := info.problem(channels, several=frame is not None):
             raise UnusableVolume(problem)
+        if (detached := header.get("data file", header.get("datafile"))) and Path(str(detached)).name != str(detached):
+            raise UnusableVolume(f"its data is said to lie elsewhere, in {detached}: put it beside its header")
         try:
             stored, _ = nrrd.read(str(path))
         except FileNotFoundError as missing:

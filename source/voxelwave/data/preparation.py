@@ -124,7 +124,6 @@ def prepare(scan: Scan, how: Preparation, readers: Mapping[str, Modality], facts
         affine=cropped.affine.tolist(),
         bounds=packed.bounds,
         settings=modality.baked(),
-        source=scan.name,
         source_shape=volume.array.shape[:3],
         source_affine=volume.affine.tolist(),
     )

@@ -19,7 +19,7 @@ BIDS_SUFFIXES = re.compile(
 MODALITY_WORDS = {
     "ct": re.compile(r"ct|cta|ncct|cect|hu"),
     "mri": re.compile(
-        r"mr|mri|mra|t1w?c?|t2w?|t1ce|t1gd|t2star|flair|pd|pdw|dwi|adc|swi|epi|bold|fmri|tof|mp2?rage|unit1|angio|openmind"
+        r"mr|mri|mra|t1w?c?|t2w?|t1ce|t1gd|t1n|t2f|t2star|mprage|spgr|flair|pd|pdw|dwi|adc|swi|epi|bold|fmri|tof|mp2?rage|unit1|angio|openmind"
     ),
     # Neither: these stop the search, so that a folder further up is not believed.
     "": re.compile(r"pet|spect|phase|phase[12]|phasediff|fieldmap|dose|rtstruct"),
@@ -29,7 +29,11 @@ DICOM_MODALITIES = {"CT": "ct", "MR": "mri"}
 AIR_HU, AIR_SHARE = -900, 0.02
 
 DEEP_LESION = re.compile(r"(\d{6})_\d{2}_\d{2}_\d{3}-\d{3}")
-RESOLUTION = re.compile(r"\d+(p\d+)?mm")
+# Words behind a name that tell which scan of a subject it is, and not whose.
+OF_A_SCAN = re.compile(
+    r"\d+(p\d+)?mm|pre|post|visit\d*|ses\d*|session\d*|month\d*|baseline|followup|orig|norm|brain|thin|plain|contrast"
+)
+CHANNEL = re.compile(r"_\d{4}$")  # of nnU-Net, below imagesTr and imagesTs
 OF_NO_DATA_SET = ("rawdata", "sourcedata", "images")
 BIDS_SUBJECT = re.compile(r"(?:^|_)(sub-[A-Za-z0-9]+)(?=_|$)")
 
@@ -79,8 +83,8 @@ def subject_by_name(path: Path, root: Path, pattern: re.Pattern[str] | None = No
 
     In this order: the first group of `pattern` in the path below `root`; BIDS' `sub-…`, with the folder of its data
     set, since another one counts from 01 again; DeepLesion's patient number; the name of the file without words of
-    modality, label and resolution (`stroke_T1`, `stroke_T2`: stroke). Where nothing else is in the name, it is the
-    highest folder that says more (`patient07/T1`, `patient07/month12/T1`: patient07).
+    modality, label and kind of scan (`stroke_T1`, `stroke_T2_post`: stroke) or nnU-Net's number of a channel.
+    Where nothing else is in the name, it is the highest folder that says more (`patient07/month12/T1`: patient07).
     """
     stem = _stem(path)
     *folders, root_name = _folders(path, root) or [""]
@@ -97,6 +101,8 @@ def subject_by_name(path: Path, root: Path, pattern: re.Pattern[str] | None = No
             return "/".join([*(name for name in data_set if name not in OF_NO_DATA_SET), folder[: found.end()]])
     if found := BIDS_SUBJECT.search(stem):
         return stem[: found.end()]
+    if (folders or [root_name])[-1] in ("imagesTr", "imagesTs"):
+        stem = CHANNEL.sub("", stem)
     names = (stem, *folders, root_name)
     return next(("_".join(words) for name in names if (words := _own_words(name))), stem)
 
@@ -107,7 +113,7 @@ def _own_words(name: str) -> list[str]:
 
 
 def _is_kind(word: str) -> bool:
-    return bool(LABEL_WORDS.fullmatch(word.rstrip("0123456789")) or RESOLUTION.fullmatch(word)) or any(
+    return bool(LABEL_WORDS.fullmatch(word.rstrip("0123456789")) or OF_A_SCAN.fullmatch(word)) or any(
         telling.fullmatch(word) for telling in MODALITY_WORDS.values()
     )
 
@@ -119,7 +125,7 @@ def _telling_words(place: str) -> list[tuple[str, str]]:
 
 
 def _stem(path: Path) -> str:
-    return re.sub(r"(\.nii|\.mgz|\.nrrd|\.nhdr|\.b2nd|\.dcm|\.ima|\.gz)+$", "", path.name, flags=re.IGNORECASE)
+    return re.sub(r"(\.nii|\.mg[hz]|\.nrrd|\.nhdr|\.vxw|\.dcm|\.ima|\.gz)+$", "", path.name, flags=re.IGNORECASE)
 
 
 def _folders(path: Path, root: Path) -> list[str]:

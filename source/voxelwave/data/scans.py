@@ -1,4 +1,4 @@
-"""Scans of every format that can be prepared: NIfTI, MGH, NRRD, DICOM series and stored volumes."""
+"""Scans of every format that can be prepared: NIfTI, MGH, NRRD and DICOM series."""
 
 from __future__ import annotations
 
@@ -13,6 +13,9 @@ from voxelwave.data.manifest import printable
 from voxelwave.data.modalities import DamagedVolume, UnusableVolume
 from voxelwave.data.volume import Volume, VolumeInfo
 from voxelwave.errors import InputError
+
+# Listed, so that no scan is passed over without a word.
+NOT_READ = (".img", ".mha", ".mhd", ".mnc", ".nii.bz2", ".nii.xz", ".nii.zip", ".dcm.gz", ".par")
 
 
 @dataclass(frozen=True)
@@ -81,6 +84,11 @@ def find_scans(sources: Sequence[str]) -> tuple[list[Scan], list[tuple[Scan, Unu
         slices = [path for path in candidates if not _is_file_of_volumes(path)]
         slices = [path for path in slices if dicom.is_dicom(path)]
         found = [Scan(path, root) for path in candidates if _is_file_of_volumes(path)]
+        for path in candidates:
+            if path.name.lower().endswith(NOT_READ):
+                scan = Scan(path, root)
+                unread = UnusableVolume(f"a format that is not read ({path.suffix}): convert it to NIfTI")
+                unusable.setdefault(_real(scan), (scan, unread))
         if slices:
             series, problems = dicom.find_series(slices)
             found += [Scan(_common_folder(of.files), root, series=of) for of in series]
@@ -108,7 +116,11 @@ def _is_file_of_volumes(path: Path) -> bool:
 
 
 def _could_be_a_scan(path: Path) -> bool:
-    return _is_file_of_volumes(path) or path.suffix.lower() in ("", ".dcm", ".ima") or path.suffix[1:].isdigit()
+    if path.name.lower().endswith(NOT_READ):
+        return True
+    return (
+        _is_file_of_volumes(path) or path.suffix.lower() in ("", ".dcm", ".ima", ".dicom") or path.suffix[1:].isdigit()
+    )
 
 
 def _common_folder(files: Sequence[Path]) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,13 +18,23 @@ from voxelwave.data.modalities import DamagedVolume, UnusableVolume
 def as_unusable(path: Path) -> Iterator[None]:
     """Turn whatever a damaged file makes its reader raise into a DamagedVolume, and keep nibabel's log silent."""
     try:
-        with imageglobals.LoggingOutputSuppressor(), np.errstate(all="ignore"):
+        with _silent(imageglobals.logger), np.errstate(all="ignore"):
             yield
     except UnusableVolume:
         raise
     # From arbitrary bytes a reader raises anything: zlib.error, struct.error, OverflowError, MemoryError, …
     except Exception as error:
         raise DamagedVolume(_reason(path, error)) from error
+
+
+@contextmanager
+def _silent(logger: logging.Logger) -> Iterator[None]:
+    # nibabel's own suppressor takes the handlers away, and Python then prints for want of one.
+    before, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = before
 
 
 def _reason(path: Path, error: Exception) -> str:
@@ -34,6 +45,8 @@ def _reason(path: Path, error: Exception) -> str:
             start = stream.read(256).lstrip().lower()
     except OSError as denied:
         return f"unreadable: {denied.strerror}"
+    if not start:
+        return "an empty file"
     if start.startswith(b"version https://git-lfs"):
         return "a Git-LFS pointer, not the file itself: run `git lfs pull`"
     if start.startswith((b"<!doctype", b"<html", b"<?xml")):
@@ -42,4 +55,6 @@ def _reason(path: Path, error: Exception) -> str:
         return "cut off: the compressed data ends too early"
     if isinstance(error, ImageFileError):
         return "not a NIfTI or MGH file"
+    if isinstance(error, MemoryError):
+        return "its header claims more voxels than memory holds"
     return f"unreadable: {type(error).__name__}: {' '.join(str(error).split())[:120]}"

@@ -18,6 +18,7 @@ from voxelwave.data.modalities import without_trailing_ones
 SMALLEST_SIDE = 8
 SAME_SPACING_MM = 1e-3
 BLOCK_SIDE = 32
+POSSIBLE_SPACING_MM = (0.01, 100.0)
 RIGHT_ANGLE = 1e-3  # cosine; headers round directions to about 1e-5
 
 Spacing = float | tuple[float, float, float]
@@ -61,6 +62,10 @@ class VolumeInfo:
             return f"{len(shape)} axes: one volume a file is needed, got shape {self.shape}"
         if "?" in self.orientation:
             return "its affine is singular, so neither orientation nor spacing is known"
+        low, high = POSSIBLE_SPACING_MM
+        if not all(low <= side <= high for side in self.spacing_mm):
+            spacing = " × ".join(f"{side:.3g}" for side in self.spacing_mm)
+            return f"its spacing of {spacing} mm cannot be: the header is damaged, or not in mm"
         return None
 
 

@@ -65,7 +65,10 @@ def _images(rows: Mapping[str, Row], out: Path) -> Images:
     images: dict[Any, list[tuple[Affine, Row]]] = defaultdict(list)
     for row in rows.values():
         if row.accepted and row.modality != LABEL:
-            info = StoredVolume(out / row.output).info
+            try:
+                info = StoredVolume(out / row.output).info
+            except UnusableVolume:  # of a scan that is not there any more, so that it is not done again
+                continue
             for key in (row.subject, Path(row.file).parent):
                 images[info.source_shape, key].append((np.array(info.source_affine), row))
     return images

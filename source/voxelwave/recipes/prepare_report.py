@@ -33,13 +33,15 @@ def print_summary(rows: Sequence[Row], out: Path, *, complete: bool, console: Co
     _list([row for row in rows if not row.accepted], "refused", lambda row: row.reason, console)
     _list([row for row in rows if row.accepted and "unsure" in row.told_by], "unsure of the modality", _told, console)
     damaged = sum(row.damaged for row in rows)
+    count = len({row.subject for row in rows if row.accepted})
+    subjects = f"{count} subject{'s' * (count != 1)}"
     maps = accepted.pop(LABEL, 0)
     counts = ", ".join(f"{count} {name}" for name, count in sorted(accepted.items())) or "no volume"
     counts += f" and {maps} label maps" if maps else ""
     refusals = sum(not row.accepted for row in rows)
     state = "prepared" if complete else "stopped, the same command goes on; so far"
     console.print(
-        f"{state}: {counts}; {refusals} refused, {damaged} of them because they cannot be read\n"
+        f"{state}: {counts} of {subjects}; {refusals} refused, {damaged} of them because they cannot be read\n"
         f"every file and its reason: {out / MANIFEST}\npictures: {out / CONTACT_SHEET}",
         markup=False,
         highlight=False,

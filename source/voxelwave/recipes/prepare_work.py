@@ -32,7 +32,7 @@ from voxelwave.registry import MODALITIES
 from voxelwave.reports.contact_sheet import save_strip, three_slices
 
 PICTURES = "pictures"
-SUFFIXES = re.compile(r"(\.nii|\.mgz|\.nrrd|\.nhdr|\.gz)+$", re.IGNORECASE)
+SUFFIXES = re.compile(r"(\.nii|\.mg[hz]|\.nrrd|\.nhdr|\.gz)+$", re.IGNORECASE)
 LONGEST_NAME = 200  # bytes; file systems take 255, with what is put before and behind
 PICTURED_SIDE = 192
 PARENT_IS_CHECKED_EVERY_S = 2.0
@@ -92,7 +92,7 @@ def store_label(job: LabelJob, *, how: Preparation, out: Path) -> Row:
         return refused(job.scan, how, unusable, {"modality": LABEL, "told_by": job.told_by})
     path = out / f"{LABEL}s" / f"{job.stem}{SUFFIX}"
     path.parent.mkdir(parents=True, exist_ok=True)
-    info = StoredInfo(modality=LABEL, affine=image.info.affine, source=job.scan.name)
+    info = StoredInfo(modality=LABEL, affine=image.info.affine)
     write_stored(path, array, info)
     step = _step(array)
     _picture(_greys(array[::step, ::step, ::step]), info.affine, picture_of(out, path), step)

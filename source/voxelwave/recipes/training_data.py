@@ -89,8 +89,11 @@ class TrainingData:
         return {name: len(files) for name, files in self._files.items()}
 
     def fingerprint(self) -> dict[str, str]:
-        """The number of volumes of each modality and a checksum of their names, in order."""
-        names = {name: [file.path.name for file in files] for name, files in self._files.items()}
+        """The number of volumes of each modality and a checksum of their names and sizes, in order."""
+        names = {
+            name: [f"{file.path.name} {file.path.stat().st_size}" for file in files]
+            for name, files in self._files.items()
+        }
         return {name: f"{len(of)}:{key_to_seed(*of):016x}" for name, of in names.items()}
 
     def batches(self, start_step: int, end_step: int) -> VolumeLoader:
