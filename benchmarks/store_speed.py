@@ -29,6 +29,7 @@ import torch
 from crop_ways import AT, FACTS, cropper, largest_difference, make_volumes
 from memory import forget_peak, peak_mb, resident_mb
 from reporting import publish, shown, spread, table
+from voxelwave.data.loaders import keep_freed_memory
 
 # A fast way is called several times in its turn, so that it does not pay for what a slow one pushed out of the caches.
 PER_TURN = {"store": 10, "raw": 1, "mapped": 10, "persistent": 3}
@@ -60,8 +61,9 @@ def begin(place: Path, way: str) -> tuple[float, float]:
     """Import and open what a worker inherits from the process that looked at the files; return MB before any crop."""
     import blosc2  # noqa: F401
 
-    # As in a data worker.
+    # As in a data worker, whatever the way.
     torch.set_num_threads(1)
+    keep_freed_memory()
     _cropper(place, way)
     gc.collect()
     forget_peak()

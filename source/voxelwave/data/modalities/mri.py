@@ -51,7 +51,7 @@ class MRI(Modality):
     def scale(self, array: Real[ndarray, "..."], bounds: Bounds) -> Float32[ndarray, "1 depth height width"]:
         """Return the scaled volume; what is not a number counts as background, infinities as the nearest end."""
         low, high = np.float32(bounds[0]), np.float32(bounds[1])
-        volume: Float32[ndarray, "depth height width"] = np.subtract(_one_channel(array), low)
+        volume: Float32[ndarray, "depth height width"] = np.subtract(_one_channel(array), low, dtype=np.float32)
         np.divide(volume, high - low, out=volume)
         np.clip(volume, 0, 1, out=volume)
         if np.isnan(volume.min()):
@@ -62,9 +62,9 @@ class MRI(Modality):
         """The percentiles, which only the whole volume tells."""
         return {"percentiles": list(self.percentiles)}
 
-    def _percentiles(self, values: Float32[ndarray, " voxel"]) -> Bounds | None:
+    def _percentiles(self, values: Real[ndarray, " voxel"]) -> Bounds | None:
         """Return the values that become 0 and 1, or None where `values` show no contrast."""
-        values = values[np.isfinite(values)]
+        values = values[np.isfinite(values)].astype(np.float32)
         if not values.size or values.min() == values.max():
             return None
         floor, ceiling = np.percentile(values, (0.1, 99.9))
@@ -77,8 +77,8 @@ class MRI(Modality):
         return float(values.min()), float(values.max())
 
 
-def _one_channel(array: Real[ndarray, "..."]) -> Float32[ndarray, "depth height width"]:
-    array = np.asarray(array, dtype=np.float32).reshape(without_trailing_ones(array.shape))
+def _one_channel(array: Real[ndarray, "..."]) -> Real[ndarray, "depth height width"]:
+    array = array.reshape(without_trailing_ones(array.shape))
     if array.ndim != 3:
         raise UnusableVolume(f"MRI needs [D, H, W], got shape {array.shape}")
     return array
