@@ -69,3 +69,10 @@ def test_the_input_is_left_as_it_was():
     before = raw.copy()
     CT()(raw)
     assert np.array_equal(raw, before)
+
+
+def test_values_in_another_unit_are_not_rounded_away():
+    array = np.random.default_rng(0).uniform(0, 1, (9, 9, 9)).astype(np.float32)
+    taken = CT(windows_hu=((0.5, 1), (0.5, 0.5), (0.2, 0.4)), require_hu=False)
+    packed = taken.pack(array, taken.bounds(array))
+    assert np.allclose(taken.scale(packed.array, packed.bounds), taken(array), atol=1.5e-3)

@@ -48,7 +48,8 @@ class Row(BaseModel):
         modality: "mri", "ct", … or "label"; empty where nothing told it.
         told_by: the rule that told the modality, with "unsure" where it is one.
         shape, spacing_mm, orientation: of the file, in its order of storage.
-        minimum, maximum, mean, std: of the foreground, in the units of the file.
+        minimum, maximum: of what is stored, in the units of the file; CT after its padding was raised to -1024.
+        mean, std: of the foreground of that.
         nonfinite: voxels that were not a number or infinite.
         hash: of the values, orientation aside.
         status, reason: "accepted", or "refused" and why.

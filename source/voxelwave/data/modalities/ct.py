@@ -16,6 +16,7 @@ WindowHU = tuple[float, float]
 SOFT_TISSUE_HU = 20.0
 AIR_HU = -500.0
 OFFSET = 1024
+FEW_UNITS = 100.0
 # Files that store windows as scaled integers, and interpolation, miss the ends of [0, 1] by a little.
 ROUNDING = 1e-3
 
@@ -92,10 +93,12 @@ class CT(Modality):
 
     def pack(self, array: Float32[ndarray, "..."], bounds: Bounds) -> Packed:
         """Return Hounsfield units rounded to whole ones, and windows as any other volume."""
-        if array.ndim == 3:
-            limits = np.iinfo(np.int16)
-            return Packed(np.rint(np.clip(array, limits.min, limits.max)).astype(np.int16), bounds)
-        return super().pack(array, bounds)
+        if array.ndim != 3:
+            return super().pack(array, bounds)
+        if not self.require_hu and bounds[1] - bounds[0] < FEW_UNITS:  # values in another unit, such as 0 to 1
+            return Packed(array.astype(np.float16), bounds)
+        limits = np.iinfo(np.int16)
+        return Packed(np.rint(np.clip(array, limits.min, limits.max)).astype(np.int16), bounds)
 
 
 def _canonical(array: Real[ndarray, "..."]) -> tuple[Float32[ndarray, "..."], bool]:
@@ -110,7 +113,7 @@ def _canonical(array: Real[ndarray, "..."]) -> tuple[Float32[ndarray, "..."], bo
 def _check_hounsfield_units(lowest: float, highest: float) -> None:
     if lowest >= 0:
         rule = "air is -1000"
-        way_out = f"`voxelwave prepare --hu-offset -{OFFSET}` undoes an offset" if highest > OFFSET else ""
+        way_out = f"where they are stored with an offset, prepare with --hu-offset -{OFFSET}" if highest > OFFSET else ""
     elif highest < SOFT_TISSUE_HU:
         rule, way_out = f"tissue is above {SOFT_TISSUE_HU:g}", ""
     else:
