@@ -113,7 +113,9 @@ def _canonical(array: Real[ndarray, "..."]) -> tuple[Float32[ndarray, "..."], bo
 def _check_hounsfield_units(lowest: float, highest: float) -> None:
     if lowest >= 0:
         rule = "air is -1000"
-        way_out = f"where they are stored with an offset, prepare with --hu-offset -{OFFSET}" if highest > OFFSET else ""
+        way_out = (
+            f"where they are stored with an offset, prepare with --hu-offset -{OFFSET}" if highest > OFFSET else ""
+        )
     elif highest < SOFT_TISSUE_HU:
         rule, way_out = f"tissue is above {SOFT_TISSUE_HU:g}", ""
     else:
