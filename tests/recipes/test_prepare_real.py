@@ -57,7 +57,7 @@ REFUSED = {
     "ct/scgrey.nii.gz": "not in Hounsfield units: air is -1000, but the values are 0 to 1",
     "ct/scwhite.nii.gz": "not in Hounsfield units: air is -1000, but the values are 0 to 1",
     "ct/scct_cormack.nii": "not in Hounsfield units: air is -1000, but the values are 0 to 3794",
-    "ct/slicer_ct_head_lowres.nii.gz": "`voxelwave prepare --hu-offset -1024` undoes an offset",
+    "ct/slicer_ct_head_lowres.nii.gz": "where they are stored with an offset, prepare with --hu-offset -1024",
     "odd/bigendian_4d.nii": "each of three axes needs 8 voxels, got shape (17, 21, 3, 20)",
     "odd/bigendian_float.nii": "modality unknown",
     "odd/bigendian_int16.nii": "modality unknown",
