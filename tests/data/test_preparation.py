@@ -364,3 +364,12 @@ def test_content_differs_with_a_value_a_flip_or_the_spacing():
     moved = np.eye(4)
     moved[:3, 3] = 5
     assert content_hash(Volume(array, moved)) == content_hash(volumes[0])
+
+
+def test_a_spacing_that_would_fill_the_memory_is_refused_before_a_value_is_read(tmp_path):
+    path = tmp_path / "scan_T1.nii"
+    nibabel.save(nibabel.Nifti1Image(np.zeros((20, 20, 20), np.uint8), np.diag([90.0, 90, 90, 1])), path)
+    with pytest.raises(UnusableVolume, match=r"5.8e\+09 voxels at the spacing asked for"):
+        prepare(Scan(path, tmp_path), Preparation(spacing_mm=1.0), READERS, {})
+    with pytest.raises(UnusableVolume, match="every value is 0"):
+        prepare(Scan(path, tmp_path), Preparation(spacing_mm=None), READERS, {})

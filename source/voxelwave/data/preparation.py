@@ -20,13 +20,14 @@ from voxelwave.data.modalities import Modality, UnusableVolume
 from voxelwave.data.rules import DICOM_MODALITIES, Told, contradiction, modality_by_content, modality_by_name
 from voxelwave.data.scans import Scan
 from voxelwave.data.store import StoredInfo
-from voxelwave.data.volume import SMALLEST_SIDE, Affine, Spacing, Volume, resample
+from voxelwave.data.volume import SMALLEST_SIDE, Affine, Spacing, Volume, VolumeInfo, resample, three
 from voxelwave.ops.seeding import numpy_generator
 
 MARGIN_MM = 5.0
 PLANE_SHARE = 0.002  # of a plane must be foreground for the box to reach it: single bright voxels do not count
 STRIDE = 2
 PLACES = 1024
+MOST_VOXELS = 1e9  # four times a CT of a whole body at 1 mm; more would end the process for want of memory
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,10 @@ def prepare(scan: Scan, how: Preparation, readers: Mapping[str, Modality], facts
     reader = readers.get(told.modality or "")
     if problem := header.problem(reader.channels if reader else 3, several=scan.frame is not None):
         raise UnusableVolume(problem)
+    if (voxels := _voxels_at(how.spacing_mm, header)) > MOST_VOXELS:
+        raise UnusableVolume(
+            f"it would have {voxels:.2g} voxels at the spacing asked for; is that of its header in mm?"
+        )
     # The folder of a series may be named after what is to be seen in it.
     named = Path() if scan.series else scan.path
     if reason := label_map_reason(named):
@@ -188,6 +193,11 @@ def foreground_places(shown: Bool[ndarray, "..."], key: str) -> Int16[ndarray, "
         found = numpy_generator("foreground", key).choice(found, PLACES, replace=False, shuffle=False)
     places: Int16[ndarray, "place 3"] = np.stack(np.unravel_index(found, shown.shape), axis=-1).astype(np.int16)
     return places
+
+
+def _voxels_at(spacing_mm: Spacing | None, header: VolumeInfo) -> float:
+    sides = zip(header.shape, header.spacing_mm, three(spacing_mm or header.spacing_mm), strict=False)
+    return math.prod(side * own / asked for side, own, asked in sides)
 
 
 def _columns(told: Told) -> dict[str, str]:
