@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import warnings
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -55,7 +53,7 @@ def find_series(files: Sequence[Path]) -> tuple[list[Series], list[tuple[Path, s
     unreadable = []
     for file in files:
         try:
-            with as_unusable(file), _silent():
+            with as_unusable(file):
                 dataset = pydicom.dcmread(file, stop_before_pixels=True, force=True, specific_tags=list(KEYWORDS))
                 planes = list(read_planes(file, dataset))
         except UnusableVolume as unusable:
@@ -98,7 +96,7 @@ def read_series(series: Series) -> Volume:
     frames: tuple[Path, Shaped[ndarray, "frame row column"]] | None = None
     for values, piece in zip(slices, series.slices, strict=True):
         try:
-            with as_unusable(piece.file), _silent():
+            with as_unusable(piece.file):
                 if frames is None or frames[0] != piece.file:
                     frames = piece.file, read_pixels(piece.file)
                 values[:] = frames[1][piece.frame]
@@ -166,11 +164,3 @@ def _with_unique_uids(found: list[Series]) -> list[Series]:
         seen[series.uid] += 1
         unique.append(replace(series, uid=f"{series.uid}-{seen[series.uid]}") if several[series.uid] > 1 else series)
     return unique
-
-
-@contextmanager
-def _silent() -> Iterator[None]:
-    """Keep quiet what is odd in a file but does not keep it from being read."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield

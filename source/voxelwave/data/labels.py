@@ -18,9 +18,17 @@ FEW_VALUES = 32
 MOSTLY_EQUAL = 0.7
 
 
+SUFFIXES = re.compile(r"(\.nii|\.mg[hz]|\.nrrd|\.nhdr|\.vxw|\.dcm|\.ima|\.gz)+$", re.IGNORECASE)
+
+
+def without_suffix(name: str) -> str:
+    """Return the name of a scan without what tells its format."""
+    return SUFFIXES.sub("", name)
+
+
 def name_words(path: Path) -> list[str]:
     """Split the name of a file into its words, in lower case, without its suffixes and without plain numbers."""
-    stem = re.sub(r"(\.nii|\.mg[hz]|\.nrrd|\.vxw|\.dcm|\.gz)+$", "", path.name.lower())
+    stem = without_suffix(path.name.lower())
     return [word for word in re.split(r"[\W_]+", stem) if word and not word[0].isdigit()]
 
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -40,7 +37,7 @@ class _Layout(NamedTuple):
 def read_nrrd_header(path: Path) -> VolumeInfo:
     """Read the header alone, the axes of space first; raises UnusableVolume where there is none."""
     nrrd = _nrrd()
-    with as_unusable(path), _silent():
+    with as_unusable(path):
         return _layout(nrrd.read_header(str(path))).info
 
 
@@ -52,7 +49,7 @@ def read_nrrd(path: Path, *, channels: int = 3, frame: int | None = None) -> Vol
         InputError: the extra `dicom` is not installed.
     """
     nrrd = _nrrd()
-    with as_unusable(path), _silent():
+    with as_unusable(path):
         header = nrrd.read_header(str(path))
         info, axes = _layout(header)
         if problem := info.problem(channels, several=frame is not None):
@@ -108,13 +105,6 @@ def _voxel_type(name: str, kinds: list[str]) -> str:
     )
     sign = "u" if plain.startswith("u") else ""
     return sign + TYPES.get(plain.removeprefix("u"), plain.removeprefix("u"))
-
-
-@contextmanager
-def _silent() -> Iterator[None]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
 
 
 def _nrrd() -> Any:

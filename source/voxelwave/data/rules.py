@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float32
 from numpy import ndarray
 
-from voxelwave.data.labels import LABEL_WORDS
+from voxelwave.data.labels import LABEL_WORDS, without_suffix
 
 BIDS_SUFFIXES = re.compile(
     r"T1w|T2w|PDw|PDT2|FLAIR|T2star|T2starw|MP2RAGE|UNIT1|T1rho|inplaneT[12]|MEGRE|MESE|VFA|MPM|angio|SWI|bold|sbref|dwi|epi"
@@ -48,7 +48,7 @@ class Told(NamedTuple):
 
 def modality_by_name(path: Path, root: Path) -> Told:
     """Ask the name of the file, then its folders up to and including `root`, the nearest first."""
-    stem = _stem(path)
+    stem = without_suffix(path.name)
     suffix = stem.rpartition("_")[2]
     if stem.startswith("sub-") and path.parent.name == "fmap":
         return Told("", "the BIDS folder fmap")
@@ -86,7 +86,7 @@ def subject_by_name(path: Path, root: Path, pattern: re.Pattern[str] | None = No
     modality, label and kind of scan (`stroke_T1`, `stroke_T2_post`: stroke) or nnU-Net's number of a channel.
     Where nothing else is in the name, it is the highest folder that says more (`patient07/month12/T1`: patient07).
     """
-    stem = _stem(path)
+    stem = without_suffix(path.name)
     *folders, root_name = _folders(path, root) or [""]
     folders.reverse()
     below = "/".join([*folders, stem])
@@ -122,10 +122,6 @@ def _telling_words(place: str) -> list[tuple[str, str]]:
     """Return (modality, word) for each word of a name that tells one."""
     words = [word for word in re.split(r"[^a-z0-9]+", place.lower()) if word]
     return [(name, word) for word in words for name, telling in MODALITY_WORDS.items() if telling.fullmatch(word)]
-
-
-def _stem(path: Path) -> str:
-    return re.sub(r"(\.nii|\.mg[hz]|\.nrrd|\.nhdr|\.vxw|\.dcm|\.ima|\.gz)+$", "", path.name, flags=re.IGNORECASE)
 
 
 def _folders(path: Path, root: Path) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,9 +17,10 @@ from voxelwave.data.modalities import DamagedVolume, UnusableVolume
 
 @contextmanager
 def as_unusable(path: Path) -> Iterator[None]:
-    """Turn whatever a damaged file makes its reader raise into a DamagedVolume, and keep nibabel's log silent."""
+    """Turn whatever a damaged file makes its reader raise into a DamagedVolume, and keep readers silent."""
     try:
-        with _silent(imageglobals.logger), np.errstate(all="ignore"):
+        with _silent(imageglobals.logger), np.errstate(all="ignore"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what is odd in a file but does not keep it from being read
             yield
     except UnusableVolume:
         raise

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from voxelwave.data.labels import without_suffix
 from voxelwave.data.manifest import LABEL, Row
 from voxelwave.data.modalities import UnusableVolume
 from voxelwave.data.preparation import Preparation
@@ -18,7 +19,7 @@ from voxelwave.data.rules import subject_by_name
 from voxelwave.data.scans import Scan
 from voxelwave.data.store import StoredVolume
 from voxelwave.data.volume import Affine, towards_ras
-from voxelwave.recipes.prepare_work import SUFFIXES, LabelJob, free_stem, stem_of, stored_stem
+from voxelwave.recipes.prepare_work import LabelJob, free_stem, stem_of, stored_stem
 
 ALONE = ", with no image of its grid"
 SAME_GRID_MM = 0.01  # tools write the same affine to about 1e-4 mm
@@ -106,7 +107,7 @@ def _shared(label: Path, image: Row) -> int:
 
 
 def _name(image: Row) -> str:
-    return SUFFIXES.sub("", Path(image.file).name.partition("#")[0])
+    return without_suffix(Path(image.file).name.partition("#")[0])
 
 
 def _session(file: str) -> str | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import re
 import signal
 import threading
 import time
@@ -19,6 +18,7 @@ import numpy as np
 from jaxtyping import Float32
 from numpy import ndarray
 
+from voxelwave.data.labels import without_suffix
 from voxelwave.data.manifest import LABEL, Row, printable
 from voxelwave.data.modalities import DamagedVolume, Modality, UnusableVolume
 from voxelwave.data.preparation import LabelMap, Preparation, label_on_grid, prepare
@@ -32,7 +32,6 @@ from voxelwave.registry import MODALITIES
 from voxelwave.reports.contact_sheet import save_strip, three_slices
 
 PICTURES = "pictures"
-SUFFIXES = re.compile(r"(\.nii|\.mg[hz]|\.nrrd|\.nhdr|\.gz)+$", re.IGNORECASE)
 LONGEST_NAME = 200  # bytes; file systems take 255, with what is put before and behind
 PICTURED_SIDE = 192
 PARENT_IS_CHECKED_EVERY_S = 2.0
@@ -140,7 +139,7 @@ def stem_of(scan: Scan) -> str:
     if scan.series is not None:
         # A description would be easier to read, but it is free text, and may say who the patient is.
         return (place / f"series_{key_to_seed(scan.series.uid):016x}").as_posix()
-    stem = printable(SUFFIXES.sub("", place.as_posix()))
+    stem = printable(without_suffix(place.as_posix()))
     return stem if scan.frame is None else f"{stem}_t{scan.frame:03d}"
 
 
