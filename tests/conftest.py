@@ -17,6 +17,25 @@ torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"
 
 
+@pytest.fixture
+def minkowski() -> str:
+    """Return the name of the backend; skip where it is not installed, and fail where it has to be."""
+    from voxelwave.sparse.backends import why_not
+
+    reason = why_not("minkowski", torch.device("cpu"))
+    if reason and os.environ.get("VOXELWAVE_REQUIRE_MINKOWSKI"):
+        pytest.fail(reason)
+    if reason:
+        pytest.skip(reason)
+    return "minkowski"
+
+
+@pytest.fixture(params=["dense", "gather", "minkowski"])
+def sparse_backend(request) -> str:
+    """Return the name of each backend."""
+    return request.getfixturevalue("minkowski") if request.param == "minkowski" else request.param
+
+
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     """Return the folder of real volumes, which are not part of the project."""

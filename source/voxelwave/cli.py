@@ -101,6 +101,23 @@ def inspect(
     run(path, modality=modality)
 
 
+@app.command()
+def doctor(
+    folders: Annotated[list[Path] | None, typer.Argument(help="Folders that a run would write to.")] = None,
+    require: Annotated[
+        list[str] | None, typer.Option(help="What has to be there: minkowski or cuda; may be repeated.")
+    ] = None,
+) -> None:
+    """Show what is installed, what is missing and what to do, and train one step on each device.
+
+    The exit code is 0 where voxelwave can train, 1 where something needed does not work.
+    """
+    from voxelwave.recipes.doctor import doctor as run
+
+    if run(folders or [], require=require or []):
+        raise typer.Exit(1)
+
+
 def main(command: typer.Typer = app) -> None:
     """Run a command; what the user can mend is one line on stderr and exit code 2, without a traceback."""
     try:

@@ -28,6 +28,7 @@ def raw_config(heads, tmp_path) -> dict:
         },
         "model": {
             "backbone": {"name": "waveformer", "patch_size": 4, "embed_dim": 24, "depth": 2, "num_heads": 2},
+            "sparse": "gather",  # what is fastest may differ from one run to the next
             "encoder_widths": [8, 12],
             "decoder_width": 8,
         },

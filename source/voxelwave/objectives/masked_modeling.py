@@ -123,7 +123,7 @@ class MaskedModeling(nn.Module, ABC):
         with torch.autocast("cpu", enabled=False):
             if features.device.type == "cpu":
                 features = features.to(self.decoder.norm.weight.dtype)
-            scales = self.encoder(SparseVolume.at(features, visible.unsqueeze(1)))
+            scales = self.encoder(SparseVolume.at(features, visible))
             decoded: Tensor = self.decoder(scales)
         return decoded
 

@@ -7,7 +7,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from voxelwave.engine.runtime import Precision
 from voxelwave.errors import InputError
@@ -121,14 +130,30 @@ class FeatureTarget(Section):
 
 
 class ModelConfig(Section):
-    """Backbone, target, and the widths of the SparK encoder's scales and of the decoder."""
+    """Backbone, target, and the widths of the SparK encoder's scales and of the decoder.
+
+    `sparse` is the backend of the encoder; `use_sparse: true` is another way to write auto, `false` to write dense.
+    """
 
     backbone: BackboneConfig = BackboneConfig()
     target: Literal["voxels", "features"] = "voxels"
-    sparse: Literal["auto", "dense"] = "auto"
+    sparse: Literal["auto", "gather", "minkowski", "dense"] = "auto"
     encoder_widths: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (128, 192, 256)
     decoder_width: PositiveInt = 128
     features: FeatureTarget = FeatureTarget()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _use_sparse(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or "use_sparse" not in values:
+            return values
+        wanted = values["use_sparse"]
+        if not isinstance(wanted, bool):
+            raise ValueError(f"use_sparse is true or false, got {wanted}")
+        if "sparse" in values:
+            raise ValueError("sparse and use_sparse say the same: keep sparse")
+        rest = {key: value for key, value in values.items() if key != "use_sparse"}
+        return {**rest, "sparse": "auto" if wanted else "dense"}
 
 
 class LossConfig(Component):

@@ -28,12 +28,14 @@ from voxelwave.ops.files import write_text
 from voxelwave.ops.seeding import torch_generator
 from voxelwave.recipes.config import Config
 from voxelwave.recipes.pretrainer import build_pretrainer, channel_counts, count_parameters
+from voxelwave.recipes.sparse_choice import choose_sparse
 from voxelwave.recipes.training_data import TrainingData
 from voxelwave.reports.figures import draw_curves, draw_reconstructions
 
 # What may differ between a run and its continuation: none of it changes what the finished steps computed.
 FREE_TO_CHANGE = {
     "run": ("out_dir", "tensorboard"),
+    "model": ("sparse",),
     "data": ("num_workers", "check_content"),
     "training": (
         *("epochs", "max_steps", "learning_rate", "clip_norm", "device", "compile"),
@@ -96,6 +98,8 @@ def _train(
         _parameter_groups(pretrainer, training.weight_decay), lr=training.learning_rate, betas=(0.9, 0.95)
     )
     model, optimizer = fabric.setup(pretrainer, optimizer)
+    sparse = choose_sparse(config, pretrainer, fabric, None if checkpoint is None else checkpoint.get("sparse"))
+    console.print(sparse.said, markup=False)
     warmup_steps = round(training.warmup_share * total_steps)
 
     def learning_rate(step: int) -> float:
@@ -115,7 +119,12 @@ def _train(
         objective,
         learning_rate,
         folder,
-        {"config": config.model_dump(mode="json"), "voxelwave": __version__, "files": data.fingerprint()},
+        {
+            "config": config.model_dump(mode="json"),
+            "voxelwave": __version__,
+            "files": data.fingerprint(),
+            "sparse": sparse.name,
+        },
         settings=LoopSettings(
             total_steps=total_steps,
             steps_per_epoch=data.steps_per_epoch,

@@ -1,4 +1,4 @@
-"""Sparse convolutions computed densely: convolve the zero-filled grid, then clear every inactive site again.
+"""Sparse convolutions computed densely: convolve the zero-filled grid, and keep the active sites of the result.
 
 That is what a submanifold sparse convolution computes (SparK, ICLR 2023, section 3.2), so this is both the portable
 backend and the reference of the others.
@@ -14,22 +14,29 @@ from voxelwave.sparse.volume import SparseVolume
 
 
 class DenseBackend:
-    """Convolutions on `SparseVolume` by masked dense ones; weights in the layout of conv3d, `[out, in, k, k, k]`."""
+    """Convolutions on `SparseVolume` by dense ones; weights in the layout of conv3d, `[out, in, k, k, k]`."""
 
-    def convolve(self, volume: SparseVolume, weight: Float[Tensor, "..."], bias: Float[Tensor, "..."]) -> SparseVolume:
-        """Submanifold convolution of odd kernel, stride 1: the active sites stay as they are."""
-        features = F.conv3d(volume.features, weight, bias, padding=weight.shape[-1] // 2)
-        return SparseVolume.at(features, volume.active)
+    name = "dense"
+
+    def convolve(
+        self, volume: SparseVolume, weight: Float[Tensor, "out in 3 3 3"], bias: Float[Tensor, "out"]
+    ) -> SparseVolume:
+        """Submanifold convolution of stride 1: the active sites stay as they are."""
+        features = F.conv3d(volume.densify(), weight, bias, padding=1)
+        return SparseVolume(_rows(features, volume.sites.index), volume.sites)
 
     def downsample(
-        self, volume: SparseVolume, weight: Float[Tensor, "..."], bias: Float[Tensor, "..."]
+        self, volume: SparseVolume, weight: Float[Tensor, "out in 2 2 2"], bias: Float[Tensor, "out"]
     ) -> SparseVolume:
         """Convolution of kernel 2, stride 2: a coarse site is active where one of its eight sites was.
 
         Odd sides are padded by one inactive site at their end.
         """
-        odd = [length % 2 for length in reversed(volume.features.shape[-3:])]
-        pad = [amount for length in odd for amount in (0, length)]
-        features = F.conv3d(F.pad(volume.features, pad), weight, bias, stride=2)
-        active = F.max_pool3d(F.pad(volume.active.to(features.dtype), pad), 2) > 0
-        return SparseVolume.at(features, active)
+        odd = [length % 2 for length in reversed(volume.sites.grid)]
+        grid = F.pad(volume.densify(), [amount for length in odd for amount in (0, length)])
+        features = F.conv3d(grid, weight, bias, stride=2)
+        return SparseVolume(_rows(features, volume.sites.coarse.index), volume.sites.coarse)
+
+
+def _rows(grid: Float[Tensor, "batch channel depth height width"], index: Tensor) -> Float[Tensor, "site channel"]:
+    return grid.movedim(1, -1).flatten(0, 3).index_select(0, index)

@@ -4,37 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Protocol, runtime_checkable
 
+import torch
 import torch.nn.functional as F
-from jaxtyping import Float
-from torch import Tensor, nn
+from torch import nn
 
-from voxelwave.errors import InputError
-from voxelwave.sparse.dense import DenseBackend
+from voxelwave.sparse.backends import SparseBackend, make_backend
 from voxelwave.sparse.volume import SparseVolume
-
-
-@runtime_checkable
-class SparseBackend(Protocol):
-    """Computes convolutions on active sites; parameters stay with the modules, so that backends share checkpoints."""
-
-    def convolve(self, volume: SparseVolume, weight: Float[Tensor, "..."], bias: Float[Tensor, "..."]) -> SparseVolume:
-        """Submanifold convolution, stride 1."""
-        ...
-
-    def downsample(
-        self, volume: SparseVolume, weight: Float[Tensor, "..."], bias: Float[Tensor, "..."]
-    ) -> SparseVolume:
-        """Convolution of kernel 2, stride 2, over max-pooled active sites."""
-        ...
-
-
-def choose_backend(name: str) -> SparseBackend:
-    """Return the backend called `name`; `auto` takes the fastest one that is installed."""
-    if name in ("auto", "dense"):
-        return DenseBackend()
-    raise InputError(f"unknown sparse backend '{name}': use auto or dense")
 
 
 class SparseConv3d(nn.Conv3d):
@@ -42,15 +18,19 @@ class SparseConv3d(nn.Conv3d):
 
     def __init__(self, in_channels: int, out_channels: int, backend: SparseBackend, *, kernel_size: int = 3) -> None:
         super().__init__(in_channels, out_channels, kernel_size)
-        self._backend = backend
+        self.backend = backend
         assert self.bias is not None
         nn.init.trunc_normal_(self.weight, std=0.02)
         nn.init.zeros_(self.bias)
+        # In memory [k, k, k, in, out], which the sparse backends multiply with; seen from outside a weight of conv3d.
+        self.weight = nn.Parameter(self.weight.detach().permute(2, 3, 4, 1, 0).contiguous().permute(4, 3, 0, 1, 2))
 
-    def forward(self, volume: SparseVolume) -> SparseVolume:  # type: ignore[override]
+    # Which sites are neighbours depends on the data; a compiler has nothing to gain in the products that follow.
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def forward(self, volume: SparseVolume) -> SparseVolume:
         """Convolve the active sites."""
         assert self.bias is not None
-        apply = self._backend.downsample if self.kernel_size[0] == 2 else self._backend.convolve
+        apply = self.backend.downsample if self.kernel_size[0] == 2 else self.backend.convolve
         return apply(volume, self.weight, self.bias)
 
 
@@ -76,13 +56,27 @@ class SparseEncoder(nn.Module):
 
     def __init__(self, in_channels: int, *, widths: Sequence[int] = (128, 192, 256), backend: str = "auto") -> None:
         super().__init__()
-        engine = choose_backend(backend)
+        engine = make_backend(backend)
+        self.in_channels = in_channels
         self.project = nn.Linear(in_channels, widths[0])
         self.refine = nn.ModuleList(SparseResidual(width, engine) for width in widths)
         self.norms = nn.ModuleList(nn.LayerNorm(width) for width in widths[:-1])
         self.down = nn.ModuleList(
             SparseConv3d(fine, coarse, engine, kernel_size=2) for fine, coarse in pairwise(widths)
         )
+
+    @property
+    def backend(self) -> SparseBackend:
+        """What computes the convolutions."""
+        return self._convolutions()[0].backend
+
+    def use(self, backend: SparseBackend) -> None:
+        """Compute with another backend from now on; weights and results stay the same."""
+        for convolution in self._convolutions():
+            convolution.backend = backend
+
+    def _convolutions(self) -> list[SparseConv3d]:
+        return [module for module in self.modules() if isinstance(module, SparseConv3d)]
 
     def forward(self, volume: SparseVolume) -> list[SparseVolume]:
         """Return the scales from fine to coarse."""

@@ -1,0 +1,103 @@
+import io
+import json
+import re
+
+import pytest
+from rich.console import Console
+
+from voxelwave.engine.checkpoint import load_checkpoint
+from voxelwave.errors import InputError
+from voxelwave.recipes import sparse_choice
+from voxelwave.recipes.config import apply_override, check_config
+from voxelwave.recipes.pretrain import pretrain
+
+
+def run(raw, **how):
+    """Train, and return what was printed on one line each."""
+    said = io.StringIO()
+    config = check_config(raw)
+    pretrain(config, console=Console(file=said, width=500), **how)
+    return said.getvalue()
+
+
+def losses(raw):
+    folder = check_config(raw).run_folder()
+    return [json.loads(line)["loss"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize(("use_sparse", "sparse"), [(True, "auto"), (False, "dense")])
+def test_use_sparse_is_another_name(raw_config, use_sparse, sparse):
+    del raw_config["model"]["sparse"]
+    apply_override(raw_config, f"model.use_sparse={use_sparse}")
+    model = check_config(raw_config).model
+    assert model.sparse == sparse
+    assert "use_sparse" not in model.model_dump()
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"use_sparse": "maybe"}, "use_sparse is true or false, got maybe"),
+        ({"use_sparse": True, "sparse": "gather"}, "keep sparse"),
+        ({"sparse": "spconv"}, "sparse"),
+    ],
+)
+def test_a_wrong_backend_in_a_config_is_one_line(raw_config, values, message):
+    del raw_config["model"]["sparse"]
+    raw_config["model"].update(values)
+    with pytest.raises(InputError, match=message) as caught:
+        check_config(raw_config)
+    assert "\n" not in str(caught.value)
+
+
+def test_auto_says_once_which_backend_and_why(raw_config):
+    raw_config["model"]["sparse"] = "auto"
+    said = [line for line in run(raw_config).splitlines() if line.startswith("sparse: ")]
+    assert len(said) == 1
+    assert re.match(r"sparse: (gather|minkowski|dense), .* × as fast as .* on masks of this run", said[0])
+
+
+def test_a_resumed_run_keeps_the_backend_that_auto_had_chosen(raw_config, monkeypatch):
+    raw_config["model"]["sparse"] = "auto"
+    monkeypatch.setattr(sparse_choice, "time_backends", lambda *_: {"gather": 2.0, "dense": 1.0})
+    assert "sparse: dense, 2 × as fast as gather" in run(raw_config, should_stop=lambda: True)
+    assert load_checkpoint(check_config(raw_config).run_folder() / "last.pth")["sparse"] == "dense"
+    monkeypatch.setattr(sparse_choice, "time_backends", lambda *_: {"gather": 1.0, "dense": 2.0})
+    assert "sparse: dense, as the run began" in run(raw_config, resume=True)
+
+
+def test_a_run_whose_backend_is_gone_goes_on_with_another(raw_config, monkeypatch):
+    raw_config["model"]["sparse"] = "auto"
+    monkeypatch.setattr(sparse_choice, "time_backends", lambda *_: {"dense": 1.0})
+    run(raw_config, should_stop=lambda: True)
+    monkeypatch.setattr(sparse_choice, "why_not", lambda name, device: "gone" if name == "dense" else None)
+    monkeypatch.setattr(sparse_choice, "time_backends", lambda *_: {"gather": 1.0})
+    said = run(raw_config, resume=True)
+    assert "sparse: gather" in said
+    assert "the run began with dense (gone)" in said
+
+
+def test_a_run_on_any_backend_has_the_same_losses(raw_config, sparse_backend, tmp_path):
+    raw_config["model"]["sparse"] = "dense"
+    run(raw_config)
+    raw_config["run"]["name"] = "other"
+    raw_config["model"]["sparse"] = sparse_backend
+    assert f"sparse: {sparse_backend}, as configured" in run(raw_config)
+    raw_config["run"]["name"] = "tiny"
+    expected = losses(raw_config)
+    raw_config["run"]["name"] = "other"
+    assert losses(raw_config) == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_run_goes_on_with_another_backend(raw_config):
+    raw_config["model"]["sparse"] = "dense"
+    run(raw_config, should_stop=lambda: True)
+    raw_config["model"]["sparse"] = "gather"
+    assert "sparse: gather, as configured" in run(raw_config, resume=True)
+    assert len(losses(raw_config)) == 12
+
+
+def test_a_backend_that_does_not_run_on_the_device_is_refused(raw_config, monkeypatch):
+    monkeypatch.setattr(sparse_choice, "why_not", lambda name, device: "was built without CUDA")
+    with pytest.raises(InputError, match="was built without CUDA"):
+        run(raw_config)
