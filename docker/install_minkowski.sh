@@ -93,7 +93,7 @@ fi
 
 # 3. Install, and multiply once.
 "$PYTHON" -m pip install --quiet --quiet --no-deps --force-reinstall "$WHEEL"
-OMP_NUM_THREADS=1 "$PYTHON" - <<'PYTHON_CODE'
+OMP_NUM_THREADS=1 "$PYTHON" -W ignore - <<'PYTHON_CODE'
 import MinkowskiEngine as ME, torch
 sites = ME.SparseTensor(torch.ones(2, 1), torch.IntTensor([[0, 0, 0, 0], [0, 0, 0, 1]]))
 conv = ME.MinkowskiConvolution(1, 1, kernel_size=3, dimension=3)
