@@ -1,4 +1,4 @@
-"""Other ways to compute a submanifold convolution in plain torch, which the pairs of sparse/gather.py were held against."""
+"""Other ways to compute a submanifold convolution in plain torch, to hold the pairs of sparse/gather.py against."""
 
 from __future__ import annotations
 
