@@ -22,12 +22,14 @@ SMALL_SHARED_MEMORY = 1 * GB
 # Twenty epochs, the best and the last of configs/pretrain/production.yaml.
 CHECKPOINTS = 15 * GB
 
+Level = Literal["ok", "note", "problem"]
+
 
 @dataclass(frozen=True)
 class Finding:
     """One line of the report: a `note` is worth knowing, a `problem` keeps something needed from working."""
 
-    level: Literal["ok", "note", "problem"]
+    level: Level
     what: str
     found: str
     remedy: str = ""
@@ -160,8 +162,8 @@ def _folder(what: str, path: Path, *, needed: bool, enough: int) -> Finding:
         with tempfile.TemporaryFile(dir=there):
             pass
     except OSError as error:
-        remedy = "name a folder that you can write to, or change its owner; in Docker --user \"$(id -u):$(id -g)\""
-        return Finding("problem" if needed else "note", what, f"{there}: {error.strerror}", remedy)
+        remedy = 'name a folder that you can write to, or change its owner; in Docker --user "$(id -u):$(id -g)"'
+        return Finding("problem" if needed else "note", what, f"{there} takes no files: {error.strerror}", remedy)
     free = shutil.disk_usage(there).free
     found = f"{path}: {'' if there == path else 'does not exist yet, '}{free / GB:.1f} GB free"
     if free < enough:

@@ -14,7 +14,7 @@ import torch
 # Whatever `voxelwave pretrain` imports has to be there, and not torch alone.
 import voxelwave.recipes.pretrain  # noqa: F401
 from voxelwave.recipes.config import check_config
-from voxelwave.recipes.doctor_machine import GB, Finding, installed_version
+from voxelwave.recipes.doctor_machine import GB, Finding, Level, installed_version
 from voxelwave.recipes.pretrainer import build_pretrainer
 from voxelwave.sparse.backends import NAMES, why_not
 
@@ -24,7 +24,7 @@ _BUILD = "run docker/install_minkowski.sh (`make minkowski`)"
 
 def check_training(require: Sequence[str]) -> Iterator[Finding]:
     """Devices, MinkowskiEngine, and for every device and backend the precisions in which a step trains."""
-    yield Finding("ok", "torch", f"{torch.__version__}, {_cuda_of_torch()}, {torch.get_num_threads()} threads")
+    yield Finding("ok", "torch", f"{torch.__version__}, {_cuda_of_torch()}; threads: {torch.get_num_threads()}")
     devices = [torch.device("cpu")]
     gpus = list(_gpus("cuda" in require))
     yield from gpus
@@ -67,7 +67,7 @@ def _driver() -> bool:
 
 def _minkowski(required: bool) -> Finding:
     """Whether MinkowskiEngine is there and was built for this torch; its version says for which it was."""
-    absent = "problem" if required else "note"
+    absent: Level = "problem" if required else "note"
     version = installed_version("MinkowskiEngine")
     built_for = re.search(r"\+torch(\S+?)\.(?:cpu|cu\d+)\b", version or "")
     torch_version = torch.__version__.split("+")[0]
@@ -85,7 +85,9 @@ def _steps(device: torch.device, names: Sequence[str], require_minkowski: bool) 
     for name in names:
         what = f"{device}, {name}"
         if reason := why_not(name, device):
-            yield Finding("problem" if require_minkowski and name == "minkowski" else "note", what, "cannot run", reason)
+            yield Finding(
+                "problem" if require_minkowski and name == "minkowski" else "note", what, "cannot run", reason
+            )
             continue
         began, done = time.perf_counter(), []
         try:
@@ -137,7 +139,8 @@ def train_step(device: torch.device, sparse: str, precision: str) -> float:
     with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
         loss = pretrainer(volume, torch.Generator().manual_seed(0)).loss
     loss.backward()
+    value: float = loss.item()
     gradients = [parameter.grad for parameter in pretrainer.parameters() if parameter.grad is not None]
-    if not (math.isfinite(loss.item()) and gradients and all(bool(g.isfinite().all()) for g in gradients)):
+    if not (math.isfinite(value) and gradients and all(bool(g.isfinite().all()) for g in gradients)):
         raise ArithmeticError("the loss or a gradient is not finite")
-    return loss.item()
+    return value
