@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: help setup demo test lint format clean
+.PHONY: help setup minkowski demo test lint format clean
 help:  ## show the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
@@ -16,6 +16,9 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --quiet "$$(grep '^torch==' constraints.txt)"
 	$(BIN)/pip install --quiet --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
+
+minkowski: setup  ## build MinkowskiEngine into .venv, or take the wheel of an earlier build; not needed to train
+	PYTHON=$(BIN)/python docker/install_minkowski.sh
 
 demo: setup  ## generate heads, pretrain one model on MRI and CT, draw figures
 	$(BIN)/voxelwave synthesize data/demo --num-mri 50 --num-ct 50 --size 96 --seed 0
