@@ -19,7 +19,7 @@ class SlowBackend(DenseBackend):
 
     def convolve(self, volume, weight, bias):
         SlowBackend.passes += 1
-        time.sleep(0.2)
+        time.sleep(0.6)
         return super().convolve(volume, weight, bias)
 
 
@@ -39,7 +39,7 @@ def test_the_fastest_is_found_and_what_is_far_behind_is_tried_once(encoder, monk
     monkeypatch.setattr(module, "why_not", lambda name, device: "is missing" if name == "absent" else None)
     times = time_backends(encoder, masks(), ["absent", "slow", "dense"], budget_s=0.1)
     assert list(times) == ["slow", "dense"]
-    assert times["slow"] > 0.4 > times["dense"]
+    assert times["slow"] > 1.0 > times["dense"]
     assert SlowBackend.passes == len(masks())
     assert fastest(times) == "dense"
 

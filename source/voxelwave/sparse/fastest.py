@@ -29,9 +29,9 @@ def time_backends(
     """Return the seconds that a forward and backward pass takes with each backend that runs on the masks' device.
 
     A pass takes every one of the `masks` in turn, active sites `[batch, depth, height, width]` as a step would have.
-    Passes go round by turns, so that a disturbance meets all alike: `least` rounds, more while `budget_s` allows.
-    What took three times as long as another when it was first tried is not tried again. The encoder is left with the
-    backend it had; no gradient is kept, no random number drawn.
+    Passes go round by turns, so that a disturbance meets all alike: `least` rounds, more within `budget_s`, fewer where
+    they would take ten times that. What first took more than a second, and twice as long as another, is not tried again.
+    The encoder is left with the backend it had; no gradient is kept, no random number drawn.
     """
     before = encoder.backend
     device = masks[0].device
@@ -47,10 +47,13 @@ def time_backends(
     backends = {name: make_backend(name) for name in names if why_not(name, device) is None}
     try:
         first = {name: seconds(name) for name in backends}
-        close = [name for name in backends if first[name] <= 3 * min(first.values())]
+        close = [name for name in backends if first[name] <= max(1.0, 2 * min(first.values()))]
         taken: dict[str, list[float]] = {name: [] for name in close}
         began = time.perf_counter()
-        while len(taken[close[0]]) < least or (len(taken[close[0]]) < 50 and time.perf_counter() - began < budget_s):
+        for number in range(50):
+            limit_s = budget_s if number >= least else 10 * budget_s
+            if number and time.perf_counter() - began > limit_s:
+                break
             for name in close:
                 taken[name].append(seconds(name))
     finally:
