@@ -81,6 +81,9 @@ if [ ! -f "$WHEEL" ]; then
     MinkowskiEngine/MinkowskiKernelGenerator.py
   # Threads would race for the order of the pairs of sites, so that no two runs had the same last bits.
   edit '/^#pragma omp parallel for/d' src/coordinate_map_cpu.hpp
+  # A pointer that nobody owns: every map of coordinates that was ever made left a kilobyte behind.
+  edit 's/py::cast(new CoordinateMapKey(coordinate_size, map_key))/py::cast(CoordinateMapKey(coordinate_size, map_key))/' \
+    src/coordinate_map_manager.cpp
   # Rows are gathered and added one by one otherwise, while all cores but one wait; no row comes twice in a loop.
   edit 's/^ *for (row = 0; row < n_active_in_volume; row++)/#pragma omp parallel for\n&/' src/convolution_kernel.hpp
 
