@@ -1,0 +1,162 @@
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from dockerfiles import Image, parse, pip_settings
+
+ROOT = Path(__file__).parents[1]
+DOCKERFILES = [ROOT / "docker" / name for name in ("Dockerfile", "Dockerfile.cpu")]
+CPU = ROOT / "docker" / "Dockerfile.cpu"
+CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
+
+both = pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: path.name)
+
+
+@both
+def test_hadolint_finds_nothing(path):
+    hadolint = Path(sys.executable).parent / "hadolint"
+    result = subprocess.run([hadolint, path], capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+@both
+def test_an_image_ends_as_a_user_without_rights_after_the_doctor(path):
+    steps = parse(path)
+    by_name = {step.name: step.value for step in steps}  # the last of each
+    assert re.fullmatch(r"[1-9]\d*:[1-9]\d*", by_name["USER"])
+    assert "voxelwave doctor --require minkowski" in by_name["RUN"]
+    names = [step.name for step in steps]
+    assert names[-2:] == ["ENTRYPOINT", "CMD"]
+    assert (by_name["ENTRYPOINT"], by_name["WORKDIR"]) == ('["voxelwave"]', "/workspace")
+    assert names[::-1].index("RUN") < names[::-1].index("USER")
+
+
+@both
+def test_bases_are_exact_and_nothing_is_fetched_past_the_package_managers(path):
+    for step in parse(path):
+        if step.name == "FROM":
+            tag = step.value.split()[0].partition(":")[2]
+            assert re.search(r"\d+\.\d+\.\d+|\d{8}", tag), step.value
+        assert step.name != "ADD"
+        assert not (step.name == "RUN" and re.search(r"\b(curl|wget|git clone)\b", step.value))
+
+
+@both
+def test_no_list_of_packages_and_no_download_stays_in_a_layer(path):
+    for step in parse(path):
+        if "apt-get" in step.value:
+            assert step.value.endswith("rm -rf /var/lib/apt/lists/*")
+        if step.name == "RUN" and ("pip install" in step.value or "install_minkowski" in step.value):
+            assert "--mount=type=cache,target=/root/.cache/pip" in step.flags
+
+
+@both
+def test_the_builder_is_given_what_is_copied_and_no_more(path):
+    ignore = (ROOT / ".dockerignore").read_text().splitlines()
+    admitted = {line[1:] for line in ignore if line.startswith("!")}
+    copied = [step for step in parse(path) if step.name == "COPY" and not step.flags]
+    sources = {source for step in copied for source in step.value.split()[:-1]}
+    assert sources == admitted
+    assert "*" in ignore
+    assert all((ROOT / source).exists() for source in sources)
+
+
+def test_both_images_install_the_same_packages():
+    gpu, cpu = (
+        [step.value.partition("pip install")[2] for step in parse(path) if "pip install" in step.value]
+        for path in DOCKERFILES
+    )
+    assert [install.replace('+cpu"', '"') for install in cpu] == gpu
+
+
+def test_the_production_config_finds_its_data_and_its_runs_in_the_volumes():
+    from voxelwave.recipes.config import load_config
+
+    config = load_config(ROOT / "configs" / "pretrain" / "production.yaml")
+    places = [config.run.out_dir, *(source.path for source in config.data.sources)]
+    assert {Path(place).parts[0] for place in places} == {"checkpoints", "data"}
+    for path in DOCKERFILES:
+        assert any("/workspace/data /workspace/checkpoints" in step.value for step in parse(path))
+
+
+@pytest.fixture
+def root(tmp_path):
+    """Where the image is made; it takes 2 GB and does not stay."""
+    yield tmp_path / "root"
+    shutil.rmtree(tmp_path / "root", ignore_errors=True)
+
+
+def test_the_steps_of_the_cpu_image_make_an_environment_that_trains(root, minkowski):
+    """Every step runs: in a new Debian where debootstrap and root's rights are there, else in an empty folder.
+
+    Only where MinkowskiEngine has been built before, since its wheel spares the minutes of building it again.
+    """
+    index = torch_index()
+    debian = os.geteuid() == 0 and shutil.which("debootstrap") is not None and bootstrap(root)
+    image = Image(
+        root, ROOT, chroot=debian, arguments={"TORCH_INDEX": index}, caches=caches(debian), pip=pip_settings()
+    )
+
+    image.build(parse(CPU))
+    assert not list(Path(image.inside("/tmp")).iterdir())
+    assert "voxelwave can train here" in image.log
+    assert re.search(r"cpu, minkowski +│ a step trains in fp32, bf16", image.log)
+
+    help_text = image.run("voxelwave --help")
+    assert (help_text.returncode, "pretrain" in help_text.stdout) == (0, True)
+    no_data = image.run("voxelwave pretrain configs/pretrain/production.yaml")
+    assert no_data.returncode == 2
+    assert "mri source 'data/processed/openmind/OpenMind_processed/MRI_T1' does not exist" in no_data.stderr
+    if debian:
+        assert "docker run --shm-size=8g" in image.log
+        assert image.run("touch data/file checkpoints/file").returncode == 0
+        assert image.run("touch file").returncode != 0
+        image.user = "12345:12345"
+        as_another = image.run("voxelwave doctor /tmp/runs")
+        assert as_another.returncode == 0, as_another.stdout + as_another.stderr
+
+
+def torch_index():
+    """The Dockerfile's index of torch, or pip's own where that is out of reach; it has to hold a CPU build."""
+    default = next(step.value for step in parse(CPU) if step.value.startswith("TORCH_INDEX=")).partition("=")[2]
+    for index in (default, pip_settings().get("index-url", "https://pypi.org/simple")):
+        try:
+            urllib.request.urlopen(urllib.request.Request(f"{index}/torch/", method="HEAD"), timeout=20).close()
+        except OSError:
+            continue
+        return index
+    reason = "no package index within reach: the image's steps cannot run"
+    if os.environ.get("VOXELWAVE_REQUIRE_MINKOWSKI"):
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+def release():
+    """The Debian of the base, such as bookworm."""
+    return re.search(r"debian:(\w+)", CPU.read_text())[1]
+
+
+def caches(debian):
+    """What cache mounts keep between builds: pip's folder, and the wheels of this distribution."""
+    wheels = Path(os.environ.get("VOXELWAVE_WHEELS", CACHE / "voxelwave" / "wheels"))
+    if debian and platform.freedesktop_os_release().get("VERSION_CODENAME") != release():
+        wheels = wheels / release()
+    return {"/root/.cache/pip": CACHE / "pip", "/root/.cache/voxelwave/wheels": wheels}
+
+
+def bootstrap(root):
+    """Make a small Debian; False where its archive is out of reach."""
+    made = subprocess.run(["debootstrap", "--variant=minbase", release(), root], capture_output=True, text=True)
+    if made.returncode:
+        shutil.rmtree(root, ignore_errors=True)
+        return False
+    # As in Debian's images: what is thrown away needs no fsync.
+    (root / "etc/dpkg/dpkg.cfg.d/docker-apt-speedup").write_text("force-unsafe-io\n")
+    return True
