@@ -20,8 +20,8 @@ fail() { echo "install_minkowski: $1" >&2; exit 2; }
 # 1. Which build: the version of the wheel says what it was compiled against, and by which recipe.
 PYTHON=$(command -v "$PYTHON") || fail "no Python at '$PYTHON': set PYTHON to the environment's interpreter"
 [[ $PYTHON = /* ]] || PYTHON=$PWD/$PYTHON
-TORCH=$("$PYTHON" -c 'import torch; print(torch.__version__.split("+")[0], torch.version.cuda or "cpu")') ||
-  fail "$PYTHON has no torch: install it first, the build is tied to its version"
+TORCH=$("$PYTHON" -c 'import numpy, torch; print(torch.__version__.split("+")[0], torch.version.cuda or "cpu")') ||
+  fail "$PYTHON has no torch with numpy: install them first, the build is tied to torch's version"
 read -r TORCH_VERSION TORCH_CUDA <<<"$TORCH"
 DEVICE=${1:-$([ "$TORCH_CUDA" = cpu ] && echo cpu || echo cuda)}
 case $DEVICE in
@@ -55,9 +55,18 @@ if [ ! -f "$WHEEL" ]; then
   # An environment of its own, so that the old setuptools which setup.py wants stay out of $PYTHON's; torch is $PYTHON's.
   "$PYTHON" -m venv "$WORK/venv"
   "$WORK/venv/bin/pip" install --quiet --quiet 'setuptools==69.5.1' 'wheel==0.45.1' 'ninja==1.13.0'
-  "$PYTHON" -c 'import torch, pathlib; print(pathlib.Path(torch.__file__).parents[1])' \
-    >"$("$WORK/venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/torch.pth"
-  "$WORK/venv/bin/pip" download --quiet --quiet --no-deps --no-build-isolation --require-hashes --dest "$WORK" \
+  SITE=$("$WORK/venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+  "$PYTHON" -c 'import torch, pathlib; print(pathlib.Path(torch.__file__).parents[1])' >"$SITE/torch.pth"
+  # Before pip hands the package over it runs setup.py as published, for a name: that asks numpy.distutils, gone since
+  # Python 3.12, for a BLAS, and the pip of the PATH to uninstall.
+  cat >"$SITE/any_blas.py" <<'PYTHON_CODE'
+import sys, types
+package, module = types.ModuleType("numpy.distutils"), types.ModuleType("numpy.distutils.system_info")
+package.system_info, module.get_info = module, lambda blas: {"libraries": []}
+sys.modules |= {package.__name__: package, module.__name__: module}
+PYTHON_CODE
+  echo 'import any_blas' >"$SITE/any_blas.pth"
+  PATH=$WORK/venv/bin:$PATH pip download --quiet --quiet --no-deps --no-build-isolation --require-hashes --dest "$WORK" \
     --requirement <(echo "MinkowskiEngine==$RELEASE --hash=sha256:$SHA256") ||
     fail "pip could not download MinkowskiEngine $RELEASE: is its package index within reach?"
   tar -xzf "$WORK/MinkowskiEngine-$RELEASE.tar.gz" -C "$WORK"
