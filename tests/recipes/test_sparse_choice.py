@@ -25,9 +25,21 @@ def losses(raw):
     return [json.loads(line)["loss"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
-@pytest.mark.parametrize(("use_sparse", "sparse"), [(True, "auto"), (False, "dense")])
-def test_use_sparse_is_another_name(raw_config, use_sparse, sparse):
-    del raw_config["model"]["sparse"]
+@pytest.mark.parametrize(
+    ("given", "use_sparse", "sparse"),
+    [
+        (None, "true", "auto"),
+        (None, "false", "dense"),
+        ("auto", "true", "auto"),
+        ("auto", "false", "dense"),
+        ("gather", "true", "gather"),
+        ("dense", "false", "dense"),
+    ],
+)
+def test_use_sparse_is_understood(raw_config, given, use_sparse, sparse):
+    raw_config["model"].pop("sparse")
+    if given:
+        raw_config["model"]["sparse"] = given
     apply_override(raw_config, f"model.use_sparse={use_sparse}")
     model = check_config(raw_config).model
     assert model.sparse == sparse
@@ -38,7 +50,8 @@ def test_use_sparse_is_another_name(raw_config, use_sparse, sparse):
     ("values", "message"),
     [
         ({"use_sparse": "maybe"}, "use_sparse is true or false, got maybe"),
-        ({"use_sparse": True, "sparse": "gather"}, "keep sparse"),
+        ({"use_sparse": True, "sparse": "dense"}, "use_sparse: true contradicts sparse: dense"),
+        ({"use_sparse": False, "sparse": "gather"}, "use_sparse: false contradicts sparse: gather"),
         ({"sparse": "spconv"}, "sparse"),
     ],
 )

@@ -132,7 +132,8 @@ class FeatureTarget(Section):
 class ModelConfig(Section):
     """Backbone, target, and the widths of the SparK encoder's scales and of the decoder.
 
-    `sparse` is the backend of the encoder; `use_sparse: true` is another way to write auto, `false` to write dense.
+    `sparse` is the backend of the encoder. `use_sparse: false` is another way to write dense, `true` to leave the choice
+    to `sparse`.
     """
 
     backbone: BackboneConfig = BackboneConfig()
@@ -150,10 +151,13 @@ class ModelConfig(Section):
         wanted = values["use_sparse"]
         if not isinstance(wanted, bool):
             raise ValueError(f"use_sparse is true or false, got {wanted}")
-        if "sparse" in values:
-            raise ValueError("sparse and use_sparse say the same: keep sparse")
         rest = {key: value for key, value in values.items() if key != "use_sparse"}
-        return {**rest, "sparse": "auto" if wanted else "dense"}
+        sparse = rest.get("sparse", "auto")
+        if sparse == "auto" and not wanted:
+            return {**rest, "sparse": "dense"}
+        if sparse != "auto" and wanted == (sparse == "dense"):
+            raise ValueError(f"use_sparse: {str(wanted).lower()} contradicts sparse: {sparse}; keep one of them")
+        return rest
 
 
 class LossConfig(Component):
