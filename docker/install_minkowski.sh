@@ -6,7 +6,8 @@
 # Without an argument it builds what the installed torch is: cuda where torch has it, else cpu. Called again, it does
 # nothing. A built wheel is kept in $VOXELWAVE_WHEELS (~/.cache/voxelwave/wheels) under the versions of torch, CUDA and
 # Python and of this recipe, and taken from there by the next environment. Needs torch, a C++17 compiler, and pip's
-# package index; for cuda nvcc of torch's CUDA version. MAX_JOBS compilers run at once, of 2 GB each (cuda: 5 GB).
+# package index; for cuda nvcc of torch's CUDA version, which compiles for the GPUs of TORCH_CUDA_ARCH_LIST ("8.0;9.0+PTX").
+# MAX_JOBS compilers run at once, of 2 GB each (cuda: 5 GB).
 set -euo pipefail
 
 PYTHON=${PYTHON:-python3}
@@ -25,13 +26,17 @@ TORCH=$("$PYTHON" -c 'import numpy, torch; print(torch.__version__.split("+")[0]
 read -r TORCH_VERSION TORCH_CUDA <<<"$TORCH"
 DEVICE=${1:-$([ "$TORCH_CUDA" = cpu ] && echo cpu || echo cuda)}
 case $DEVICE in
-  cpu) FLAGS=--cpu_only TAG=cpu ;;
+  cpu) FLAGS=--cpu_only TAG=cpu OTHERS='/^  if .*cuda/,/^  fi/d' ;;
   cuda)
     [ "$TORCH_CUDA" != cpu ] || fail "torch $TORCH_VERSION of $PYTHON is a CPU build: install a CUDA build, or use 'cpu'"
-    FLAGS=--force_cuda TAG=cu${TORCH_CUDA//./} ;;
+    # Code for the A100's generation and the H100's, and PTX for later ones: torch has no default where no GPU is.
+    export TORCH_CUDA_ARCH_LIST=${TORCH_CUDA_ARCH_LIST:-8.0;9.0+PTX}
+    FLAGS=--force_cuda TAG=cu${TORCH_CUDA//./} OTHERS='' ;;
   *) fail "unknown device '$DEVICE': use cpu or cuda" ;;
 esac
-RECIPE=$(sed -n '/^# 2\./,/^# 3\./p' "${BASH_SOURCE[0]}" | cat - "$HERE/minkowski_blas.hpp" | sha256sum | cut -c1-8)
+# The recipe is section 2 without the blocks that are OTHERS': an edit for CUDA leaves the wheels for the CPU valid.
+RECIPE=$({ sed -n '/^# 2\./,/^# 3\./p' "${BASH_SOURCE[0]}" | sed "$OTHERS" | cat - "$HERE/minkowski_blas.hpp"
+  [ "$DEVICE" = cpu ] || echo "$TORCH_CUDA_ARCH_LIST"; } | sha256sum | cut -c1-8)
 VERSION=$RELEASE+torch$TORCH_VERSION.$TAG.$RECIPE
 
 installed() { "$PYTHON" -c 'from importlib.metadata import version; print(version("MinkowskiEngine"))' 2>/dev/null || true; }
@@ -95,6 +100,25 @@ PYTHON_CODE
     src/coordinate_map_manager.cpp
   # Rows are gathered and added one by one otherwise, while all cores but one wait; no row comes twice in a loop.
   edit 's/^ *for (row = 0; row < n_active_in_volume; row++)/#pragma omp parallel for\n&/' src/convolution_kernel.hpp
+  if [ "$DEVICE" = cuda ]; then
+    # Without ninja on the PATH torch compiles one file at a time.
+    PATH=$WORK/venv/bin:$PATH
+    # thrust::unary_function is gone since CUDA 13, and nothing used what it gave.
+    edit '/public thrust::unary_function/,+1c {' src/coordinate_map_functors.cuh
+    # Thrust's headers no longer bring each other along, and only nvcc finds them: not the compiler of the .cpp files.
+    edit 's/^#ifndef CPU_ONLY/#ifdef __CUDACC__/' src/utils.hpp
+    for header in execution_policy for_each iterator/zip_iterator reduce remove scan sequence sort transform tuple unique; do
+      edit "/thrust.host_vector.h/a #include <thrust/$header.h>" src/utils.hpp
+    done
+    # Here it comes before those headers; coordinate_map_manager.hpp, which follows, includes it after them.
+    edit '/^#include "coordinate_map_gpu.cuh"/d' src/coordinate_map_manager.cu
+    # The bundled nvtx3.hpp clashes with CUDA's own, which CUB includes; it only named a range for the profiler.
+    edit '/nvtx\/ranges/d; /CUDF_FUNC_RANGE()/d' src/3rdparty/concurrent_unordered_map.cuh
+    # cudaMemPrefetchAsync has other arguments since CUDA 13; it was for managed memory, and the map's never is.
+    edit 's/cudaMemPrefetchAsync(.*, stream)/cudaSuccess/' src/3rdparty/concurrent_unordered_map.cuh
+    # Its one caller wants a shared_ptr; by way of a unique_ptr __to_address of std and of cuda::std are candidates alike.
+    edit 's/std::unique_ptr<Self, .*>{/std::shared_ptr<Self>{/' src/3rdparty/concurrent_unordered_map.cuh
+  fi
 
   MAX_JOBS=$MAX_JOBS CFLAGS="${CFLAGS:-} -g0" "$WORK/venv/bin/python" setup.py bdist_wheel "$FLAGS" --blas=openblas \
     --dist-dir "$WORK/dist" >"$LOG" 2>&1 || { tail -n 40 "$LOG" >&2; fail "the build failed; its last lines are above"; }
@@ -107,9 +131,11 @@ fi
 "$PYTHON" -m pip install --quiet --quiet --no-deps --force-reinstall "$WHEEL"
 OMP_NUM_THREADS=1 "$PYTHON" -W ignore - <<'PYTHON_CODE'
 import MinkowskiEngine as ME, torch
-sites = ME.SparseTensor(torch.ones(2, 1), torch.IntTensor([[0, 0, 0, 0], [0, 0, 0, 1]]))
 conv = ME.MinkowskiConvolution(1, 1, kernel_size=3, dimension=3)
 torch.nn.init.ones_(conv.kernel)
-assert conv(sites).F.flatten().tolist() == [2.0, 2.0], conv(sites).F
+for device in ["cpu"] + ["cuda"] * (ME.is_cuda_available() and torch.cuda.is_available()):
+    sites = ME.SparseTensor(torch.ones(2, 1), torch.IntTensor([[0, 0, 0, 0], [0, 0, 0, 1]]), device=device)
+    out = conv.to(device)(sites).F
+    assert out.flatten().tolist() == [2.0, 2.0], (device, out)
 PYTHON_CODE
 echo "installed MinkowskiEngine $VERSION"
