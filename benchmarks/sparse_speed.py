@@ -25,7 +25,7 @@ from memory import forget_peak, in_fresh_process, peak_mb, resident_mb
 from reporting import publish, table, trend
 from voxelwave.sparse.backends import NAMES, make_backend
 from voxelwave.sparse.encoder import SparseEncoder
-from voxelwave.sparse.fastest import fastest, time_backends
+from voxelwave.sparse.fastest import try_backends
 from voxelwave.sparse.volume import Sites, SparseVolume
 
 BATCH = 2
@@ -75,12 +75,12 @@ def compare(case: Case, rounds: int) -> dict[str, Any]:
     """Let auto choose, then time all backends at length: how much slower than the best is its choice?"""
     torch.manual_seed(0)
     encoder = SparseEncoder(case.channels, widths=case.widths)
-    chosen = fastest(time_backends(encoder, [case.mask(0)]))
+    chosen = try_backends(encoder, [case.mask(0)]).fastest()
     # Nothing is left out of this measurement, however slow.
     samples: dict[str, list[float]] = {name: [] for name in NAMES}
     for number in range(rounds):
         for name in NAMES:
-            taken = time_backends(encoder, [case.mask(1 + number)], [name], budget_s=0.2, least=1)
+            taken = try_backends(encoder, [case.mask(1 + number)], [name], budget_s=0.2, least=1).seconds
             samples[name].append(taken[name])
     times = {name: sorted(taken)[len(taken) // 2] for name, taken in samples.items()}
     return {

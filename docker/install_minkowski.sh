@@ -14,7 +14,7 @@ PYTHON=${PYTHON:-python3}
 WHEELS=${VOXELWAVE_WHEELS:-${XDG_CACHE_HOME:-$HOME/.cache}/voxelwave/wheels}
 RELEASE=0.5.4
 SHA256=b1879c00d0b0b1d30ba622cce239886a7e3c78ee9da1064cdfe2f64c2ab15f94
-HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+HERE=$(CDPATH='' cd -- "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 
 fail() { echo "install_minkowski: $1" >&2; exit 2; }
 
@@ -24,22 +24,28 @@ PYTHON=$(command -v "$PYTHON") || fail "no Python at '$PYTHON': set PYTHON to th
 TORCH=$("$PYTHON" -c 'import numpy, torch; print(torch.__version__.split("+")[0], torch.version.cuda or "cpu")') ||
   fail "$PYTHON has no torch with numpy: install them first, the build is tied to torch's version"
 read -r TORCH_VERSION TORCH_CUDA <<<"$TORCH"
+"$PYTHON" -m pip --version >/dev/null 2>&1 || fail "$PYTHON has no pip to install with: $PYTHON -m ensurepip"
+mkdir -p "$WHEELS" && [ -w "$WHEELS" ] || fail "cannot write to $WHEELS: set VOXELWAVE_WHEELS to another folder"
+WHEELS=$(CDPATH='' cd -- "$WHEELS" && pwd)
 DEVICE=${1:-$([ "$TORCH_CUDA" = cpu ] && echo cpu || echo cuda)}
 case $DEVICE in
   cpu) FLAGS=--cpu_only TAG=cpu OTHERS='/^  if .*cuda/,/^  fi/d' ;;
   cuda)
     [ "$TORCH_CUDA" != cpu ] || fail "torch $TORCH_VERSION of $PYTHON is a CPU build: install a CUDA build, or use 'cpu'"
+    command -v "${CUDA_HOME:-/usr/local/cuda}/bin/nvcc" nvcc >/dev/null ||
+      fail "no nvcc: install CUDA $TORCH_CUDA, set CUDA_HOME, or build for the CPU alone with 'cpu'"
     # Code for the A100's generation and the H100's, and PTX for later ones: torch has no default where no GPU is.
     export TORCH_CUDA_ARCH_LIST=${TORCH_CUDA_ARCH_LIST:-8.0;9.0+PTX}
     FLAGS=--force_cuda TAG=cu${TORCH_CUDA//./} OTHERS='' ;;
   *) fail "unknown device '$DEVICE': use cpu or cuda" ;;
 esac
-# The recipe is section 2 without the blocks that are OTHERS': an edit for CUDA leaves the wheels for the CPU valid.
-RECIPE=$({ sed -n '/^# 2\./,/^# 3\./p' "${BASH_SOURCE[0]}" | sed "$OTHERS" | cat - "$HERE/minkowski_blas.hpp"
+# The recipe is section 2 without comments and the blocks that are OTHERS': an edit for CUDA leaves CPU wheels valid.
+RECIPE=$({ sed -n '/^# 2\./,/^# 3\./p' "${BASH_SOURCE[0]}" | sed "/^ *#/d; $OTHERS" | cat - "$HERE/minkowski_blas.hpp"
   [ "$DEVICE" = cpu ] || echo "$TORCH_CUDA_ARCH_LIST"; } | sha256sum | cut -c1-8)
 VERSION=$RELEASE+torch$TORCH_VERSION.$TAG.$RECIPE
 
-installed() { "$PYTHON" -c 'from importlib.metadata import version; print(version("MinkowskiEngine"))' 2>/dev/null || true; }
+installed() { "$PYTHON" -c 'import importlib.util, importlib.metadata as metadata
+print(importlib.util.find_spec("MinkowskiEngineBackend._C") and metadata.version("MinkowskiEngine"))' 2>/dev/null || true; }
 if [ "$(installed)" = "$VERSION" ]; then
   echo "MinkowskiEngine $VERSION is installed"
   exit
@@ -55,15 +61,17 @@ if [ ! -f "$WHEEL" ]; then
   WORK=$(mktemp -d)
   trap 'rm -rf "$WORK"' EXIT
   LOG=$WORK/build.log
-  echo "building MinkowskiEngine $VERSION: some minutes, ${MAX_JOBS:=$(nproc)} compilers at once"
+  echo "building MinkowskiEngine $VERSION: some minutes, ${MAX_JOBS:=$(env -u OMP_NUM_THREADS nproc)} compilers at once"
 
   # An environment of its own, so that the old setuptools which setup.py wants stay out of $PYTHON's; torch is $PYTHON's.
   "$PYTHON" -m venv "$WORK/venv"
   "$WORK/venv/bin/pip" install --quiet --quiet 'setuptools==69.5.1' 'wheel==0.45.1' 'ninja==1.13.0'
-  SITE=$("$WORK/venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+  # The PATH's ninja is torch's, without which it compiles one file at a time; the PATH's pip is setup.py's.
+  PATH=$WORK/venv/bin:$PATH
+  SITE=$(python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
   "$PYTHON" -c 'import torch, pathlib; print(pathlib.Path(torch.__file__).parents[1])' >"$SITE/torch.pth"
   # Before pip hands the package over it runs setup.py as published, for a name: that asks numpy.distutils, gone since
-  # Python 3.12, for a BLAS, and the pip of the PATH to uninstall.
+  # Python 3.12, for a BLAS.
   cat >"$SITE/any_blas.py" <<'PYTHON_CODE'
 import sys, types
 package, module = types.ModuleType("numpy.distutils"), types.ModuleType("numpy.distutils.system_info")
@@ -71,7 +79,7 @@ package.system_info, module.get_info = module, lambda blas: {"libraries": []}
 sys.modules |= {package.__name__: package, module.__name__: module}
 PYTHON_CODE
   echo 'import any_blas' >"$SITE/any_blas.pth"
-  PATH=$WORK/venv/bin:$PATH pip download --quiet --quiet --no-deps --no-build-isolation --require-hashes --dest "$WORK" \
+  pip download --quiet --quiet --no-deps --no-build-isolation --require-hashes --dest "$WORK" \
     --requirement <(echo "MinkowskiEngine==$RELEASE --hash=sha256:$SHA256") ||
     fail "pip could not download MinkowskiEngine $RELEASE: is its package index within reach?"
   tar -xzf "$WORK/MinkowskiEngine-$RELEASE.tar.gz" -C "$WORK"
@@ -80,7 +88,7 @@ PYTHON_CODE
   # An edit that changes nothing is a mistake, and ends the build.
   edit() { cp "$2" "$WORK/before"; sed -i "$1" "$2"; ! cmp -s "$2" "$WORK/before" || fail "edit '$1' found nothing in $2"; }
 
-  # pip of the PATH would uninstall from another environment, and `rm -rf build` throws away what ninja needs.
+  # `pip uninstall` and `rm -rf build` are not for a build to do.
   edit '/^run_command(/d' setup.py
   # Products are torch's own: a second BLAS with threads of its own takes three times as long (see minkowski_blas.hpp).
   cp "$HERE/minkowski_blas.hpp" src/mkl_alternate.hpp
@@ -93,7 +101,7 @@ PYTHON_CODE
   done
   edit 's/^from collections.abc import Sequence, namedtuple/from collections import namedtuple\nfrom collections.abc import Sequence/' \
     MinkowskiEngine/MinkowskiKernelGenerator.py
-  # Threads would race for the order of the pairs of sites, so that no two runs had the same last bits.
+  # Maps are made by one thread: several race for the order of the pairs of sites, and no two runs have the same last bits.
   edit '/^#pragma omp parallel for/d' src/coordinate_map_cpu.hpp
   # A pointer that nobody owns: every map of coordinates that was ever made left a kilobyte behind.
   edit 's/py::cast(new CoordinateMapKey(coordinate_size, map_key))/py::cast(CoordinateMapKey(coordinate_size, map_key))/' \
@@ -101,8 +109,6 @@ PYTHON_CODE
   # Rows are gathered and added one by one otherwise, while all cores but one wait; no row comes twice in a loop.
   edit 's/^ *for (row = 0; row < n_active_in_volume; row++)/#pragma omp parallel for\n&/' src/convolution_kernel.hpp
   if [ "$DEVICE" = cuda ]; then
-    # Without ninja on the PATH torch compiles one file at a time.
-    PATH=$WORK/venv/bin:$PATH
     # thrust::unary_function is gone since CUDA 13, and nothing used what it gave.
     edit '/public thrust::unary_function/,+1c {' src/coordinate_map_functors.cuh
     # Thrust's headers no longer bring each other along, and only nvcc finds them: not the compiler of the .cpp files.
@@ -120,11 +126,10 @@ PYTHON_CODE
     edit 's/std::unique_ptr<Self, .*>{/std::shared_ptr<Self>{/' src/3rdparty/concurrent_unordered_map.cuh
   fi
 
-  MAX_JOBS=$MAX_JOBS CFLAGS="${CFLAGS:-} -g0" "$WORK/venv/bin/python" setup.py bdist_wheel "$FLAGS" --blas=openblas \
+  MAX_JOBS=$MAX_JOBS CFLAGS="${CFLAGS:-} -g0" python setup.py bdist_wheel "$FLAGS" --blas=openblas \
     --dist-dir "$WORK/dist" >"$LOG" 2>&1 || { tail -n 40 "$LOG" >&2; fail "the build failed; its last lines are above"; }
-  mkdir -p "$WHEELS"
-  mv "$WORK"/dist/*.whl "$WHEEL.part"
-  mv "$WHEEL.part" "$WHEEL"
+  mv "$WORK"/dist/*.whl "$WHEEL.$$"
+  mv "$WHEEL.$$" "$WHEEL"
 fi
 
 # 3. Install, and multiply once.

@@ -23,7 +23,9 @@ def first_problem(error: ValidationError, section: str = "") -> str:
         return f"unknown key '{key}'"
     if problem["type"] == "missing":
         return f"key '{key}' is missing"
-    return f"key '{key}': {problem['msg'].removeprefix('Value error, ')}, got {problem['input']!r}"
+    # A section is too long for a line, and its own error says what of it is wrong.
+    got = "" if isinstance(problem["input"], dict) else f", got {problem['input']!r}"
+    return f"key '{key}': {problem['msg'].removeprefix('Value error, ')}{got}"
 
 
 def check_settings(component: type[Any], given: Mapping[str, Any], section: str, label: str) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from voxelwave.errors import InputError
 from voxelwave.recipes import sparse_choice
 from voxelwave.recipes.config import apply_override, check_config
 from voxelwave.recipes.pretrain import pretrain
+from voxelwave.sparse.fastest import Trial
 
 
 def run(raw, **how):
@@ -67,30 +68,57 @@ def test_auto_says_once_which_backend_and_why(raw_config):
     raw_config["model"]["sparse"] = "auto"
     said = [line for line in run(raw_config).splitlines() if line.startswith("sparse: ")]
     assert len(said) == 1
-    assert re.match(r"sparse: (gather|minkowski|dense), .* × as fast as .* on masks of this run", said[0])
+    assert re.match(
+        r"sparse: (gather|minkowski|dense), none is 5 % faster .* \(ms a pass: gather .*, dense .*\)", said[0]
+    )
+
+
+def test_auto_draws_no_random_number_and_counts_no_step(raw_config):
+    """The losses are those of the same backend named in the config."""
+    raw_config["model"]["sparse"] = "auto"
+    chosen = re.search(r"sparse: (\w+), none", run(raw_config))[1]
+    expected = losses(raw_config)
+    raw_config["run"]["name"] = "named"
+    raw_config["model"]["sparse"] = chosen
+    run(raw_config)
+    assert losses(raw_config) == expected
+
+
+def test_a_resumed_run_on_minkowskiengine_equals_the_uninterrupted_one_bit_for_bit(raw_config, minkowski):
+    raw_config["model"]["sparse"] = minkowski
+    run(raw_config)
+    expected = losses(raw_config)
+    raw_config["run"]["name"] = "interrupted"
+    asked = iter([False, False, True])
+    run(raw_config, should_stop=lambda: next(asked))
+    assert len(losses(raw_config)) == 3
+    run(raw_config, resume=True)
+    assert losses(raw_config) == expected
 
 
 def test_a_resumed_run_keeps_the_backend_that_auto_had_chosen(raw_config, monkeypatch):
     raw_config["model"]["sparse"] = "auto"
-    monkeypatch.setattr(sparse_choice, "time_backends", lambda *_: {"gather": 2.0, "dense": 1.0})
-    assert "sparse: dense, 2 × as fast as gather" in run(raw_config, should_stop=lambda: True)
+    monkeypatch.setattr(sparse_choice, "try_backends", lambda *_: Trial({"gather": 2.0, "dense": 1.0}, {}))
+    assert "sparse: dense, none is 5 % faster" in run(raw_config, should_stop=lambda: True)
     assert load_checkpoint(check_config(raw_config).run_folder() / "last.pth")["sparse"] == "dense"
-    monkeypatch.setattr(sparse_choice, "time_backends", lambda *_: {"gather": 1.0, "dense": 2.0})
-    assert "sparse: dense, as the run began" in run(raw_config, resume=True)
+    monkeypatch.setattr(sparse_choice, "try_backends", lambda *_: Trial({"gather": 1.0, "dense": 2.0}, {}))
+    assert "sparse: dense, as in the run so far" in run(raw_config, resume=True)
 
 
 def test_a_run_whose_backend_is_gone_goes_on_with_another(raw_config, monkeypatch):
     raw_config["model"]["sparse"] = "auto"
-    monkeypatch.setattr(sparse_choice, "time_backends", lambda *_: {"dense": 1.0})
+    monkeypatch.setattr(sparse_choice, "try_backends", lambda *_: Trial({"dense": 1.0}, {}))
     run(raw_config, should_stop=lambda: True)
     monkeypatch.setattr(sparse_choice, "why_not", lambda name, device: "gone" if name == "dense" else None)
-    monkeypatch.setattr(sparse_choice, "time_backends", lambda *_: {"gather": 1.0})
+    monkeypatch.setattr(sparse_choice, "try_backends", lambda *_: Trial({"gather": 1.0}, {}))
     said = run(raw_config, resume=True)
     assert "sparse: gather" in said
     assert "the run began with dense (gone)" in said
 
 
-def test_a_run_on_any_backend_has_the_same_losses(raw_config, sparse_backend, tmp_path):
+@pytest.mark.parametrize("other", ["gather", "minkowski"])
+def test_a_run_on_any_backend_has_the_same_losses(raw_config, other, request):
+    sparse_backend = request.getfixturevalue("minkowski") if other == "minkowski" else other
     raw_config["model"]["sparse"] = "dense"
     run(raw_config)
     raw_config["run"]["name"] = "other"
@@ -104,10 +132,13 @@ def test_a_run_on_any_backend_has_the_same_losses(raw_config, sparse_backend, tm
 
 def test_a_run_goes_on_with_another_backend(raw_config):
     raw_config["model"]["sparse"] = "dense"
+    run(raw_config)
+    expected = losses(raw_config)
+    raw_config["run"]["name"] = "mixed"
     run(raw_config, should_stop=lambda: True)
     raw_config["model"]["sparse"] = "gather"
     assert "sparse: gather, as configured" in run(raw_config, resume=True)
-    assert len(losses(raw_config)) == 12
+    assert losses(raw_config) == pytest.approx(expected, rel=1e-4)
 
 
 def test_a_backend_that_does_not_run_on_the_device_is_refused(raw_config, monkeypatch):

@@ -1,8 +1,10 @@
 import copy
 import itertools
 import os
+import pickle
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -10,8 +12,10 @@ import torch
 from masks import blocks
 
 from voxelwave.errors import InputError
+from voxelwave.sparse import minkowski as minkowski_module
 from voxelwave.sparse.backends import NAMES, SparseBackend, make_backend, why_not
 from voxelwave.sparse.encoder import SparseEncoder
+from voxelwave.sparse.minkowski import _Map
 from voxelwave.sparse.volume import Sites, SparseVolume
 
 HERE = Path(__file__).parent
@@ -30,7 +34,8 @@ def parameters(*shape, dtype=torch.float64):
 
 def close(result, expected, relative):
     """The largest difference, over the largest value."""
-    return (result - expected).abs().max() <= relative * expected.abs().max()
+    largest = expected.abs().max() if expected.numel() else 0.0
+    return result.shape == expected.shape and bool(((result - expected).abs() <= relative * largest).all())
 
 
 def test_submanifold_convolution_equals_loops_over_active_sites(sparse_backend):
@@ -79,6 +84,12 @@ def one_sample_without_sites(grid):
     return active
 
 
+def permuted(grid):
+    """With the strides of another order of axes, which torch takes for contiguous where a side is 1."""
+    depth, height, width = grid
+    return (torch.rand(2, height, width, depth, generator=torch.Generator().manual_seed(0)) < 0.5).permute(0, 3, 1, 2)
+
+
 MASKS = {
     f"side {side}, batch {batch}, {'×'.join(map(str, grid))}": blocks(
         grid, side=side, share=0.4, batch=batch, seed=batch
@@ -90,6 +101,9 @@ MASKS = {
     "one site": one_site((6, 4, 8)),
     "all sites": torch.ones(2, 6, 4, 8, dtype=torch.bool),
     "a sample without sites": one_sample_without_sites((4, 6, 4)),
+    "no sites": torch.zeros(2, 4, 4, 4, dtype=torch.bool),
+    "a depth of 1, permuted": permuted((1, 6, 5)),
+    "permuted": permuted((4, 6, 5)),
 }
 
 
@@ -142,15 +156,21 @@ def test_results_repeat_bit_for_bit(sparse_backend):
 
 
 def test_inactive_sites_reach_nothing_at_any_scale(sparse_backend):
+    """Neither what stands there, nor, through it, a gradient."""
     torch.manual_seed(0)
     encoder = SparseEncoder(3, widths=WIDTHS, backend=sparse_backend).double()
     active = blocks((8, 8, 8), side=1, share=0.4, batch=2)
     features = torch.randn(2, 3, 8, 8, 8, dtype=torch.float64)
-    scales = encoder(SparseVolume.at(features, active))
-    changed = encoder(SparseVolume.at(features.masked_fill(~active.unsqueeze(1), torch.nan), active))
-    for number, (scale, other) in enumerate(zip(scales, changed, strict=True)):
-        assert scale.sites.grid == (8 >> number,) * 3
-        assert torch.equal(scale.features, other.features)
+    results = []
+    for filling in (0.0, torch.inf):
+        grid = features.masked_fill(~active.unsqueeze(1), filling).requires_grad_()
+        encoder.zero_grad()
+        scales = encoder(SparseVolume.at(grid, active))
+        sum(scale.features.square().sum() for scale in scales).backward()
+        assert [scale.sites.grid for scale in scales] == [(8,) * 3, (4,) * 3, (2,) * 3]
+        assert (grid.grad.masked_fill(active.unsqueeze(1), 0.0) == 0.0).all()
+        results.append(torch.cat([grid.grad.flatten(), *(p.grad.flatten() for p in encoder.parameters())]))
+    assert torch.equal(*results)
 
 
 def test_no_active_site_at_all_is_an_empty_result(sparse_backend):
@@ -169,14 +189,63 @@ def test_weights_have_the_shapes_of_conv3d_whatever_the_backend(sparse_backend, 
     dense.load_state_dict(torch.load(tmp_path / "weights.pth", weights_only=True))
     for key, value in encoder.state_dict().items():
         assert torch.equal(dense.state_dict()[key], value)
+    # In memory as the sparse backends multiply with it, also after loading and copying.
+    for module in (encoder, dense, copy.deepcopy(encoder)):
+        assert module.refine[1].conv.weight.permute(2, 3, 4, 1, 0).is_contiguous()
 
 
-def test_an_encoder_can_be_copied(sparse_backend):
+def test_an_encoder_and_its_volumes_can_be_copied(sparse_backend):
     """A moving average, and every process that is spawned, takes a copy."""
     encoder = SparseEncoder(3, widths=WIDTHS, backend=sparse_backend)
     volume = random_volume(blocks((4, 4, 4), side=2, share=0.4, batch=1), dtype=torch.float32)
     twin = copy.deepcopy(encoder)
     assert torch.equal(twin(volume)[-1].features, encoder(volume)[-1].features)
+    again = pickle.loads(pickle.dumps(copy.deepcopy(volume)))
+    assert torch.equal(encoder(again)[-1].features, encoder(volume)[-1].features)
+
+
+def test_rows_in_another_order_are_put_back(minkowski):
+    """On a GPU the engine orders its sites as it likes."""
+    order = torch.tensor([2, 0, 3, 1])
+    other = _Map(manager=None, key=None, order=order)
+    features = torch.randn(4, 3)
+    assert torch.equal(other.into(features)[0], features[2])
+    assert torch.equal(other.out_of(other.into(features)), features)
+
+
+def test_half_precision_is_summed_in_full_precision():
+    """The 27 products of gather; added up in bf16 they would be off by several of its last bits."""
+    torch.manual_seed(0)
+    weight, bias = torch.randn(4, 64, 3, 3, 3), torch.zeros(4)
+    volume = random_volume(torch.ones(1, 8, 8, 8, dtype=torch.bool), channels=64, dtype=torch.float32)
+    rounded = SparseVolume(volume.features.bfloat16().float(), volume.sites)
+    exact = make_backend("dense").convolve(rounded, weight.bfloat16().float(), bias).features
+    with torch.autocast("cpu", torch.bfloat16):
+        half = make_backend("gather").convolve(rounded, weight, bias).features
+    assert half.dtype is torch.bfloat16
+    assert ((half.float() - exact).square().mean() / exact.square().mean()).sqrt() < 2.5e-3
+
+
+def test_autocast_leaves_double_precision_alone(sparse_backend):
+    volume = random_volume(blocks((4, 4, 4), side=2, share=0.4, batch=1))
+    weight, bias = parameters(2, 3, 3, 3, 3)
+    expected = make_backend("dense").convolve(volume, weight, bias).features
+    with torch.autocast("cpu", torch.bfloat16):
+        result = make_backend(sparse_backend).convolve(volume, weight, bias).features
+    torch.testing.assert_close(result, expected)
+
+
+def test_autocast_around_backward_changes_no_gradient(sparse_backend):
+    volume = random_volume(blocks((6, 6, 6), side=2, share=0.4, batch=2), dtype=torch.float32)
+    weight, bias = parameters(2, 3, 3, 3, 3, dtype=torch.float32)
+    gradients = []
+    for half in (False, True):
+        weight.requires_grad_().grad = None
+        loss = make_backend(sparse_backend).convolve(volume, weight, bias).features.square().sum()
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            loss.backward()
+        gradients.append(weight.grad)
+    assert close(*gradients, 1e-5)
 
 
 def test_half_precision_stays_near_full_precision(sparse_backend):
@@ -220,6 +289,26 @@ def test_an_encoder_can_be_compiled(sparse_backend):
     assert done.returncode == 0, done.stderr
 
 
+def missing(package):
+    raise metadata.PackageNotFoundError(package)
+
+
+@pytest.mark.parametrize(
+    ("version", "loads", "message"),
+    [
+        ("0.5.4+torch1.0.0.cpu.abc", True, "was built for torch 1.0.0, and this is"),
+        ("0.5.4", False, "cannot be imported"),
+    ],
+)
+def test_a_minkowskiengine_that_does_not_fit_is_one_line(monkeypatch, version, loads, message):
+    monkeypatch.setattr(minkowski_module.metadata, "version", lambda package: version)
+    if not loads:
+        monkeypatch.setitem(sys.modules, "MinkowskiEngine", None)
+    with pytest.raises(InputError, match=message) as caught:
+        make_backend("minkowski")
+    assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_backends_are_what_they_are_called(name, request):
     if name == "minkowski":
@@ -236,7 +325,7 @@ def test_an_unknown_backend_is_named():
 
 
 def test_a_missing_minkowskiengine_says_how_to_get_it(monkeypatch):
-    monkeypatch.setitem(sys.modules, "MinkowskiEngine", None)
+    monkeypatch.setattr(minkowski_module.metadata, "version", missing)
     with pytest.raises(InputError, match=r"not installed: docker/install_minkowski\.sh"):
         make_backend("minkowski")
     assert "gather does without" in why_not("minkowski", torch.device("cpu"))

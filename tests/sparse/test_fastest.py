@@ -8,7 +8,7 @@ from voxelwave.sparse import fastest as module
 from voxelwave.sparse.backends import make_backend
 from voxelwave.sparse.dense import DenseBackend
 from voxelwave.sparse.encoder import SparseEncoder
-from voxelwave.sparse.fastest import fastest, time_backends
+from voxelwave.sparse.fastest import Trial, try_backends
 
 
 class SlowBackend(DenseBackend):
@@ -37,18 +37,37 @@ def test_the_fastest_is_found_and_what_is_far_behind_is_tried_once(encoder, monk
     made = {"slow": SlowBackend, "dense": DenseBackend}
     monkeypatch.setattr(module, "make_backend", lambda name: made[name]())
     monkeypatch.setattr(module, "why_not", lambda name, device: "is missing" if name == "absent" else None)
-    times = time_backends(encoder, masks(), ["absent", "slow", "dense"], budget_s=0.1)
-    assert list(times) == ["slow", "dense"]
-    assert times["slow"] > 1.0 > times["dense"]
-    assert SlowBackend.passes == len(masks())
-    assert fastest(times) == "dense"
+    trial = try_backends(encoder, masks(), ["absent", "slow", "dense"], budget_s=0.1)
+    assert list(trial.seconds) == ["slow", "dense"]
+    assert trial.seconds["slow"] > 1.0 > trial.seconds["dense"]
+    assert SlowBackend.passes == 1 + len(masks())  # the first to warm up
+    assert trial.fastest() == "dense"
+    assert trial.left_out == {"absent": "is missing"}
+
+
+def test_a_backend_that_fails_is_left_out(encoder, monkeypatch):
+    def full(*_):
+        raise torch.OutOfMemoryError("out of memory\nwith advice")
+
+    monkeypatch.setattr(DenseBackend, "convolve", full)
+    trial = try_backends(encoder, masks(), ["gather", "dense"], budget_s=0.01)
+    assert list(trial.seconds) == ["gather"]
+    assert trial.left_out == {"dense": "out of memory"}
+    with pytest.raises(RuntimeError, match="no sparse backend runs on cpu"):
+        try_backends(encoder, masks(), ["dense"])
+
+
+@torch.no_grad()
+def test_frozen_weights_and_no_grad_are_no_hindrance(encoder):
+    encoder.project.requires_grad_(False)
+    assert try_backends(encoder, masks(), ["gather"], budget_s=0.01).seconds["gather"] > 0
 
 
 def test_timing_changes_nothing(encoder):
     state = torch.random.get_rng_state()
     backend = encoder.backend
     weights = {name: value.clone() for name, value in encoder.state_dict().items()}
-    time_backends(encoder, masks(), ["gather", "dense"], budget_s=0.01)
+    try_backends(encoder, masks(), ["gather", "dense"], budget_s=0.01)
     assert torch.equal(torch.random.get_rng_state(), state)
     assert encoder.backend is backend
     assert all(parameter.grad is None for parameter in encoder.parameters())
@@ -56,8 +75,8 @@ def test_timing_changes_nothing(encoder):
 
 
 def test_of_two_that_are_as_fast_the_first_is_kept():
-    assert fastest({"gather": 1.04, "minkowski": 1.0, "dense": 2.0}) == "gather"
-    assert fastest({"gather": 1.20, "minkowski": 1.06, "dense": 1.0}) == "dense"
+    assert Trial({"gather": 1.04, "minkowski": 1.0, "dense": 2.0}, {}).fastest() == "gather"
+    assert Trial({"gather": 1.20, "minkowski": 1.06, "dense": 1.0}, {}).fastest() == "dense"
 
 
 def test_every_convolution_uses_the_backend_that_was_set():

@@ -132,7 +132,7 @@ class FeatureTarget(Section):
 class ModelConfig(Section):
     """Backbone, target, and the widths of the SparK encoder's scales and of the decoder.
 
-    `sparse` is the backend of the encoder. `use_sparse: false` is another way to write dense, `true` to leave the choice
+    `sparse` is the backend of the encoder. `use_sparse: false` is another way to write dense; `true` leaves the choice
     to `sparse`.
     """
 

@@ -98,8 +98,8 @@ def _train(
         _parameter_groups(pretrainer, training.weight_decay), lr=training.learning_rate, betas=(0.9, 0.95)
     )
     model, optimizer = fabric.setup(pretrainer, optimizer)
-    sparse = choose_sparse(config, pretrainer, fabric, None if checkpoint is None else checkpoint.get("sparse"))
-    console.print(sparse.said, markup=False)
+    sparse = choose_sparse(config, pretrainer, fabric, _sparse_of(checkpoint))
+    console.print(sparse.said, markup=False, highlight=False, soft_wrap=True)
     warmup_steps = round(training.warmup_share * total_steps)
 
     def learning_rate(step: int) -> float:
@@ -185,6 +185,11 @@ def _open_run(folder: Path, config: Config, resume: bool) -> dict[str, Any] | No
             f"restore it, or start another run.name"
         )
     return checkpoint
+
+
+def _sparse_of(checkpoint: dict[str, Any] | None) -> str | None:
+    """The backend that a run had so far; there was but one before checkpoints said which."""
+    return None if checkpoint is None else checkpoint.get("sparse", "dense")
 
 
 def _check_same_files(checkpoint: dict[str, Any], data: TrainingData, folder: Path) -> None:

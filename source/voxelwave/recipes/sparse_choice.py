@@ -11,8 +11,8 @@ from voxelwave.objectives.masked_modeling import MaskedModeling
 from voxelwave.ops.patches import token_grid
 from voxelwave.ops.seeding import torch_generator
 from voxelwave.recipes.config import Config
-from voxelwave.sparse.backends import NAMES, make_backend, why_not
-from voxelwave.sparse.fastest import fastest, time_backends
+from voxelwave.sparse.backends import make_backend, why_not
+from voxelwave.sparse.fastest import try_backends
 
 
 class SparseChoice(NamedTuple):
@@ -34,7 +34,7 @@ def choose_sparse(config: Config, pretrainer: MaskedModeling, fabric: Any, began
     if wanted != "auto":
         choice = SparseChoice(wanted, f"sparse: {wanted}, as configured")
     elif began_with is not None and gone is None:
-        choice = SparseChoice(began_with, f"sparse: {began_with}, as the run began")
+        choice = SparseChoice(began_with, f"sparse: {began_with}, as in the run so far")
     else:
         name, said = fabric.broadcast(_measure(config, pretrainer, fabric) if fabric.is_global_zero else None)
         choice = SparseChoice(name, said + (f"; the run began with {began_with} ({gone})" if gone else ""))
@@ -54,10 +54,9 @@ def _measure(config: Config, pretrainer: MaskedModeling, fabric: Any) -> SparseC
         masks.append(levels.visible.to(fabric.device))
     # 2. In the precision that `MaskedModeling.decode` has.
     with fabric.autocast(), torch.autocast("cpu", enabled=False):
-        times = time_backends(pretrainer.encoder, masks)
-    name = fastest(times)
-    # 3. What was won, and what could not be tried.
-    others = [f"{seconds / times[name]:.2g} × as fast as {other}" for other, seconds in times.items() if other != name]
-    left_out = [f"; without {other}: {reason}" for other in NAMES if (reason := why_not(other, fabric.device))]
-    said = f"sparse: {name}, {' and '.join(others)} on masks of this run"
-    return SparseChoice(name, said + "".join(left_out))
+        trial = try_backends(pretrainer.encoder, masks)
+    name = trial.fastest()
+    # 3. What was seen, and what could not be tried.
+    seen = ", ".join(f"{other} {1000 * seconds:.3g}" for other, seconds in trial.seconds.items())
+    left_out = "".join(f"; without {other}: {reason}" for other, reason in trial.left_out.items())
+    return SparseChoice(name, f"sparse: {name}, none is 5 % faster on masks of this run (ms a pass: {seen}){left_out}")

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 import time
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from voxelwave.sparse.backends import NAMES, make_backend, why_not
+from voxelwave.sparse.backends import NAMES, SparseBackend, make_backend, why_not
 from voxelwave.sparse.encoder import SparseEncoder
 from voxelwave.sparse.volume import Sites, SparseVolume
 
@@ -18,58 +18,84 @@ from voxelwave.sparse.volume import Sites, SparseVolume
 TIE = 0.05
 
 
-def time_backends(
+class Trial(NamedTuple):
+    """The seconds that a pass takes with each backend, and why others could not be tried."""
+
+    seconds: dict[str, float]
+    left_out: dict[str, str]
+
+    def fastest(self) -> str:
+        """Return the first backend that is within a few per cent of the fastest."""
+        best = min(self.seconds.values())
+        return next(name for name, seconds in self.seconds.items() if seconds <= (1 + TIE) * best)
+
+
+def try_backends(
     encoder: SparseEncoder,
     masks: Sequence[Tensor],
     names: Sequence[str] = NAMES,
     *,
     budget_s: float = 1.0,
     least: int = 3,
-) -> dict[str, float]:
-    """Return the seconds that a forward and backward pass takes with each backend that runs on the masks' device.
+) -> Trial:
+    """Time a forward and backward pass with each backend that runs on the masks' device.
 
     A pass takes every one of the `masks` in turn, active sites `[batch, depth, height, width]` as a step would have.
     Passes go round by turns, so that a disturbance meets all alike: `least` rounds, more within `budget_s`, fewer where
-    they would take ten times that. What first took more than a second, and twice as long as another, is not tried again.
-    The encoder is left with the backend it had; no gradient is kept, no random number drawn.
+    they would take ten times that. What fails is left out; what first took more than a second, and twice as long as
+    another, is not tried again. The encoder is left with the backend it had; no gradient is kept, no random number
+    drawn. Raises RuntimeError where no backend runs.
     """
-    before = encoder.backend
-    device = masks[0].device
-    features = [torch.linspace(-1, 1, encoder.in_channels, device=device).repeat(int(mask.sum()), 1) for mask in masks]
+    before, device = encoder.backend, masks[0].device
+    left_out = {name: reason for name in names if (reason := why_not(name, device))}
+    backends = {name: make_backend(name) for name in names if name not in left_out}
+    taken: dict[str, list[float]] = {name: [] for name in backends}
+    first: dict[str, float] = {}
 
-    def seconds(name: str) -> float:
+    def run(name: str) -> float:
         encoder.use(backends[name])
-        began = _now(device)
-        for mask, rows in zip(masks, features, strict=True):
-            _forward_backward(encoder, SparseVolume(rows.requires_grad_(), Sites(mask)))
-        return _now(device) - began
+        return _seconds(encoder, masks)
 
-    backends = {name: make_backend(name) for name in names if why_not(name, device) is None}
     try:
-        first = {name: seconds(name) for name in backends}
-        close = [name for name in backends if first[name] <= max(1.0, 2 * min(first.values()))]
-        taken: dict[str, list[float]] = {name: [] for name in close}
+        for name, backend in backends.items():
+            try:
+                _warm_up(encoder, backend, device)
+                first[name] = run(name)
+            except RuntimeError as error:  # out of memory, or a build that has no code for this GPU
+                left_out[name] = next(iter(str(error).splitlines()), type(error).__name__)
+        if not first:
+            raise RuntimeError(f"no sparse backend runs on {device}: {left_out}")
+        close = [name for name, seconds in first.items() if seconds <= max(1.0, 2 * min(first.values()))]
         began = time.perf_counter()
         for number in range(50):
             limit_s = budget_s if number >= least else 10 * budget_s
             if number and time.perf_counter() - began > limit_s:
                 break
             for name in close:
-                taken[name].append(seconds(name))
+                taken[name].append(run(name))
     finally:
         encoder.use(before)
-    return {name: statistics.median(taken[name]) if name in taken else first[name] for name in backends}
+    return Trial({name: statistics.median(taken[name] or [first[name]]) for name in first}, left_out)
 
 
-def fastest(times: dict[str, float]) -> str:
-    """Return the first backend that is within a few per cent of the fastest."""
-    best = min(times.values(), default=math.inf)
-    return next(name for name, seconds in times.items() if seconds <= (1 + TIE) * best)
+def _warm_up(encoder: SparseEncoder, backend: SparseBackend, device: torch.device) -> None:
+    """Let libraries load and threads start before anything is timed."""
+    encoder.use(backend)
+    _seconds(encoder, [torch.ones(1, 2, 2, 2, dtype=torch.bool, device=device)])
 
 
-def _forward_backward(encoder: SparseEncoder, volume: SparseVolume) -> None:
-    total = torch.stack([scale.features.float().sum() for scale in encoder(volume)]).sum()
-    torch.autograd.grad(total, [volume.features, *encoder.parameters()])
+def _seconds(encoder: SparseEncoder, masks: Sequence[Tensor]) -> float:
+    device = masks[0].device
+    row = torch.linspace(-1, 1, encoder.in_channels, device=device)
+    trained = [parameter for parameter in encoder.parameters() if parameter.requires_grad]
+    began = _now(device)
+    for mask in masks:
+        features = row.repeat(int(mask.sum()), 1).requires_grad_()
+        with torch.enable_grad():
+            scales = encoder(SparseVolume(features, Sites(mask)))
+            total = torch.stack([scale.features.float().sum() for scale in scales]).sum()
+        torch.autograd.grad(total, [features, *trained])
+    return _now(device) - began
 
 
 def _now(device: torch.device) -> float:

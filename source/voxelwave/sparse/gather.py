@@ -32,7 +32,9 @@ class Pairs:
 def find_pairs(sites: Sites) -> Pairs:
     """Find which sites neighbour each other, for the 27 offsets of a kernel of side 3 in raster order."""
     # 1. With a rim of absent sites, a neighbour is a fixed step away, and nobody's neighbour lies in another sample.
-    rows = F.pad(sites.rows, (1,) * 6, value=-1)
+    batch, *grid = sites.active.shape
+    rows = torch.full((batch, *(length + 2 for length in grid)), -1, device=sites.active.device)
+    rows[:, 1:-1, 1:-1, 1:-1] = sites.rows
     _, along_depth, along_height, along_width = rows.stride()
     steps = [i * along_depth + j * along_height + k * along_width for i, j, k in product((-1, 0, 1), repeat=3)]
     places = (rows >= 0).flatten().nonzero().squeeze(1)
@@ -51,7 +53,8 @@ class _Convolve(torch.autograd.Function):
     def forward(ctx: Any, features: Tensor, weights: Tensor, pairs: Pairs) -> Tensor:
         ctx.save_for_backward(features, weights)
         ctx.pairs = pairs
-        return _sum(features, weights, pairs.inputs, pairs.outputs)
+        with torch.autocast(features.device.type, enabled=False):
+            return _sum(features, weights, pairs.inputs, pairs.outputs)
 
     @staticmethod
     @once_differentiable
@@ -59,12 +62,14 @@ class _Convolve(torch.autograd.Function):
         features, weights = ctx.saved_tensors
         inputs, outputs = ctx.pairs.inputs, ctx.pairs.outputs
         of_features = of_weights = None
-        if ctx.needs_input_grad[0]:
-            of_features = _sum(gradient, weights.mT, outputs, inputs)
-        if ctx.needs_input_grad[1]:
-            of_weights = torch.empty_like(weights)
-            for offset, (read, written) in enumerate(zip(inputs, outputs, strict=True)):
-                torch.mm(_take(features, read, offset).T, _take(gradient, written, offset), out=of_weights[offset])
+        with torch.autocast(gradient.device.type, enabled=False):
+            if ctx.needs_input_grad[0]:
+                of_features = _sum(gradient, weights.mT, outputs, inputs)
+            if ctx.needs_input_grad[1]:
+                of_weights = torch.empty_like(weights)
+                for offset, (read, written) in enumerate(zip(inputs, outputs, strict=True)):
+                    here, there = _take(features, read, offset), _take(gradient, written, offset)
+                    torch.mm(here.T, there, out=of_weights[offset])
         return of_features, of_weights, None
 
 
@@ -117,7 +122,8 @@ class GatherBackend:
 
 
 def _as_autocast(features: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Do for our own function what autocast does for torch's."""
+    """Do for our own function what autocast does for torch's: it leaves fp64 alone."""
     device = features.device.type
-    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else features.dtype
+    lowers = torch.is_autocast_enabled(device) and features.dtype is not torch.float64
+    dtype = torch.get_autocast_dtype(device) if lowers else features.dtype
     return features.to(dtype), weight.to(dtype)

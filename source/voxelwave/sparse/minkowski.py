@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import sys
 import warnings
 from dataclasses import dataclass
+from importlib import metadata
 from typing import Any
 
 import torch
@@ -27,19 +29,35 @@ def load_minkowski() -> Any:
     """
     path, threads = list(sys.path), os.environ.get("OMP_NUM_THREADS")
     try:
+        _check_build()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             import MinkowskiEngine
-    except ModuleNotFoundError:
-        raise InputError(f"MinkowskiEngine is not installed: {INSTALL}") from None
-    except (ImportError, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"MinkowskiEngine does not fit torch {torch.__version__} ({reason}): {INSTALL}") from None
+    except InputError:
+        raise
+    except Exception as error:  # what does not fit fails in many ways
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise InputError(f"MinkowskiEngine cannot be imported ({reason}): {INSTALL}") from None
     finally:
         sys.path[:] = path
         if threads is None:
             os.environ.pop("OMP_NUM_THREADS", None)
     return MinkowskiEngine
+
+
+def _check_build() -> None:
+    """Refuse what is missing, and what was built for another torch, before it can end the process.
+
+    The version that docker/install_minkowski.sh gives says for which torch it was built.
+    """
+    try:
+        version = metadata.version("MinkowskiEngine")
+    except metadata.PackageNotFoundError:
+        raise InputError(f"MinkowskiEngine is not installed: {INSTALL}") from None
+    built_for = re.search(r"\+torch(\S+?)\.(?:cpu|cu\d+)\b", version)
+    here = torch.__version__.split("+")[0]
+    if built_for and built_for[1] != here:
+        raise InputError(f"MinkowskiEngine {version} was built for torch {built_for[1]}, and this is {here}: {INSTALL}")
 
 
 @dataclass(frozen=True)
@@ -97,16 +115,18 @@ class MinkowskiBackend:
         self, volume: SparseVolume, weight: Float[Tensor, "out in 2 2 2"], bias: Float[Tensor, "out"]
     ) -> SparseVolume:
         """Convolution of kernel 2, stride 2: a coarse site is active where one of its eight sites was."""
-        fine, coarse = self._map(volume.sites), volume.sites.coarse
-        there = self._insert(coarse, fine.manager, stride=2)
+        fine, coarse, plans = self._map(volume.sites), volume.sites.coarse, volume.sites.plans
+        if "minkowski, coarse" not in plans:
+            plans["minkowski, coarse"] = self._insert(coarse, fine.manager, stride=2)
+        there = plans["minkowski, coarse"]
         return SparseVolume(self._apply(volume.features, weight, bias, self._windows, fine, there), coarse)
 
     def _apply(
         self, features: Tensor, weight: Tensor, bias: Tensor, kernel: Any, source: _Map, target: _Map
     ) -> Float[Tensor, "site out"]:
-        # It aborts the process where a tensor is empty.
+        # It aborts the process where a tensor is empty. Gradients are 0 then, and there.
         if not len(features):
-            return features.new_zeros(0, len(weight)) + bias
+            return features @ weight.sum((2, 3, 4)).T + bias
         with torch.autocast(features.device.type, enabled=False):
             summed: Tensor = self._engine.MinkowskiConvolutionFunction.apply(
                 source.into(features.to(weight.dtype)),
@@ -121,13 +141,12 @@ class MinkowskiBackend:
 
     def _map(self, sites: Sites) -> _Map:
         """The map of these sites in a coordinate manager of its own, which goes when they go."""
-        plan = sites.plans.get(self.name)
-        if plan is None:
+        if "minkowski" not in sites.plans:
             types = self._engine.CoordinateMapType
             kind = types.CUDA if sites.active.is_cuda else types.CPU
             manager = self._engine.CoordinateManager(D=3, coordinate_map_type=kind)
-            plan = sites.plans[self.name] = self._insert(sites, manager, stride=1)
-        assert isinstance(plan, _Map)
+            sites.plans["minkowski"] = self._insert(sites, manager, stride=1)
+        plan: _Map = sites.plans["minkowski"]
         return plan
 
     def _insert(self, sites: Sites, manager: Any, *, stride: int) -> _Map:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -16,9 +17,13 @@ class Sites:
     """The active sites of a batch of grids; what follows from them is found out once, when it is first asked for."""
 
     def __init__(self, active: Bool[Tensor, "batch depth height width"]) -> None:
-        self.active = active
-        #: What backends prepare for these sites, by a name of theirs. It goes when the sites go.
-        self.plans: dict[str, object] = {}
+        # A copy: where a side is 1, torch takes some permuted strides for contiguous ones.
+        self.active = active.clone(memory_format=torch.contiguous_format)
+        #: What backends prepare for these sites, by a name of theirs. It goes when the sites go, and is not copied.
+        self.plans: dict[str, Any] = {}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Sites, (self.active,)
 
     @property
     def grid(self) -> tuple[int, int, int]:
@@ -39,9 +44,9 @@ class Sites:
     @cached_property
     def rows(self) -> Int[Tensor, "batch depth height width"]:
         """The row of every active site among the features, -1 elsewhere."""
-        rows = torch.full_like(self.active, -1, dtype=torch.long)
-        rows.view(-1)[self.index] = torch.arange(len(self.index), device=rows.device)
-        return rows
+        rows = torch.full((self.active.numel(),), -1, device=self.active.device)
+        rows[self.index] = torch.arange(len(self.index), device=rows.device)
+        return rows.view(self.active.shape)
 
     @cached_property
     def coarse(self) -> Sites:
