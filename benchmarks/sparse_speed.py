@@ -1,6 +1,6 @@
 """The backends of the sparse encoder against each other: time, memory, what auto takes, and resident memory over steps.
 
-python benchmarks/sparse_speed.py [--rounds 5] [--steps 1000] [--quick]
+python benchmarks/sparse_speed.py [--rounds 3] [--steps 1000] [--quick]
 
 Needs MinkowskiEngine (`make minkowski`). Times are medians of forward and backward passes that go round by turns; every
 pass finds out anew which sites are neighbours, as a training step has to.
@@ -141,15 +141,25 @@ def step(encoder: SparseEncoder, active: Tensor) -> None:
 
 
 def memory_of(name: str, number: str) -> dict[str, float]:
-    """Return by how much a step raises the memory of a process that has the weights and their gradients already."""
+    """Return by how much a step raises the memory of a process that holds the weights, and what the gradients are."""
     case = CASES[int(number)]
     encoder = SparseEncoder(case.channels, widths=case.widths, backend=name)
-    step(encoder, case.mask()[:, :8, :8, :8])
+    step(encoder, torch.ones(1, 2, 2, 2, dtype=torch.bool))
+    encoder.zero_grad()
     before, _ = resident_mb()
     forget_peak()
     for seed in range(3):
         step(encoder, case.mask(seed))
-    return {"extra_mb": peak_mb() - before}
+    gradients = sum(parameter.numel() * parameter.element_size() for parameter in encoder.parameters())
+    return {"extra_mb": peak_mb() - before, "gradients_mb": gradients / 2**20}
+
+
+def memory_by_backend(number: int) -> dict[str, float]:
+    """Ask a fresh process for each backend."""
+    answers = {name: in_fresh_process(__file__, "memory", name, number) for name in NAMES}
+    return {name: answer["extra_mb"] for name, answer in answers.items()} | {
+        "gradients": answers["dense"]["gradients_mb"]
+    }
 
 
 def resident_over(name: str, steps: str) -> dict[str, float]:
@@ -205,7 +215,9 @@ def write(figures: dict[str, Any]) -> str:
         [way, *(f"{1000 * times[way]:.3g}" for times in figures["ways"].values())]
         for way in next(iter(figures["ways"].values()))
     ]
-    memory = [[name, *(f"{values[name]:.0f}" for values in figures["extra_mb"].values())] for name in NAMES]
+    memory = [
+        [name, *(f"{values[name]:.0f}" for values in figures["extra_mb"].values())] for name in (*NAMES, "gradients")
+    ]
     resident = [
         [name, f"{r['kb_a_step']:.3f} ± {r['error']:.3f}", f"{r['first_mb']:.0f}", f"{r['last_mb']:.0f}"]
         for name, r in figures["resident"].items()
@@ -219,7 +231,7 @@ def write(figures: dict[str, Any]) -> str:
         "![times as fast as dense](sparse_speed.png)",
         "One convolution, forward and backward, ms.",
         table("way | " + " | ".join(figures["ways"]), ways),
-        "What a step adds to the resident memory at its peak, MB.",
+        "What a step adds to the resident memory at its peak, MB; the gradients of the weights are the last row of it.",
         table("backend | " + " | ".join(figures["extra_mb"]), memory),
         f"Resident memory over {figures['steps']} steps with other masks each, after the first fifth.",
         table("backend | kB a step | first, MB | last, MB", resident),
@@ -230,7 +242,7 @@ def write(figures: dict[str, Any]) -> str:
 def main() -> None:
     """Run all parts, and report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--task", nargs="+", help=argparse.SUPPRESS)
@@ -250,8 +262,7 @@ def main() -> None:
         case.name: compare_ways(case, rounds) for case in (chosen[:1] if quick else CASES[:2] + CASES[6:7])
     }
     figures["extra_mb"] = {
-        case.name: {name: in_fresh_process(__file__, "memory", name, CASES.index(case))["extra_mb"] for name in NAMES}
-        for case in (chosen[:1] if quick else CASES[:3])
+        case.name: memory_by_backend(CASES.index(case)) for case in (chosen[:1] if quick else CASES[:3])
     }
     figures["resident"] = {name: in_fresh_process(__file__, "resident", name, steps) for name in NAMES}
     if not quick:
