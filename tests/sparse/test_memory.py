@@ -1,5 +1,7 @@
 """What is prepared for a set of sites must go with it: a run has hundreds of thousands of steps."""
 
+from itertools import pairwise
+
 import psutil
 import torch
 from masks import blocks
@@ -19,6 +21,6 @@ def test_sites_leave_no_memory_behind(sparse_backend):
             encoder(SparseVolume(features, Sites(active)))
         return psutil.Process().memory_info().rss
 
-    before = resident_after(700)
-    # MinkowskiEngine as it was published grows by 1.7 MB.
-    assert resident_after(1000) - before < 0.5e6
+    resident = [resident_after(700), *(resident_after(500) for _ in range(3))]
+    # MinkowskiEngine as it was published grows by .8 MB every time, an allocator that settles once.
+    assert min(after - before for before, after in pairwise(resident)) < 0.3e6
