@@ -15,10 +15,8 @@ from voxelwave.sparse.volume import Sites, SparseVolume
 class Mallinfo(ctypes.Structure):
     """What glibc's allocator says of itself; `uordblks` are the bytes in use, `hblkhd` those in maps of their own."""
 
-    _fields_ = [
-        (name, ctypes.c_size_t)
-        for name in "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost".split()
-    ]
+    _before = ("arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks")
+    _fields_ = [(name, ctypes.c_size_t) for name in (*_before, "uordblks", "fordblks", "keepcost")]
 
 
 def bytes_in_use():
