@@ -8,7 +8,8 @@ from rich.console import Console
 from voxelwave.engine.checkpoint import load_checkpoint
 from voxelwave.errors import InputError
 from voxelwave.recipes import sparse_choice
-from voxelwave.recipes.config import apply_override, check_config
+from voxelwave.recipes.config import check_config
+from voxelwave.recipes.overrides import apply_override
 from voxelwave.recipes.pretrain import pretrain
 from voxelwave.sparse.fastest import Trial
 

@@ -15,7 +15,7 @@ from voxelwave.data.preparation import Preparation
 from voxelwave.data.volume import Spacing
 from voxelwave.errors import InputError
 from voxelwave.ops.files import write_text
-from voxelwave.recipes.config import apply_override
+from voxelwave.recipes.overrides import apply_override
 from voxelwave.registry import MODALITIES
 
 FORMAT_VERSION = 1

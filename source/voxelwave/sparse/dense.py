@@ -23,7 +23,7 @@ class DenseBackend:
     ) -> SparseVolume:
         """Submanifold convolution of stride 1: the active sites stay as they are."""
         features = F.conv3d(volume.densify(), weight, bias, padding=1)
-        return SparseVolume(_rows(features, volume.sites.index), volume.sites)
+        return SparseVolume.on(features, volume.sites)
 
     def downsample(
         self, volume: SparseVolume, weight: Float[Tensor, "out in 2 2 2"], bias: Float[Tensor, "out"]
@@ -35,8 +35,4 @@ class DenseBackend:
         odd = [length % 2 for length in reversed(volume.sites.grid)]
         grid = F.pad(volume.densify(), [amount for length in odd for amount in (0, length)])
         features = F.conv3d(grid, weight, bias, stride=2)
-        return SparseVolume(_rows(features, volume.sites.coarse.index), volume.sites.coarse)
-
-
-def _rows(grid: Float[Tensor, "batch channel depth height width"], index: Tensor) -> Float[Tensor, "site channel"]:
-    return grid.movedim(1, -1).flatten(0, 3).index_select(0, index)
+        return SparseVolume.on(features, volume.sites.coarse)

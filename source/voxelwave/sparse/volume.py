@@ -70,7 +70,11 @@ class SparseVolume:
         active: Bool[Tensor, "batch depth height width"],
     ) -> SparseVolume:
         """Take the features of the active sites out of a grid. What stands elsewhere, NaN included, is never read."""
-        sites = Sites(active)
+        return cls.on(grid, Sites(active))
+
+    @classmethod
+    def on(cls, grid: Float[Tensor, "batch channel depth height width"], sites: Sites) -> SparseVolume:
+        """Take the features of `sites` out of a grid."""
         return cls(grid.movedim(1, -1).flatten(0, 3).index_select(0, sites.index), sites)
 
     def map_sites(self, function: Callable[[Tensor], Tensor]) -> SparseVolume:
