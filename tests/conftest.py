@@ -44,3 +44,13 @@ def real_data() -> Path:
     if not (folder / "volumes").is_dir():
         pytest.skip(f"no real volumes in {folder}: set VOXELWAVE_REAL_DATA to a folder that holds volumes/")
     return folder
+
+
+@pytest.fixture(scope="session")
+def heads(tmp_path_factory) -> Path:
+    """Five MRI and three CT heads of 32³ voxels."""
+    from voxelwave.recipes.synthesize import synthesize
+
+    folder = tmp_path_factory.mktemp("heads")
+    synthesize(folder, num_mri=5, num_ct=3, size=32, seed=0, workers=1)
+    return folder

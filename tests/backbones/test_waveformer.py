@@ -51,7 +51,7 @@ def test_hidden_voxels_change_nothing_whatever_the_mask(grid, channels, share, s
     assert (model(volume, hidden) - model(changed, hidden)).abs().max() == 0.0
 
 
-@pytest.mark.parametrize("levels", [1, 2])
+@pytest.mark.parametrize("levels", [0, 1, 2])
 @pytest.mark.parametrize("grid", [(4, 4, 4), (8, 4, 8), (5, 6, 7)])
 def test_visible_only_equals_dense_for_a_wholly_visible_volume(grid, levels):
     model, volume = backbone(levels), volume_of(grid)
@@ -59,7 +59,7 @@ def test_visible_only_equals_dense_for_a_wholly_visible_volume(grid, levels):
     torch.testing.assert_close(model(volume, nothing), model(volume), rtol=0, atol=1e-10)
 
 
-@pytest.mark.parametrize("levels", [1, 2])
+@pytest.mark.parametrize("levels", [0, 1, 2])
 def test_computing_visible_blocks_alone_equals_computing_the_masked_grid(levels):
     # A hidden sample of another count forces the masked-grid way for the whole batch.
     model, grid = backbone(levels), (8, 8, 8)
@@ -179,3 +179,13 @@ def test_any_size_that_the_patch_divides_runs_with_the_same_weights():
     model = backbone()
     for grid in ((2, 2, 2), (4, 6, 8), (3, 5, 9), (10, 12, 8)):
         assert model(volume_of(grid)).shape == (2, 24, *grid)
+
+
+def test_without_wavelets_every_token_attends_every_other_as_in_a_plain_transformer():
+    torch.manual_seed(0)
+    attention = WaveletAttention(24, num_heads=2, levels=0).double()
+    tokens, places = torch.randn(1, 5, 24, dtype=torch.float64), torch.zeros(1, 5, 3)  # one place: nothing is turned
+    plain = torch.nn.MultiheadAttention(24, 2, batch_first=True).double()
+    plain.in_proj_weight.data, plain.in_proj_bias.data = attention.qkv.weight.data, attention.qkv.bias.data
+    plain.out_proj.load_state_dict(attention.out.state_dict())
+    torch.testing.assert_close(attention(tokens, places), plain(tokens, tokens, tokens)[0], rtol=0, atol=1e-12)

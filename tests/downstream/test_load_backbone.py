@@ -1,4 +1,6 @@
 import json
+import os
+import pickle
 
 import pytest
 import torch
@@ -6,23 +8,134 @@ import torch
 from voxelwave import load_backbone
 from voxelwave.backbones.waveformer import WaveFormer3D
 from voxelwave.downstream.load_backbone import DESCRIPTION, WEIGHTS, save_backbone
+from voxelwave.engine.checkpoint import save_checkpoint
+from voxelwave.recipes.config import check_config
+from voxelwave.recipes.pretrain import pretrain
 
 SETTINGS = {"patch_size": 4, "embed_dim": 24, "depth": 2, "num_heads": 2}
 
 
-@pytest.fixture
-def run(tmp_path):
+def exported(folder, volumes=None):
     backbone = WaveFormer3D(**SETTINGS)
     architecture = {"name": "waveformer", "in_channels": [1, 3], "settings": SETTINGS}
-    save_backbone(tmp_path, backbone.state_dict(), {"architecture": architecture})
-    return tmp_path, backbone
+    described = {"architecture": architecture, "data": {"volumes": volumes or {"mri": 5, "ct": 3}}}
+    save_backbone(folder, backbone.state_dict(), described)
+    return folder, backbone
+
+
+@pytest.fixture
+def run(tmp_path):
+    return exported(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, heads):
+    """A finished pretraining run."""
+    out = tmp_path_factory.mktemp("runs")
+    raw = {
+        "run": {"name": "tiny", "out_dir": str(out), "tensorboard": False, "license": "CC-BY-4.0"},
+        "data": {"crop_size": [16] * 3, "num_workers": 0, "spacing_mm": 2.0},
+        "model": {"backbone": SETTINGS, "sparse": "gather", "encoder_widths": [8], "decoder_width": 8},
+        "training": {"epochs": 1},
+    }
+    raw["data"]["sources"] = [{"path": str(heads / name), "modality": name} for name in ("mri", "ct")]
+    pretrain(check_config(raw))
+    return out / "tiny"
 
 
 def test_a_saved_backbone_computes_what_it_did_from_either_path(run):
     folder, backbone = run
     volume = torch.rand(1, 3, 16, 8, 12)
     for path in (folder, folder / WEIGHTS, str(folder)):
-        assert torch.equal(load_backbone(path)(volume), backbone(volume))
+        assert torch.equal(load_backbone(path)(volume)[-1], backbone(volume))
+
+
+def test_run_folder_export_and_every_checkpoint_give_the_same_backbone(trained):
+    volume = torch.rand(1, 1, 16, 16, 16)
+    of_run = load_backbone(trained)
+    for name in (WEIGHTS, "last.pth", "best_model.pth", "checkpoint_epoch_1.pth"):
+        other = load_backbone(trained / name)
+        assert torch.equal(other(volume)[-1], of_run(volume)[-1])
+        assert sorted(other.report.loaded) == sorted(of_run.report.loaded) == sorted(other.backbone.state_dict())
+        assert not other.report.missing
+        assert not other.report.unexpected
+        assert {**other.description, "sha256": of_run.description["sha256"]} == of_run.description
+    checkpoint = load_backbone(trained / "last.pth").report
+    assert checkpoint.left_out["decoder.norm.weight"] == "serves pretraining only"
+
+
+def test_an_unfinished_run_gives_its_best_checkpoint(trained, tmp_path):
+    for name in ("best_model.pth", "last.pth"):
+        os.link(trained / name, tmp_path / name)
+    assert load_backbone(tmp_path).report.source.endswith("best_model.pth")
+
+
+def test_the_description_is_enough_to_use_the_file(trained):
+    described = json.loads((trained / DESCRIPTION).read_text())
+    assert described["preprocessing"]["spacing_mm"] == 2.0
+    assert described["preprocessing"]["orientation"] == "RAS"
+    modalities = described["preprocessing"]["modalities"]
+    assert modalities["mri"] == {"channels": 1, "range": [0, 1], "percentiles": [0.5, 99.5]}
+    assert modalities["ct"]["windows_hu"][0] == [40, 80]
+    assert described["data"] == {"volumes": {"mri": 5, "ct": 3}, "steps": 6}
+    assert described["license"] == "CC-BY-4.0"
+    assert described["architecture"]["settings"]["embed_dim"] == 24
+    assert {"voxelwave", "sha256"} <= described.keys()
+
+
+def test_a_stem_for_another_count_gives_a_repeated_volume_the_features_of_the_single_one(run):
+    folder, _ = run
+    volume = torch.rand(1, 1, 8, 8, 8)
+    two = load_backbone(folder, in_channels=2)
+    torch.testing.assert_close(two(volume.expand(-1, 2, -1, -1, -1))[-1], load_backbone(folder)(volume)[-1])
+    assert two.report.adapted["stems.2.weight"] == "stems.1.weight repeated 2 times and divided by 2"
+    assert two.report.left_out == dict.fromkeys(
+        ["stems.1.weight", "stems.1.bias", "stems.3.weight", "stems.3.bias"], "of another channel count"
+    )
+    assert two.in_channels == (2,)
+    assert "2 adapted" in str(two.report)
+
+
+def test_a_new_stem_is_random_and_said_to_be(run):
+    folder, backbone = run
+    new = load_backbone(folder, in_channels=4, stem="new")
+    assert new.report.adapted == dict.fromkeys(["stems.4.weight", "stems.4.bias"], "new, random")
+    assert torch.equal(new.backbone.blocks[0].mlp[0].weight, backbone.blocks[0].mlp[0].weight)
+
+
+def test_a_stem_that_saw_no_volume_is_not_taken_for_a_trained_one(tmp_path):
+    folder, backbone = exported(tmp_path, {"mri": 7})
+    assert load_backbone(folder).in_channels == (1,)
+    ct = load_backbone(folder, in_channels=3)
+    repeated = backbone.stems["1"].weight.repeat(1, 3, 1, 1, 1) / 3
+    assert torch.equal(ct.backbone.stems["3"].weight, repeated)
+    assert set(ct.report.adapted) == {"stems.3.weight", "stems.3.bias"}
+
+
+def test_the_pyramid_has_a_level_for_each_depth(run):
+    pyramid = load_backbone(run[0])
+    levels = pyramid(torch.rand(2, 1, 8, 16, 12))
+    assert pyramid.depths == (1, 2)
+    assert pyramid.channels == (24, 24)
+    assert pyramid.strides == (4, 4)
+    assert [level.shape for level in levels] == [(2, 24, 2, 4, 3)] * 2
+    assert len(load_backbone(run[0], depths=[2])(torch.rand(1, 1, 8, 8, 8))) == 1
+    for level in levels:  # each through the norm, which begins as a plain one
+        torch.testing.assert_close(level.mean(1), torch.zeros(2, 2, 4, 3), atol=1e-5, rtol=0)
+
+
+def test_prefixes_of_wrappers_are_stripped(trained, tmp_path):
+    state = torch.load(trained / "last.pth", weights_only=True)
+    state["model"] = {f"_forward_module._orig_mod.{key}": value for key, value in state["model"].items()}
+    save_checkpoint(tmp_path / "wrapped.pth", state)
+    report = load_backbone(tmp_path / "wrapped.pth").report
+    assert sorted(report.loaded) == sorted(load_backbone(trained).report.loaded)
+
+
+def test_volumes_of_another_size_than_pretrained_on(trained):
+    assert load_backbone(trained, img_size=96)(torch.rand(1, 1, 96, 96, 96))[-1].shape[2:] == (24, 24, 24)
+    with pytest.raises(ValueError, match="multiples of the patch size 4, got 50"):
+        load_backbone(trained, img_size=50)
 
 
 def damage_weights(folder):
@@ -31,26 +144,29 @@ def damage_weights(folder):
     (folder / WEIGHTS).write_bytes(content)
 
 
-def drop_settings(folder):
-    description = json.loads((folder / DESCRIPTION).read_text())
-    del description["architecture"]["settings"]
-    (folder / DESCRIPTION).write_text(json.dumps(description))
+def change_description(change):
+    def harm(folder):
+        description = json.loads((folder / DESCRIPTION).read_text())
+        change(description["architecture"])
+        (folder / DESCRIPTION).write_text(json.dumps(description))
 
-
-def change_architecture(folder):
-    description = json.loads((folder / DESCRIPTION).read_text())
-    description["architecture"]["settings"]["depth"] = 3
-    (folder / DESCRIPTION).write_text(json.dumps(description))
+    return harm
 
 
 @pytest.mark.parametrize(
     ("harm", "message"),
     [
         (damage_weights, "is damaged, or not the file that"),
-        (drop_settings, "backbone.json is damaged: KeyError"),
+        (change_description(lambda a: a.pop("settings")), "description of .* is damaged: KeyError"),
+        (change_description(lambda a: a.update(name="resnet")), "unknown backbone 'resnet'"),
+        (change_description(lambda a: a["settings"].update(depth=3)), "blocks.2.* is missing .and 1. more.; it is"),
+        (change_description(lambda a: a["settings"].update(depth=1)), "blocks.1.* is unexpected"),
+        (
+            change_description(lambda a: a["settings"].update(embed_dim=12)),
+            "is missing .and .* of another architecture",
+        ),
         (lambda folder: (folder / DESCRIPTION).write_text("{"), "backbone.json is damaged"),
-        (change_architecture, "does not fit its backbone.json: .*Missing key"),
-        (lambda folder: (folder / WEIGHTS).unlink(), "no backbone.safetensors in"),
+        (lambda folder: (folder / WEIGHTS).unlink(), "no backbone in .*a run folder holds one of"),
         (lambda folder: (folder / DESCRIPTION).unlink(), "no backbone.json in"),
     ],
 )
@@ -60,3 +176,61 @@ def test_a_damaged_backbone_is_one_clear_line(run, harm, message):
     with pytest.raises(ValueError, match=message) as caught:
         load_backbone(folder)
     assert "\n" not in str(caught.value)
+
+
+def test_what_does_not_fit_is_reported_where_that_is_asked_for(run):
+    folder, _ = run
+    change_description(lambda architecture: architecture["settings"].update(depth=1))(folder)
+    report = load_backbone(folder, strict=False).report
+    assert report.unexpected
+    assert all("blocks.1." in key for key in report.unexpected)
+    assert not report.missing
+
+
+def test_an_empty_load_is_an_error_even_where_nothing_is_strict(trained, tmp_path):
+    state = torch.load(trained / "last.pth", weights_only=True)
+    state["model"] = {"backbone.layers.0.weight": torch.zeros(3)}
+    save_checkpoint(tmp_path / "foreign.pth", state)
+    with pytest.raises(ValueError, match="does not fit the backbone 'waveformer'"):
+        load_backbone(tmp_path / "foreign.pth", strict=False)
+
+
+class Bomb:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (os.mkdir, (str(self.path),))
+
+
+@pytest.mark.parametrize("protocol", ["torch", "pickle"])
+def test_a_pickle_with_code_is_refused_and_nothing_is_executed(tmp_path, protocol):
+    file, harmed = tmp_path / "model.pth", tmp_path / "harmed"
+    if protocol == "torch":
+        torch.save({"format_version": 1, "model": Bomb(harmed)}, file)
+    else:
+        file.write_bytes(pickle.dumps(Bomb(harmed)))
+    with pytest.raises(ValueError, match="is not a readable checkpoint") as caught:
+        load_backbone(file)
+    assert "\n" not in str(caught.value)
+    assert not harmed.exists()
+
+
+def test_other_files_are_one_clear_line(trained, tmp_path):
+    half = (trained / "last.pth").read_bytes()[:5000]
+    for name, content, message in (
+        ("half.pth", half, "is not a readable checkpoint"),
+        ("text.pth", b"hello", "is not a readable checkpoint"),
+        ("gone.pth", None, "no checkpoint at"),
+    ):
+        if content is not None:
+            (tmp_path / name).write_bytes(content)
+        with pytest.raises(ValueError, match=message) as caught:
+            load_backbone(tmp_path / name)
+        assert "\n" not in str(caught.value)
+    save_checkpoint(tmp_path / "other.pth", {"model": {}})
+    with pytest.raises(ValueError, match="is not the checkpoint of a pretraining run"):
+        load_backbone(tmp_path / "other.pth")
+    torch.save({"state_dict": {}}, tmp_path / "foreign.pth")
+    with pytest.raises(ValueError, match="has checkpoint format None"):
+        load_backbone(tmp_path / "foreign.pth")

@@ -5,16 +5,6 @@ from pathlib import Path
 import pytest
 import yaml
 
-from voxelwave.recipes.synthesize import synthesize
-
-
-@pytest.fixture(scope="session")
-def heads(tmp_path_factory) -> Path:
-    """Five MRI and three CT heads of 32³ voxels."""
-    folder = tmp_path_factory.mktemp("heads")
-    synthesize(folder, num_mri=5, num_ct=3, size=32, seed=0, workers=1)
-    return folder
-
 
 @pytest.fixture
 def raw_config(heads, tmp_path) -> dict:

@@ -82,7 +82,7 @@ def test_a_run_leaves_what_was_promised(raw_config):
     assert float(rows[0]["loss"]) == pytest.approx(sum(first) / len(first))
     # The resolved file is a config by itself, and the backbone is that of the last step.
     assert load_config(folder / "config.yaml") == config
-    backbone = load_backbone(folder)
+    backbone = load_backbone(folder).backbone
     trained = {
         name.removeprefix("backbone."): value for name, value in weights(config).items() if name.startswith("backbone.")
     }

@@ -33,6 +33,7 @@ class WaveFormer3D(nn.Module):
     Hidden voxels are never read. Where hidden tokens fill whole wavelet blocks, only the visible ones are computed;
     otherwise hidden tokens of cut octets become a learned token, and octets without a visible token are not attended.
     Both ways give the visible tokens the same features. Sides only have to be divisible by the patch size.
+    `wavelet_levels=0` is the plain transformer, whose tokens all attend each other.
     """
 
     def __init__(
@@ -47,13 +48,17 @@ class WaveFormer3D(nn.Module):
         wavelet_levels: int = 1,
     ) -> None:
         super().__init__()
-        if min(patch_size, embed_dim, depth, num_heads, wavelet_levels) < 1 or mlp_ratio * embed_dim < 1:
-            raise ValueError("patch_size, embed_dim, depth, num_heads, wavelet_levels and mlp_ratio must be at least 1")
+        if min(patch_size, embed_dim, depth, num_heads) < 1 or mlp_ratio * embed_dim < 1 or wavelet_levels < 0:
+            raise ValueError(
+                "patch_size, embed_dim, depth, num_heads and mlp_ratio × embed_dim must be at least 1, "
+                "wavelet_levels at least 0"
+            )
         self.in_channels = tuple(in_channels)
         self.patch_size = patch_size
         self.channels = embed_dim
         self.depth = depth
         self.wavelet_levels = wavelet_levels
+        self._octet = 8 if wavelet_levels else 1
         self.stems = nn.ModuleDict(
             {str(channels): nn.Conv3d(channels, embed_dim, patch_size, stride=patch_size) for channels in in_channels}
         )
@@ -139,9 +144,9 @@ class WaveFormer3D(nn.Module):
                 blocks = (~gone).nonzero()[:, 1].view(batch_size, -1)
                 index = order.view(-1, block_size)[blocks].flatten(1)
             else:
-                absent = hidden_blocks.flatten(1).unflatten(1, (-1, 8)).all(2)
+                absent = hidden_blocks.flatten(1).unflatten(1, (-1, self._octet)).all(2)
         height, width = padded[1:]
-        corner = index[:, ::8]
+        corner = index[:, :: self._octet]
         places = torch.stack([corner // (height * width), corner // width % height, corner % width], 2).float() + 0.5
         return _Layout(index, places, absent)
 

@@ -43,6 +43,7 @@ class WaveletAttention(nn.Module):
 
     Tokens come in nested order (`ops.patches.nested_order`), so that 8 in a row are an octet. At each further level
     the low-pass bands of 8 octets form an octet themselves and attend with the same weights; the results add up.
+    With no level at all, every token attends: the plain transformer.
     """
 
     def __init__(self, dim: int, *, num_heads: int, levels: int = 1) -> None:
@@ -53,7 +54,8 @@ class WaveletAttention(nn.Module):
         self.levels = levels
         self.qkv = nn.Linear(dim, 3 * dim)
         self.out = nn.Linear(dim, dim)
-        self.gate = nn.Parameter(torch.zeros(7, dim))
+        if levels:
+            self.gate = nn.Parameter(torch.zeros(7, dim))
         self.rotary = RotaryPositions(dim // num_heads)
 
     def forward(
@@ -62,7 +64,12 @@ class WaveletAttention(nn.Module):
         places: Float[Tensor, "batch octet 3"],
         absent: Bool[Tensor, "batch octet"] | None = None,
     ) -> Float[Tensor, "batch token channel"]:
-        """Return the update of every token. `places` are octet centres in tokens; absent octets are not attended."""
+        """Return the update of every token. `places` are octet centres in tokens; absent octets are not attended.
+
+        With no level, an octet is one token.
+        """
+        if not self.levels:
+            return self._attend(tokens, places, absent)
         return self._mix(tokens, places, absent, self.levels)
 
     def _mix(self, tokens: Tensor, places: Tensor, absent: Tensor | None, levels: int) -> Tensor:

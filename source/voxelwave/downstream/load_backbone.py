@@ -1,22 +1,109 @@
-"""A pretrained backbone from the files that a run leaves."""
+"""A pretrained backbone from the files that a run leaves, with a report of every key."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
+from jaxtyping import Float
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
+from voxelwave.downstream.description import describe_run
+from voxelwave.engine.checkpoint import load_checkpoint
 from voxelwave.errors import InputError
 from voxelwave.ops.files import replacing, write_text
-from voxelwave.registry import BACKBONES
+from voxelwave.registry import BACKBONES, MODALITIES
 
 WEIGHTS, DESCRIPTION = "backbone.safetensors", "backbone.json"
+IN_A_RUN = (WEIGHTS, "best_model.pth", "last.pth")
+# What DDP, torch.compile and FSDP put before the names of a module that they wrap.
+WRAPPERS = ("module.", "_orig_mod.", "_forward_module.", "_fsdp_wrapped_module.")
+PART = "backbone."
+MAX_LEVELS = 4
+logger = logging.getLogger("voxelwave")
+
+Stem = Literal["repeat", "new"]
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What became of every key of the file and of the backbone.
+
+    Attributes:
+        source: the file that was read.
+        loaded: as they are in the file.
+        adapted: changed on the way, or begun anew as asked; each with how.
+        missing: of the backbone, not in the file: they keep their random initial values.
+        unexpected: of the file, not of the backbone, or there of another shape.
+        left_out: of the file, not asked for; each with why.
+    """
+
+    source: str
+    loaded: list[str] = field(default_factory=list)
+    adapted: dict[str, str] = field(default_factory=dict)
+    missing: list[str] = field(default_factory=list)
+    unexpected: list[str] = field(default_factory=list)
+    left_out: dict[str, str] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        counts = [f"{len(of)} {name.replace('_', ' ')}" for name, of in asdict(self).items() if name != "source" and of]
+        adapted = "".join(f"; {key}: {how}" for key, how in self.adapted.items())
+        return f"{self.source}: {', '.join(counts)}{adapted}"
+
+
+class FeaturePyramid(nn.Module):
+    """A backbone that returns the feature grids of several depths, each through its last norm.
+
+    Attributes:
+        depths: after which blocks; the last is the backbone's output.
+        channels, strides: of each level. A transformer keeps its grid: every stride is the patch size.
+        report: what loading did with every key; None for a backbone that was not loaded.
+        description: architecture, preprocessing, data, as in `backbone.json`.
+    """
+
+    def __init__(
+        self,
+        backbone: Any,
+        *,
+        depths: Sequence[int] | None = None,
+        report: LoadReport | None = None,
+        description: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        last = backbone.depth
+        depths = _spread(last) if depths is None else tuple(depths)
+        if not depths or list(depths) != sorted(set(depths)) or depths[0] < 0 or depths[-1] != last:
+            raise InputError(f"depths rise within 0…{last} and end at {last}, got {list(depths)}")
+        self.backbone = backbone
+        self.depths = tuple(depths)
+        self.in_channels: tuple[int, ...] = backbone.in_channels
+        self.channels = (backbone.channels,) * len(depths)
+        self.strides = (backbone.patch_size,) * len(depths)
+        self.report = report
+        self.description = dict(description or {})
+
+    def forward(
+        self, volume: Float[Tensor, "batch channel depth height width"]
+    ) -> list[Float[Tensor, "batch embed d h w"]]:
+        """Return one grid for each of `depths`.
+
+        Raises ValueError for another channel count or a side that the patch does not divide.
+        """
+        final, inner = self.backbone.forward_intermediates(volume, None, self.depths[:-1])
+        return [*(self.backbone.norm(grid.movedim(1, -1)).movedim(-1, 1) for grid in inner), final]
+
+
+class _Found(NamedTuple):
+    path: Path
+    weights: dict[str, Tensor]
+    description: dict[str, Any]
 
 
 def save_backbone(folder: Path, weights: Mapping[str, Tensor], description: Mapping[str, Any]) -> None:
@@ -30,30 +117,175 @@ def save_backbone(folder: Path, weights: Mapping[str, Tensor], description: Mapp
     )
 
 
-def load_backbone(path: str | Path) -> nn.Module:
-    """Return the backbone of a run folder, or of its `backbone.safetensors`, with every weight loaded.
+def load_backbone(
+    path: str | Path,
+    *,
+    in_channels: int | None = None,
+    img_size: int | Sequence[int] | None = None,
+    stem: Stem = "repeat",
+    depths: Sequence[int] | None = None,
+    strict: bool = True,
+) -> FeaturePyramid:
+    """Return the backbone of a run folder, of its `backbone.safetensors`, or of a training checkpoint.
 
-    Raises InputError where a file is missing or damaged, or a weight is missing, unexpected or of another shape.
+    What became of every key is in `.report`, and logged in one line.
+
+    Args:
+        path: of a run folder `backbone.safetensors` is read, or where the run is not finished `best_model.pth`.
+        in_channels: of the volumes that it will see; None keeps all patch embeddings that were trained. A count that
+            was not trained gets a stem of its own.
+        img_size: sides of these volumes, in voxels; only checked, since nothing in the backbone depends on it.
+        stem: for a count that was not trained: the 1-channel stem repeated and divided by the count ("repeat", so that
+            a volume repeated as often gives the same features), or a random one ("new").
+        depths: of the levels that are returned; None takes up to four, evenly.
+        strict: whether a key that is missing or unexpected is an error, or only reported.
+
+    Raises:
+        InputError: for a file that is missing, damaged, refused or no backbone's, and where nothing could be loaded.
     """
-    path = Path(path)
-    weights_path = path / WEIGHTS if path.is_dir() else path
-    description_path = weights_path.with_name(DESCRIPTION)
-    for needed in (weights_path, description_path):
+    found = _read(Path(path))
+    name, counts, settings = _architecture(found)
+    trained = _trained_counts(found, counts)
+    asked = trained if in_channels is None else (in_channels,)
+    if min(asked) < 1 or stem not in ("repeat", "new"):
+        raise InputError(f"in_channels is at least 1 and stem 'repeat' or 'new', got {in_channels} and '{stem}'")
+    backbone: Any = BACKBONES.build(name, asked, **settings)
+    _check_size(img_size, backbone.patch_size)
+    weights, left_out = _own_weights(found)
+    report = _fill(backbone, weights, LoadReport(str(found.path), left_out=left_out), trained, stem)
+    problems = [*(f"{key} is missing" for key in report.missing), *report.unexpected]
+    if not report.loaded or (strict and problems):
+        what = problems[0] if problems else "none of its keys is the backbone's"
+        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        raise InputError(
+            f"{found.path} does not fit the backbone '{name}' that its {DESCRIPTION} or configuration describes: "
+            f"{what}{more}; it is damaged, or of another architecture"
+        )
+    logger.info("%s", report)
+    return FeaturePyramid(backbone, depths=depths, report=report, description=found.description)
+
+
+def _read(path: Path) -> _Found:
+    if path.is_dir():
+        inside = next((path / name for name in IN_A_RUN if (path / name).is_file()), None)
+        if inside is None:
+            raise InputError(f"no backbone in {path}: a run folder holds one of {', '.join(IN_A_RUN)}")
+        path = inside
+    if path.suffix == ".safetensors":
+        return _read_exported(path)
+    checkpoint = load_checkpoint(path)
+    try:
+        volumes = {name: int(said.partition(":")[0]) for name, said in checkpoint["files"].items()}
+        description = describe_run(checkpoint["config"], volumes=volumes, step=checkpoint["step"])
+        return _Found(path, dict(checkpoint["model"]), description)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise InputError(f"{path} is not the checkpoint of a pretraining run: {error!r} is not in it") from None
+
+
+def _read_exported(path: Path) -> _Found:
+    description_path = path.with_name(DESCRIPTION)
+    for needed in (path, description_path):
         if not needed.is_file():
-            raise InputError(f"no {needed.name} in {needed.parent}: give a finished run's folder or its {WEIGHTS}")
+            raise InputError(f"no {needed.name} in {needed.parent}: give a run's folder, its {WEIGHTS} or a checkpoint")
     try:
         description = json.loads(description_path.read_text(encoding="utf-8"))
-        architecture = description["architecture"]
-        name, in_channels, settings = (architecture[key] for key in ("name", "in_channels", "settings"))
         checksum = description["sha256"]
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
         raise InputError(f"{description_path} is damaged: {error!r}; take it from its run again") from None
-    content = weights_path.read_bytes()
+    content = path.read_bytes()
     if hashlib.sha256(content).hexdigest() != checksum:
-        raise InputError(f"{weights_path} is damaged, or not the file that {description_path} describes")
-    backbone: nn.Module = BACKBONES.build(name, tuple(in_channels), **settings)
+        raise InputError(f"{path} is damaged, or not the file that {description_path} describes")
     try:
-        backbone.load_state_dict(load(content))
-    except (RuntimeError, SafetensorError) as error:
-        raise InputError(f"{weights_path} does not fit its {DESCRIPTION}: {' '.join(str(error).split())}") from None
-    return backbone
+        return _Found(path, load(content), description)
+    except SafetensorError as error:
+        raise InputError(f"{path} is not a safetensors file: {' '.join(str(error).split())}") from None
+
+
+def _architecture(found: _Found) -> tuple[str, tuple[int, ...], dict[str, Any]]:
+    try:
+        architecture = found.description["architecture"]
+        return architecture["name"], tuple(architecture["in_channels"]), dict(architecture["settings"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"the description of {found.path} is damaged: {error!r}; take it from its run again") from None
+
+
+def _trained_counts(found: _Found, counts: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the channel counts that the run had volumes of; every run has a patch embedding for each modality."""
+    volumes = found.description.get("data", {}).get("volumes", {})
+    seen = {MODALITIES.get(name).channels for name, number in volumes.items() if number}
+    return tuple(count for count in counts if count in seen) or counts
+
+
+def _check_size(img_size: int | Sequence[int] | None, patch_size: int) -> None:
+    if img_size is None:
+        return
+    sides = (img_size,) * 3 if isinstance(img_size, int) else tuple(img_size)
+    if len(sides) != 3 or any(side < patch_size or side % patch_size for side in sides):
+        raise InputError(f"img_size is one side or three, multiples of the patch size {patch_size}, got {img_size}")
+
+
+def _own_weights(found: _Found) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return the backbone's weights by its own names, and the keys of other parts."""
+    weights = {_unwrapped(key): value for key, value in found.weights.items()}
+    if not any(key.startswith(PART) for key in weights):
+        return weights, {}
+    own = {key.removeprefix(PART): value for key, value in weights.items() if key.startswith(PART)}
+    return own, {key: "serves pretraining only" for key in weights if not key.startswith(PART)}
+
+
+def _unwrapped(key: str) -> str:
+    while wrapper := next((prefix for prefix in WRAPPERS if key.startswith(prefix)), None):
+        key = key.removeprefix(wrapper)
+    return key
+
+
+def _fill(
+    backbone: nn.Module, weights: dict[str, Tensor], report: LoadReport, trained: tuple[int, ...], stem: Stem
+) -> LoadReport:
+    """Copy `weights` into `backbone` in place, and say what became of every key."""
+    own = backbone.state_dict()
+    # 1. Stems of channel counts that the run had no volumes of are as random as new ones.
+    stems = {key for key in weights if key.startswith("stems.")}
+    usable = {key: value for key, value in weights.items() if key not in stems or int(key.split(".")[1]) in trained}
+    for key in own.keys() - usable.keys():
+        if key.startswith("stems."):
+            adapted, how = _adapted(key, usable, stem)
+            report.adapted[key] = how
+            if adapted is not None:
+                usable[key] = adapted
+    # 2. Whatever fits by name and shape.
+    for key, value in own.items():
+        if key in usable and usable[key].shape == value.shape:
+            value.copy_(usable[key])
+            if key not in report.adapted:
+                report.loaded.append(key)
+        elif key not in report.adapted:
+            report.missing.append(key)
+    # 3. The rest of the file.
+    for key, value in weights.items():
+        if key in own and key not in report.missing:
+            continue
+        if key in own:
+            report.unexpected.append(f"{key} is {list(value.shape)} and not {list(own[key].shape)}")
+        elif key in stems:
+            report.left_out[key] = "of another channel count"
+        else:
+            report.unexpected.append(f"{key} is unexpected")
+    return report
+
+
+def _adapted(key: str, weights: Mapping[str, Tensor], stem: Stem) -> tuple[Tensor | None, str]:
+    """Return a stem for a channel count that was not trained, and how it came about."""
+    _, count, kind = key.split(".")
+    source = f"stems.1.{kind}"
+    if stem == "new" or source not in weights:
+        return None, "new, random"
+    if kind == "bias":
+        return weights[source], f"{source} as it is"
+    repeated = weights[source].repeat(1, int(count), *[1] * (weights[source].ndim - 2)) / int(count)
+    return repeated, f"{source} repeated {count} times and divided by {count}"
+
+
+def _spread(depth: int) -> tuple[int, ...]:
+    levels = min(MAX_LEVELS, depth)
+    return tuple(round(depth * (level + 1) / levels) for level in range(levels))

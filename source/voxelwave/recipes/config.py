@@ -57,12 +57,16 @@ class Component(BaseModel):
 
 
 class RunConfig(Section):
-    """Where the run is written (`<out_dir>/<name>`) and what all its random numbers follow from."""
+    """Where the run is written (`<out_dir>/<name>`) and what all its random numbers follow from.
+
+    `license` is that of the weights, and goes into `backbone.json`.
+    """
 
     name: Annotated[str, Field(pattern=r"^\w[\w.-]*$")] = "pretrain"
     out_dir: Path = Path("checkpoints")
     seed: int = 0
     tensorboard: bool = True
+    license: str | None = None
 
 
 class SourceConfig(Section):

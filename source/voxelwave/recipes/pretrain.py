@@ -15,6 +15,7 @@ from rich.table import Table
 from voxelwave import __version__
 from voxelwave.contracts import StepOutput
 from voxelwave.data.loaders import Batch
+from voxelwave.downstream.description import describe_run
 from voxelwave.downstream.load_backbone import save_backbone
 from voxelwave.engine.checkpoint import load_checkpoint
 from voxelwave.engine.loop import LoopSettings, Trainer, TrainingBatch, stop_on_signal
@@ -27,7 +28,7 @@ from voxelwave.objectives.masked_modeling import MaskedModeling
 from voxelwave.ops.files import write_text
 from voxelwave.ops.seeding import torch_generator
 from voxelwave.recipes.config import Config
-from voxelwave.recipes.pretrainer import build_pretrainer, channel_counts, count_parameters
+from voxelwave.recipes.pretrainer import build_pretrainer, count_parameters
 from voxelwave.recipes.sparse_choice import choose_sparse
 from voxelwave.recipes.training_data import TrainingData
 from voxelwave.reports.figures import draw_curves, draw_reconstructions
@@ -159,7 +160,8 @@ def _train(
     # 4. What the run leaves.
     if fabric.is_global_zero:
         if complete:
-            save_backbone(folder, pretrainer.backbone.state_dict(), _describe(config, data, trainer.state.step))  # type: ignore[attr-defined]
+            described = describe_run(config.model_dump(mode="json"), volumes=data.counts(), step=trainer.state.step)
+            save_backbone(folder, pretrainer.backbone.state_dict(), described)  # type: ignore[attr-defined]
             _draw(folder, pretrainer, data, fabric.device)
             log.say(f"done: {folder}")
         else:
@@ -248,27 +250,6 @@ def _collapse_gauges(pretrainer: MaskedModeling, batches: dict[str, Batch], devi
         gauges[f"effective_rank_{modality}"] = effective_rank(features)
         gauges[f"feature_std_{modality}"] = feature_std(features)
     return gauges
-
-
-def _describe(config: Config, data: TrainingData, step: int) -> dict[str, Any]:
-    return {
-        "format_version": 1,
-        "voxelwave": __version__,
-        "architecture": {
-            "name": config.model.backbone.name,
-            "in_channels": list(channel_counts()),
-            "settings": config.model.backbone.settings,
-        },
-        "preprocessing": {
-            "orientation": "RAS",
-            "spacing_mm": config.data.spacing_mm,
-            "crop_size": list(config.data.crop_size),
-            "view_share": config.data.view_share,
-            "modalities": config.data.modalities,
-        },
-        "data": {"volumes": data.counts(), "steps": step},
-        "license": None,
-    }
 
 
 def _draw(folder: Path, pretrainer: MaskedModeling, data: TrainingData, device: torch.device) -> None:

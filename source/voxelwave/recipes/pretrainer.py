@@ -7,20 +7,16 @@ from typing import Any
 import torch
 
 from voxelwave.contracts import Masking
+from voxelwave.downstream.description import channel_counts
 from voxelwave.errors import InputError
 from voxelwave.losses.masked_reconstruction import MaskedReconstruction
 from voxelwave.objectives.masked_modeling import MaskedFeatures, MaskedModeling, MaskedVoxels
 from voxelwave.ops.patches import token_grid
 from voxelwave.ops.seeding import key_to_seed
 from voxelwave.recipes.config import Config
-from voxelwave.registry import BACKBONES, CONTRASTIVE_LOSSES, MASKINGS, MODALITIES
+from voxelwave.registry import BACKBONES, CONTRASTIVE_LOSSES, MASKINGS
 from voxelwave.sparse.decoder import LightDecoder
 from voxelwave.sparse.encoder import SparseEncoder
-
-
-def channel_counts() -> tuple[int, ...]:
-    """The channel counts of all registered modalities: the backbone has a patch embedding for each."""
-    return tuple(sorted({MODALITIES.get(name).channels for name in MODALITIES.names()}))
 
 
 def build_pretrainer(config: Config) -> MaskedModeling:

@@ -17,11 +17,12 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
+from voxelwave.data.cases import CASES
 from voxelwave.data.modalities.ct import CT
 from voxelwave.errors import InputError
 from voxelwave.ops.files import replacing, write_text
 from voxelwave.ops.seeding import numpy_generator
-from voxelwave.physics.heads3d import MRI_CONTRASTS, Tissue, draw_head, render_ct, render_mri
+from voxelwave.physics.heads3d import LESIONS, MRI_CONTRASTS, Tissue, draw_head, render_ct, render_mri
 
 CT_LAYOUTS = ("hu", "windows", "windows5d")
 SMALLEST_SIZE = 32
@@ -42,7 +43,7 @@ class Head:
 def synthesize(
     out: Path, *, num_mri: int, num_ct: int, size: int = 96, seed: int = 0, workers: int | None = None
 ) -> None:
-    """Write `num_mri` MRI and `num_ct` CT heads of `size` voxels of 1 mm to `out`, with label maps.
+    """Write `num_mri` MRI and `num_ct` CT heads of `size` voxels of 1 mm to `out`, with label maps and `cases.csv`.
 
     MRI contrasts and CT layouts (Hounsfield units; three windows in the last axis, `[D, H, W, 3]` and
     `[D, H, W, 1, 3]`) take turns. A head depends on `seed` and its own index only; files that exist are kept.
@@ -79,6 +80,7 @@ def synthesize(
         _show(map(write, missing), len(missing))
     names = "".join(f"{tissue.value}\t{tissue.name.lower()}\n" for tissue in Tissue)
     write_text(out / "labels" / "labels.tsv", f"value\tname\n{names}")
+    write_text(out / CASES, _list_cases(heads, out))
     write_text(record, json.dumps(settings | {"complete": True}, indent=2) + "\n")
 
 
@@ -110,6 +112,19 @@ def _plan(out: Path, *, num_mri: int, num_ct: int) -> list[Head]:
             image, labels = out / modality / f"{stem}.nii.gz", out / "labels" / f"{stem}_labels.nii.gz"
             heads.append(Head(image, labels, modality, variant, index))
     return heads
+
+
+def _list_cases(heads: list[Head], out: Path) -> str:
+    """Return the heads as a list for downstream tasks, with what their label maps tell."""
+    lines = ["image,label,subject,modality,contrast,lesion,aneurysm"]
+    for head in heads:
+        present = set(np.unique(np.asarray(nib.load(head.labels).dataobj)).tolist())
+        contrast = MRI_CONTRASTS.index(head.variant) if head.modality == "mri" else ""
+        lesion, aneurysm = int(not present.isdisjoint(LESIONS)), int(Tissue.ANEURYSM in present)
+        files = f"{head.image.relative_to(out)},{head.labels.relative_to(out)}"
+        subject = f"{head.modality}_{head.index:04d}"
+        lines.append(f"{files},{subject},{head.modality},{contrast},{lesion},{aneurysm}")
+    return "\n".join(lines) + "\n"
 
 
 def _ignore_ctrl_c() -> None:

@@ -9,10 +9,10 @@ from voxelwave.physics.heads3d.geometry import cerebral_hull, draw_space, ellips
 from voxelwave.physics.heads3d.lesions import paint_lesions
 from voxelwave.physics.heads3d.rendering import MRI_CONTRASTS, render_ct, render_mri
 from voxelwave.physics.heads3d.skull import paint_skull
-from voxelwave.physics.heads3d.tissues import PARENCHYMA, Labels, Tissue
+from voxelwave.physics.heads3d.tissues import LESIONS, PARENCHYMA, Labels, Tissue
 from voxelwave.physics.heads3d.vessels import paint_vessels
 
-__all__ = ["MRI_CONTRASTS", "PARENCHYMA", "Labels", "Tissue", "draw_head", "render_ct", "render_mri"]
+__all__ = ["LESIONS", "MRI_CONTRASTS", "PARENCHYMA", "Labels", "Tissue", "draw_head", "render_ct", "render_mri"]
 
 
 def draw_head(generator: np.random.Generator, *, size: int) -> Labels:

@@ -41,3 +41,5 @@ PARENCHYMA = (
     Tissue.CEREBELLUM,
     Tissue.BRAIN_STEM,
 )
+
+LESIONS = (Tissue.ISCHAEMIA, Tissue.TUMOUR, Tissue.OEDEMA, Tissue.HAEMORRHAGE)
