@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from voxelwave import __version__
 from voxelwave.registry import MODALITIES
 
 FORMAT_VERSION = 1
@@ -16,16 +15,16 @@ def channel_counts() -> tuple[int, ...]:
     return tuple(sorted({MODALITIES.get(name).channels for name in MODALITIES.names()}))
 
 
-def describe_run(config: Mapping[str, Any], *, volumes: Mapping[str, int], step: int) -> dict[str, Any]:
+def describe_run(config: Mapping[str, Any], *, volumes: Mapping[str, int], step: int, version: str) -> dict[str, Any]:
     """Return the description of the backbone of a pretraining run, from the run's resolved configuration.
 
-    `volumes` are those it saw, by modality, in `step` optimiser steps.
+    `volumes` are those it saw, by modality, in `step` optimiser steps of voxelwave `version`.
     """
     model, data = config["model"], config["data"]
     backbone = dict(model["backbone"])
     return {
         "format_version": FORMAT_VERSION,
-        "voxelwave": __version__,
+        "voxelwave": version,
         "architecture": {
             "name": backbone.pop("name"),
             "in_channels": list(channel_counts()),

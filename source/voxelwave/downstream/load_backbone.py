@@ -176,7 +176,9 @@ def _read(path: Path) -> _Found:
     checkpoint = load_checkpoint(path)
     try:
         volumes = {name: int(said.partition(":")[0]) for name, said in checkpoint["files"].items()}
-        description = describe_run(checkpoint["config"], volumes=volumes, step=checkpoint["step"])
+        description = describe_run(
+            checkpoint["config"], volumes=volumes, step=checkpoint["step"], version=checkpoint["voxelwave"]
+        )
         return _Found(path, dict(checkpoint["model"]), description)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise InputError(f"{path} is not the checkpoint of a pretraining run: {error!r} is not in it") from None

@@ -160,7 +160,8 @@ def _train(
     # 4. What the run leaves.
     if fabric.is_global_zero:
         if complete:
-            described = describe_run(config.model_dump(mode="json"), volumes=data.counts(), step=trainer.state.step)
+            resolved, counts = config.model_dump(mode="json"), data.counts()
+            described = describe_run(resolved, volumes=counts, step=trainer.state.step, version=__version__)
             save_backbone(folder, pretrainer.backbone.state_dict(), described)  # type: ignore[attr-defined]
             _draw(folder, pretrainer, data, fabric.device)
             log.say(f"done: {folder}")
