@@ -2,6 +2,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from voxelwave.ops.patches import nested_order, patchify, token_grid, unpatchify
 
@@ -35,3 +36,9 @@ def test_nested_order_makes_cubes_of_each_run(grid):
         for cube in places.split(run):
             span = cube.amax(0) - cube.amin(0)
             assert span.tolist() == [round(run ** (1 / 3)) - 1] * 3
+
+
+def test_an_order_first_asked_for_while_a_model_is_traced_holds_values_afterwards():
+    with FakeTensorMode():
+        nested_order((2, 4, 14), 1)
+    assert nested_order((2, 4, 14), 1).tolist()[:8] == [0, 1, 14, 15, 56, 57, 70, 71]

@@ -91,7 +91,7 @@ class WaveFormer3D(nn.Module):
         """Return the feature grid and the raw grids after the asked `depths` (0 is the patch embedding)."""
         grid = self._check(volume, hidden)
         # 1. Choose the tokens to compute, and embed only what is visible.
-        layout = self._layout(grid, hidden, len(volume), volume.device)
+        layout = self._layout(grid, hidden, volume.shape[0], volume.device)
         tokens = self._embed(volume, grid, hidden, layout)
         # 2. The transformer, keeping what was asked for.
         kept = {0: tokens} if 0 in depths else {}
@@ -139,7 +139,9 @@ class WaveFormer3D(nn.Module):
             hidden_blocks = self._pad_hidden(grid, hidden, batch_size, device)[:, order].unflatten(1, (-1, block_size))
             gone = hidden_blocks.all(2)
             num_visible = (~gone).sum(1)
-            if bool((gone == hidden_blocks.any(2)).all() & (num_visible == num_visible[0]).all()):
+            whole = (gone == hidden_blocks.any(2)).all() & (num_visible == num_visible[0]).all()
+            # Padding alone hides no whole block: without `hidden`, values decide nothing, and the model can be traced.
+            if hidden is not None and bool(whole):
                 # Whole blocks, as many in every sample: the transform of the visible ones alone is exact.
                 blocks = (~gone).nonzero()[:, 1].view(batch_size, -1)
                 index = order.view(-1, block_size)[blocks].flatten(1)
@@ -163,13 +165,13 @@ class WaveFormer3D(nn.Module):
         if layout.absent is None:
             return F.linear(patches, stem.weight.flatten(1), stem.bias)
         # Cleared before the product, so that a NaN in a hidden voxel reaches no gradient either.
-        unseen = self._pad_hidden(grid, hidden, len(volume), volume.device).gather(1, layout.tokens).unsqueeze(2)
+        unseen = self._pad_hidden(grid, hidden, volume.shape[0], volume.device).gather(1, layout.tokens).unsqueeze(2)
         tokens = F.linear(patches.masked_fill(unseen, 0.0), stem.weight.flatten(1), stem.bias)
         return torch.where(unseen, self.mask_token.to(tokens.dtype), tokens)
 
     def _to_grid(self, tokens: Tensor, grid: Grid, hidden: Tensor | None, layout: _Layout) -> Tensor:
         padded = self._padded(grid)
-        flat = tokens.new_zeros(len(tokens), padded[0] * padded[1] * padded[2], self.channels)
+        flat = tokens.new_zeros(tokens.shape[0], padded[0] * padded[1] * padded[2], self.channels)
         flat = flat.scatter(1, layout.tokens[..., None].expand_as(tokens), tokens)
         full: Tensor = flat.transpose(1, 2).unflatten(2, padded)[..., : grid[0], : grid[1], : grid[2]]
         return full if hidden is None else full.masked_fill(hidden.unsqueeze(1), 0.0)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from functools import lru_cache
 
+import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Int64
+from numpy import ndarray
 from torch import Tensor
 
 from voxelwave.contracts import Grid
@@ -44,19 +46,23 @@ def unpatchify(
     return volume
 
 
-@lru_cache(maxsize=64)
 def nested_order(grid: Grid, levels: int) -> Int[Tensor, "token"]:
     """Return raster indices of a grid so that each run of 8ˡ of them is a cube of side 2ˡ, for every l ≤ `levels`.
 
     Raises ValueError where 2^levels does not divide every side.
     """
+    return torch.from_numpy(_nested_order(grid, levels))
+
+
+# Arrays are kept, not tensors: those made while a model is traced for an export hold no values.
+@lru_cache(maxsize=64)
+def _nested_order(grid: Grid, levels: int) -> Int64[ndarray, "token"]:
     side = 2**levels
     if any(length % side for length in grid):
         raise ValueError(f"token grid {grid} is not divisible by {side}")
-    index = torch.arange(grid[0] * grid[1] * grid[2]).view(grid)
-    for axis in (2, 1, 0):
-        index = index.unflatten(axis, (-1, *([2] * levels)))
-    # Axes are now (D, d1…dl, H, h1…hl, W, w1…wl): blocks first, then the halvings from coarse to fine.
+    split = [side for length in grid for side in (length // 2**levels, *([2] * levels))]
+    index = np.arange(grid[0] * grid[1] * grid[2]).reshape(split)
+    # Axes are (D, d1…dl, H, h1…hl, W, w1…wl): blocks first, then the halvings from coarse to fine.
     span = levels + 1
     halvings = [axis * span + level for level in range(1, span) for axis in range(3)]
-    return index.permute(0, span, 2 * span, *halvings).flatten()
+    return index.transpose(0, span, 2 * span, *halvings).reshape(-1)
