@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -11,14 +9,12 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from jaxtyping import Float
-from safetensors import SafetensorError
-from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from voxelwave.downstream.description import describe_run
+from voxelwave.downstream.weights import read_weights, save_weights
 from voxelwave.engine.checkpoint import load_checkpoint
 from voxelwave.errors import InputError
-from voxelwave.ops.files import replacing, write_text
 from voxelwave.registry import BACKBONES, MODALITIES
 
 WEIGHTS, DESCRIPTION = "backbone.safetensors", "backbone.json"
@@ -108,13 +104,7 @@ class _Found(NamedTuple):
 
 def save_backbone(folder: Path, weights: Mapping[str, Tensor], description: Mapping[str, Any]) -> None:
     """Write `backbone.safetensors` and, beside it, `backbone.json`: architecture, preprocessing, data, checksum."""
-    with replacing(folder / WEIGHTS) as part:
-        content = save({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()})
-        part.write_bytes(content)
-    write_text(
-        folder / DESCRIPTION,
-        json.dumps({**description, "sha256": hashlib.sha256(content).hexdigest()}, indent=2) + "\n",
-    )
+    save_weights(folder / WEIGHTS, weights, folder / DESCRIPTION, description)
 
 
 def load_backbone(
@@ -172,7 +162,7 @@ def _read(path: Path) -> _Found:
             raise InputError(f"no backbone in {path}: a run folder holds one of {', '.join(IN_A_RUN)}")
         path = inside
     if path.suffix == ".safetensors":
-        return _read_exported(path)
+        return _Found(path, *read_weights(path, path.with_name(DESCRIPTION)))
     checkpoint = load_checkpoint(path)
     try:
         volumes = {name: int(said.partition(":")[0]) for name, said in checkpoint["files"].items()}
@@ -182,25 +172,6 @@ def _read(path: Path) -> _Found:
         return _Found(path, dict(checkpoint["model"]), description)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise InputError(f"{path} is not the checkpoint of a pretraining run: {error!r} is not in it") from None
-
-
-def _read_exported(path: Path) -> _Found:
-    description_path = path.with_name(DESCRIPTION)
-    for needed in (path, description_path):
-        if not needed.is_file():
-            raise InputError(f"no {needed.name} in {needed.parent}: give a run's folder, its {WEIGHTS} or a checkpoint")
-    try:
-        description = json.loads(description_path.read_text(encoding="utf-8"))
-        checksum = description["sha256"]
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
-        raise InputError(f"{description_path} is damaged: {error!r}; take it from its run again") from None
-    content = path.read_bytes()
-    if hashlib.sha256(content).hexdigest() != checksum:
-        raise InputError(f"{path} is damaged, or not the file that {description_path} describes")
-    try:
-        return _Found(path, load(content), description)
-    except SafetensorError as error:
-        raise InputError(f"{path} is not a safetensors file: {' '.join(str(error).split())}") from None
 
 
 def _architecture(found: _Found) -> tuple[str, tuple[int, ...], dict[str, Any]]:

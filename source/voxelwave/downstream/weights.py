@@ -1,0 +1,46 @@
+"""Weights that leave a run: safetensors, and beside it a JSON that says what they are and holds their checksum."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from voxelwave.errors import InputError
+from voxelwave.ops.files import replacing, write_text
+
+
+def save_weights(path: Path, weights: Mapping[str, Tensor], description_path: Path, about: Mapping[str, Any]) -> None:
+    """Write `weights` to `path`, and `about` with their checksum to `description_path`."""
+    with replacing(path) as part:
+        content = save({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()})
+        part.write_bytes(content)
+    described = {**about, "sha256": hashlib.sha256(content).hexdigest()}
+    write_text(description_path, json.dumps(described, indent=2) + "\n")
+
+
+def read_weights(path: Path, description_path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read what `save_weights` wrote; raises InputError for files that are missing, damaged, or no pair."""
+    for needed in (path, description_path):
+        if not needed.is_file():
+            raise InputError(
+                f"no {needed.name} in {needed.parent}: give a run's folder, its {path.name} or a checkpoint"
+            )
+    try:
+        description = json.loads(description_path.read_text(encoding="utf-8"))
+        checksum = description["sha256"]
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+        raise InputError(f"{description_path} is damaged: {error!r}; take it from its run again") from None
+    content = path.read_bytes()
+    if hashlib.sha256(content).hexdigest() != checksum:
+        raise InputError(f"{path} is damaged, or not the file that {description_path} describes")
+    try:
+        return load(content), description
+    except SafetensorError as error:
+        raise InputError(f"{path} is not a safetensors file: {' '.join(str(error).split())}") from None
