@@ -1,0 +1,220 @@
+import warnings
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from voxelwave.data.modalities import UnusableVolume
+from voxelwave.data.store import StoredInfo, write_stored
+from voxelwave.downstream.inference import grid_of, labels_onto_grid, onto_grid, predict_volume, write_prediction
+
+
+class Doubling(nn.Module):
+    """Logits that are the channels twice; remembers the sides and the mode it was called with."""
+
+    def __init__(self):
+        super().__init__()
+        self.factor = nn.Parameter(torch.tensor(2.0))
+        self.frozen = nn.Dropout().eval()
+        self.calls = []
+
+    def forward(self, volume):
+        self.calls.append((tuple(volume.shape), self.training, torch.is_grad_enabled()))
+        return self.frozen(volume) * self.factor
+
+
+@pytest.mark.parametrize("shape", [(16, 16, 16), (21, 40, 17), (5, 16, 30), (3, 4, 5)])
+def test_a_pointwise_model_gives_what_it_gives_for_the_whole_volume(shape):
+    volume, model = torch.rand(2, *shape), Doubling()
+    logits = predict_volume(model, volume, window=(16, 16, 8), batch_size=3)
+    torch.testing.assert_close(logits, 2 * volume)
+    assert {called[0][1:] for called in model.calls} == {(2, 16, 16, 8)}
+
+
+def test_windows_are_blended_with_most_weight_on_their_middle():
+    class Border(nn.Module):
+        """1 on the border of the window, 0 inside."""
+
+        def forward(self, volume):
+            border = torch.ones_like(volume)
+            border[:, :, 2:-2, 2:-2, 2:-2] = 0
+            return border
+
+    logits = predict_volume(Border(), torch.zeros(1, 16, 16, 24), window=(16, 16, 16))[0]
+    # A border of the second window in the middle of the first, and the other way round: a mean would be 0.5.
+    assert logits[8, 8, 8] < 0.2
+    assert logits[8, 8, 0] == 1
+
+
+def test_the_model_runs_in_eval_mode_and_has_its_modes_back():
+    model = Doubling().train()
+    model.frozen.eval()
+    predict_volume(model, torch.rand(1, 8, 8, 8), window=(8, 8, 8))
+    assert model.calls == [((1, 1, 8, 8, 8), False, False)]
+    assert model.training
+    assert not model.frozen.training
+
+    class Failing(Doubling):
+        def forward(self, volume):
+            raise RuntimeError("no")
+
+    failing = Failing().train()
+    with pytest.raises(RuntimeError):
+        predict_volume(failing, torch.rand(1, 8, 8, 8), window=(8, 8, 8))
+    assert failing.training
+
+
+def affine_of(seed, *, spacing_mm=(1.0, 1.3, 0.8)):
+    """A rotated, anisotropic grid somewhere."""
+    generator = np.random.default_rng(seed)
+    turned, _ = np.linalg.qr(np.eye(3) + 0.3 * generator.standard_normal((3, 3)))
+    affine = np.eye(4)
+    affine[:3, :3] = turned * np.array(spacing_mm)
+    affine[:3, 3] = generator.uniform(-3, 3, 3)
+    return affine
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_nearest_labels_are_those_of_a_loop_over_voxels(seed):
+    generator = np.random.default_rng(seed)
+    labels = generator.integers(1, 200, (7, 6, 8)).astype(np.uint8)
+    affine, to_affine, shape = affine_of(seed), affine_of(seed + 10, spacing_mm=(0.9, 0.9, 1.7)), (9, 8, 5)
+    placed = onto_grid(labels, affine, shape=shape, to_affine=to_affine)
+    assert placed.dtype == labels.dtype
+    assert (placed == 0).any()
+    assert (placed > 0).any()
+    for place in np.ndindex(shape):
+        nearest = np.floor(np.linalg.inv(affine) @ to_affine @ [*place, 1] + 0.5)[:3].astype(int)
+        inside = (nearest >= 0).all() and (nearest < labels.shape).all()
+        assert placed[place] == (labels[tuple(nearest)] if inside else 0)
+
+
+@pytest.mark.parametrize("codes", ["RAS", "LPS", "PSR", "IRA", "SLP"])
+def test_permuted_and_flipped_axes_are_exact(codes):
+    labels = np.random.default_rng(0).integers(0, 4, (5, 6, 7)).astype(np.int16)
+    image = nib.Nifti1Image(labels, affine_of(0))
+    turn = nib.orientations.ornt_transform(
+        nib.orientations.io_orientation(image.affine), nib.orientations.axcodes2ornt(tuple(codes))
+    )
+    turned = image.as_reoriented(turn)
+    expected = np.asarray(turned.dataobj)
+    placed = onto_grid(labels, image.affine, shape=turned.shape, to_affine=turned.affine)
+    np.testing.assert_array_equal(placed, expected)
+    logits = torch.nn.functional.one_hot(torch.from_numpy(labels).long()).movedim(-1, 0) * 5.0
+    placed = labels_onto_grid(logits, image.affine, shape=turned.shape, to_affine=turned.affine)
+    np.testing.assert_array_equal(placed, expected)
+
+
+def test_classes_are_interpolated_before_the_best_is_taken():
+    generator = np.random.default_rng(1)
+    logits = torch.from_numpy(generator.standard_normal((3, 5, 6, 4))).float()
+    affine, to_affine, shape = affine_of(1), affine_of(11, spacing_mm=(0.7, 0.6, 0.9)), (8, 9, 7)
+    placed = labels_onto_grid(logits, affine, shape=shape, to_affine=to_affine)
+    probabilities = logits.softmax(0).numpy()
+    sides = np.array(probabilities.shape[1:])
+    compared = 0
+    for place in np.ndindex(shape):
+        where = (np.linalg.inv(affine) @ to_affine @ [*place, 1])[:3]
+        if (where < -0.5).any() or (where >= sides - 0.5).any():
+            assert placed[place] == 0
+            continue
+        mixed = np.zeros(3)
+        for corner in np.ndindex(2, 2, 2):
+            low = np.floor(where)
+            share = np.prod(np.where(corner, where - low, 1 - (where - low)))
+            voxel = np.clip(low + corner, 0, sides - 1).astype(int)
+            mixed += share * probabilities[(slice(None), *voxel)]
+        first, second = np.sort(mixed)[::-1][:2]
+        if first - second > 1e-4:
+            assert placed[place] == mixed.argmax()
+            compared += 1
+    assert compared > 50
+
+
+def write_image(path, shape, affine, *, dtype=np.int16, kind=nib.Nifti1Image, sform=1, qform=0):
+    image = kind(np.random.default_rng(0).integers(0, 99, shape).astype(dtype), affine)
+    if kind is not nib.MGHImage:
+        image.set_sform(affine, sform)
+        image.set_qform(affine, qform)
+    nib.save(image, path)
+    return path
+
+
+LPS, PSR = np.diag([-2.0, -1.0, 1.5, 1.0]), np.array([[0, 0, 2, -9], [-1, 0, 0, 4], [0, 1.5, 0, 3], [0, 0, 0, 1.0]])
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "affine", "options"),
+    [
+        ("lps.nii.gz", (9, 8, 10), LPS, {"sform": 4, "qform": 1}),
+        ("psr.nii", (9, 8, 10), PSR, {"sform": 0, "qform": 3}),
+        ("oblique.nii.gz", (9, 8, 10), affine_of(3), {"qform": 2}),
+        ("neither.nii.gz", (9, 8, 10), np.diag([2.0, 2, 2, 1]), {"sform": 0, "qform": 0}),
+        ("nifti2.nii", (9, 8, 10), PSR, {"kind": nib.Nifti2Image}),
+        ("freesurfer.mgz", (9, 8, 10), PSR, {"kind": nib.MGHImage}),
+        ("frames.nii.gz", (9, 8, 10, 1), LPS, {}),
+        ("windows.nii.gz", (9, 8, 10, 3), LPS, {"dtype": np.float32}),
+        ("windows5d.nii.gz", (9, 8, 10, 1, 3), LPS, {"dtype": np.float32}),
+    ],
+)
+def test_a_prediction_lies_where_its_image_does(tmp_path, name, shape, affine, options):
+    like = write_image(tmp_path / name, shape, affine, **options)
+    image = nib.load(like)
+    # Labels on the grid that volumes are read onto: axes towards RAS.
+    labels = np.random.default_rng(5).integers(0, 7, (9, 8, 10)).astype(np.uint8)
+    upright = nib.as_closest_canonical(nib.Nifti1Image(labels, image.affine))
+    path = tmp_path / "out.nii.gz"
+    written = write_prediction(path, np.asarray(upright.dataobj), upright.affine, like=like)
+    read = nib.load(path)
+    np.testing.assert_array_equal(written, labels)
+    np.testing.assert_array_equal(np.asarray(read.dataobj), labels)
+    assert read.get_data_dtype() == np.uint8
+    np.testing.assert_allclose(read.affine, image.affine, atol=1e-5)
+    if options.get("kind") is nib.MGHImage:
+        assert (int(read.header["sform_code"]), read.header.get_xyzt_units()[0]) == (1, "mm")
+    else:
+        assert [int(read.header[code]) for code in ("sform_code", "qform_code")] == [
+            int(image.header[code]) for code in ("sform_code", "qform_code")
+        ]
+        np.testing.assert_allclose(read.header.get_qform(), image.header.get_qform(), atol=1e-5)
+        np.testing.assert_allclose(read.header.get_zooms(), image.header.get_zooms()[:3])
+    assert [file.name for file in tmp_path.iterdir() if file.name.startswith(".part")] == []
+
+
+def test_a_prediction_for_a_stored_volume_lies_where_its_source_file_does(tmp_path):
+    source, stored = affine_of(4), np.diag([1.0, 1, 1, 1])
+    info = StoredInfo(modality="mri", affine=stored.tolist(), source_shape=(6, 5, 4), source_affine=source.tolist())
+    write_stored(tmp_path / "head.vxw", np.ones((8, 8, 8), dtype=np.int16), info)
+    labels = np.random.default_rng(0).integers(0, 3, (8, 8, 8)).astype(np.int64)
+    written = write_prediction(tmp_path / "out.nii", labels, stored, like=tmp_path / "head.vxw")
+    np.testing.assert_array_equal(written, onto_grid(labels, stored, shape=(6, 5, 4), to_affine=source))
+    np.testing.assert_allclose(nib.load(tmp_path / "out.nii").affine, source, atol=1e-5)
+
+
+@pytest.mark.parametrize(("highest", "dtype"), [(255, np.uint8), (256, np.int16), (40000, np.int32)])
+def test_labels_are_written_in_the_smallest_type(tmp_path, highest, dtype):
+    like = write_image(tmp_path / "like.nii", (8, 8, 8), LPS)
+    labels = np.full((8, 8, 8), highest)
+    assert write_prediction(tmp_path / "out.nii", labels, LPS, like=like).dtype == dtype
+    assert np.asarray(nib.load(tmp_path / "out.nii").dataobj).max() == highest
+
+
+def test_a_file_that_cannot_be_read_gives_no_grid(tmp_path):
+    (tmp_path / "text.nii").write_text("no volume")
+    with pytest.raises(UnusableVolume, match="not a NIfTI"):
+        grid_of(tmp_path / "text.nii")
+
+
+def test_real_files_get_labels_in_their_own_voxels(real_data, tmp_path):
+    for name in ("mr/mne_ecog_aparc+aseg.mgz", "ct/philips_plastic_head_shear_uint8.nii.gz", "odd/orient_PSL.nii.gz"):
+        like = real_data / "volumes" / name
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            image = nib.load(like)
+        labels = (np.asarray(image.dataobj) > 50).astype(np.uint8)
+        write_prediction(tmp_path / "out.nii.gz", labels, image.affine, like=like)
+        read = nib.load(tmp_path / "out.nii.gz")
+        np.testing.assert_array_equal(np.asarray(read.dataobj), labels)
+        np.testing.assert_allclose(read.affine, image.affine, atol=1e-4)
