@@ -75,13 +75,13 @@ class _InverseStep(nn.Module):
 
     def __init__(self, width: int, in_channels: tuple[int, ...]) -> None:
         super().__init__()
-        self.half = width // 2
-        self.predict = nn.Linear(width, 8 * self.half)
-        self.image = nn.ModuleDict({str(count): nn.Linear(count, self.half, bias=False) for count in in_channels})
-        self.refine = _Refine(self.half)
+        self.width = width // 2
+        self.predict = nn.Linear(width, 8 * self.width)
+        self.image = nn.ModuleDict({str(count): nn.Linear(count, self.width, bias=False) for count in in_channels})
+        self.refine = _Refine(self.width)
 
     def forward(self, x: Tensor, bands: Float[Tensor, "batch d h w 8 channel"]) -> Tensor:
-        predicted = self.predict(x.movedim(1, -1)).unflatten(-1, (8, self.half))
+        predicted = self.predict(x.movedim(1, -1)).unflatten(-1, (8, self.width))
         joined = inverse_haar(predicted + self.image[str(bands.shape[-1])](bands))
         refined: Tensor = self.refine(_from_octets(joined))
         return refined
@@ -92,7 +92,8 @@ def _octets(
 ) -> Float[Tensor, "batch d h w 8 channel"]:
     """Gather 2×2×2 neighbours, last axis fastest."""
     cut = grid.unflatten(4, (-1, 2)).unflatten(3, (-1, 2)).unflatten(2, (-1, 2))
-    return cut.permute(0, 2, 4, 6, 3, 5, 7, 1).flatten(4, 6)
+    octets: Tensor = cut.permute(0, 2, 4, 6, 3, 5, 7, 1).flatten(4, 6)
+    return octets
 
 
 def _from_octets(
@@ -100,4 +101,5 @@ def _from_octets(
 ) -> Float[Tensor, "batch channel depth height width"]:
     """Invert `_octets`."""
     cut = octets.unflatten(4, (2, 2, 2))
-    return cut.permute(0, 7, 1, 4, 2, 5, 3, 6).flatten(6, 7).flatten(4, 5).flatten(2, 3).contiguous()
+    grid: Tensor = cut.permute(0, 7, 1, 4, 2, 5, 3, 6).flatten(6, 7).flatten(4, 5).flatten(2, 3).contiguous()
+    return grid
