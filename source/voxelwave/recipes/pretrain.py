@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,6 @@ from voxelwave.contracts import StepOutput
 from voxelwave.data.loaders import Batch
 from voxelwave.downstream.description import describe_run
 from voxelwave.downstream.load_backbone import save_backbone
-from voxelwave.engine.checkpoint import load_checkpoint
 from voxelwave.engine.loop import LoopSettings, Trainer, TrainingBatch, stop_on_signal
 from voxelwave.engine.run_log import RunLog, read_metrics
 from voxelwave.engine.runtime import close_runtime, make_fabric
@@ -29,6 +27,7 @@ from voxelwave.ops.files import write_text
 from voxelwave.ops.seeding import torch_generator
 from voxelwave.recipes.config import Config
 from voxelwave.recipes.pretrainer import build_pretrainer, count_parameters
+from voxelwave.recipes.run_folder import open_run
 from voxelwave.recipes.sparse_choice import choose_sparse
 from voxelwave.recipes.training_data import TrainingData
 from voxelwave.reports.figures import draw_curves, draw_reconstructions
@@ -59,7 +58,7 @@ def pretrain(
     """
     console = console or Console()
     folder = config.run_folder()
-    checkpoint = _open_run(folder, config, resume)
+    checkpoint = open_run(folder, config.model_dump(mode="json"), resume=resume, free_to_change=FREE_TO_CHANGE)
     training = config.training
     fabric = make_fabric(device=training.device, precision=training.precision, devices=training.devices)
     if not fabric.is_global_zero:
@@ -170,26 +169,6 @@ def _train(
     return complete
 
 
-def _open_run(folder: Path, config: Config, resume: bool) -> dict[str, Any] | None:
-    """Return the checkpoint to go on from; a run that is there is never overwritten."""
-    last = folder / "last.pth"
-    if not resume and any((folder / name).exists() for name in ("last.pth", "metrics.jsonl", "config.yaml")):
-        raise InputError(f"{folder} holds a run already: go on with --resume, or choose another run.name")
-    if not last.exists():
-        return None
-    checkpoint = load_checkpoint(last)
-    before, now = _flat(checkpoint["config"]), _flat(config.model_dump(mode="json"))
-    changed = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
-    free = {f"{section}.{key}" for section, keys in FREE_TO_CHANGE.items() for key in keys}
-    if refused := [key for key in changed if key not in free]:
-        key = refused[0]
-        raise InputError(
-            f"cannot resume {folder}: '{key}' was {before.get(key)} and is {now.get(key)} now; "
-            f"restore it, or start another run.name"
-        )
-    return checkpoint
-
-
 def _sparse_of(checkpoint: dict[str, Any] | None) -> str | None:
     """The backend that a run had so far; there was but one before checkpoints said which."""
     return None if checkpoint is None else checkpoint.get("sparse", "dense")
@@ -202,17 +181,6 @@ def _check_same_files(checkpoint: dict[str, Any], data: TrainingData, folder: Pa
             f"cannot resume {folder}: its volumes were {checkpoint.get('files')} and are {now} now (number and "
             f"checksum of the names); restore the files, or start another run.name"
         )
-
-
-def _flat(values: Any, prefix: str = "") -> dict[str, str]:
-    """Nested sections as `a.b.c` keys, values as JSON."""
-    if not isinstance(values, dict):
-        return {prefix: json.dumps(values)}
-    return {
-        key: value
-        for name, child in values.items()
-        for key, value in _flat(child, f"{prefix}.{name}" if prefix else name).items()
-    }
 
 
 def _parameter_groups(module: torch.nn.Module, weight_decay: float) -> list[dict[str, Any]]:

@@ -1,0 +1,58 @@
+"""The folder of a run: never overwritten, and continued with the settings that it was begun with."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from voxelwave.engine.checkpoint import load_checkpoint
+from voxelwave.errors import InputError
+
+
+def open_run(
+    folder: Path, config: dict[str, Any], *, resume: bool, free_to_change: Mapping[str, Sequence[str]]
+) -> dict[str, Any] | None:
+    """Return the checkpoint to go on from, or None at the start.
+
+    Args:
+        config: resolved, as plain values.
+        free_to_change: keys by section that may differ between a run and its continuation.
+
+    Raises:
+        InputError: where a run is there and was not to be resumed, or another key differs, which is named.
+    """
+    last = folder / "last.pth"
+    if not resume:
+        refuse_to_overwrite(folder)
+    if not last.exists():
+        return None
+    checkpoint = load_checkpoint(last)
+    before, now = _flat(checkpoint["config"]), _flat(config)
+    changed = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
+    free = {f"{section}.{key}" for section, keys in free_to_change.items() for key in keys}
+    if refused := [key for key in changed if key not in free]:
+        key = refused[0]
+        raise InputError(
+            f"cannot resume {folder}: '{key}' was {before.get(key)} and is {now.get(key)} now; "
+            f"restore it, or start another run.name"
+        )
+    return checkpoint
+
+
+def refuse_to_overwrite(folder: Path) -> None:
+    """Raise InputError where `folder` holds a run."""
+    if any((folder / name).exists() for name in ("last.pth", "metrics.jsonl", "config.yaml")):
+        raise InputError(f"{folder} holds a run already: go on with --resume, or choose another run.name")
+
+
+def _flat(values: Any, prefix: str = "") -> dict[str, str]:
+    """Nested sections as `a.b.c` keys, values as JSON."""
+    if not isinstance(values, dict):
+        return {prefix: json.dumps(values)}
+    return {
+        key: value
+        for name, child in values.items()
+        for key, value in _flat(child, f"{prefix}.{name}" if prefix else name).items()
+    }
