@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from voxelwave.contracts import StepOutput
 from voxelwave.engine.checkpoint import save_checkpoint
-from voxelwave.engine.run_log import RunLog
+from voxelwave.engine.run_log import Record, RunLog
 from voxelwave.errors import DivergedError, InputError
 
 
@@ -48,11 +48,12 @@ class TrainingBatch(Protocol):
 
 Objective = Callable[[TrainingBatch, int], StepOutput]
 Probe = Callable[[], dict[str, float]]
+Score = Callable[[Record], float]
 
 
 @dataclass(frozen=True)
 class LoopSettings:
-    """How long to train and how often to do what, in optimiser steps."""
+    """How long to train and how often to do what, in optimiser steps; `checkpoint_every_epochs=0` writes none."""
 
     total_steps: int
     steps_per_epoch: int
@@ -65,7 +66,7 @@ class LoopSettings:
 
 @dataclass
 class LoopState:
-    """Where a run stands: optimiser steps taken and the lowest mean loss of an epoch."""
+    """Where a run stands: optimiser steps taken and the lowest score of an epoch."""
 
     step: int = 0
     best_loss: float = math.inf
@@ -100,6 +101,9 @@ class Trainer:
 
     Everything that a run needs to go on is in `last.pth`: weights, optimiser, precision state, step, best loss. The
     data and the masks are functions of the step, so that nothing else has to be remembered.
+
+    `score` says of an epoch's row how good its weights are, lower being better; the best are `best_model.pth`. The
+    rate of a group of parameters is that of the step times its `lr_scale`, where it has one (as timm's groups do).
     """
 
     def __init__(
@@ -115,6 +119,7 @@ class Trainer:
         settings: LoopSettings,
         after_step: Callable[[], None] = lambda: None,
         probe: Probe = dict,
+        score: Score = lambda row: float(row["loss"]),
     ) -> None:
         self.fabric = fabric
         self.model = model
@@ -126,6 +131,7 @@ class Trainer:
         self.settings = settings
         self.after_step = after_step
         self.probe = probe
+        self.score = score
         self.state = LoopState()
 
     def run(self, batches: Iterable[TrainingBatch], log: RunLog, should_stop: Callable[[], bool]) -> bool:
@@ -180,7 +186,7 @@ class Trainer:
         """Take one optimiser step; return the logs, averaged over micro-batches, and the gradient's norm."""
         state, share = self.state, 1 / len(micro_batches)
         for group in self.optimizer.param_groups:
-            group["lr"] = self.learning_rate(state.step)
+            group["lr"] = self.learning_rate(state.step) * group.get("lr_scale", 1.0)
         logs: dict[str, float] = {}
         for micro, batch in enumerate(micro_batches):
             last = micro == len(micro_batches) - 1
@@ -217,10 +223,11 @@ class Trainer:
         last = self.state.step == self.settings.total_steps
         if self.fabric.is_global_zero:
             weights = {"model": self._model_state(), "step": self.state.step, "epoch": epoch, **self.metadata}
-            if epoch % self.settings.checkpoint_every_epochs == 0 or last:
+            every = self.settings.checkpoint_every_epochs
+            if every and (epoch % every == 0 or last):
                 save_checkpoint(self.folder / f"checkpoint_epoch_{epoch}.pth", weights)
-            if row["loss"] < self.state.best_loss:
-                self.state.best_loss = row["loss"]
+            if (score := self.score(row)) < self.state.best_loss:
+                self.state.best_loss = score
                 save_checkpoint(self.folder / "best_model.pth", weights)
         self.save(log)
 

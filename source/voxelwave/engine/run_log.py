@@ -26,6 +26,8 @@ from voxelwave.errors import InputError
 from voxelwave.ops.files import write_text
 
 Record = dict[str, Any]
+SHOWN = ("reconstruction", "contrastive", "validation_dice", "validation_auc")  # of an epoch, beside its loss
+MEASURED = "validation_"  # begins the names of what only some steps have
 
 
 def read_metrics(path: Path) -> list[Record]:
@@ -43,7 +45,10 @@ def read_metrics(path: Path) -> list[Record]:
 
 
 def summarise(records: Sequence[Record]) -> Record:
-    """Average what every record of an epoch holds a number of, over all steps and by modality."""
+    """Average what every record of an epoch holds a number of, over all steps and by modality.
+
+    What was measured by validation is averaged over the steps that have it.
+    """
     row: Record = {"epoch": records[0]["epoch"], "step": records[-1]["step"]}
     groups = {"": records}
     for modality in dict.fromkeys(record["modality"] for record in records):
@@ -52,7 +57,11 @@ def summarise(records: Sequence[Record]) -> Record:
     names = [name for name in records[0] if name in shared and isinstance(records[0][name], float)]
     for prefix, group in groups.items():
         for name in names:
-            row[prefix + name] = math.fsum(record[name] for record in group) / len(group)
+            if not name.startswith(MEASURED):
+                row[prefix + name] = math.fsum(record[name] for record in group) / len(group)
+    for name in dict.fromkeys(name for record in records for name in record if name.startswith(MEASURED)):
+        values = [record[name] for record in records if name in record]
+        row[name] = math.fsum(values) / len(values)
     return row
 
 
@@ -144,6 +153,11 @@ class RunLog:
         self.say(_epoch_line(rows[-1]))
         return rows[-1]
 
+    @property
+    def records(self) -> Sequence[Record]:
+        """Those of all steps so far."""
+        return self._records
+
     def flush(self) -> None:
         """Bring the step records to disk; called before a checkpoint that relies on them."""
         self._metrics.flush()
@@ -154,9 +168,7 @@ class RunLog:
 
 
 def _epoch_line(row: Mapping[str, Any]) -> str:
-    modalities = [name.removesuffix("_loss") for name in row if name.endswith("_loss")]
-    parts = "  ".join(f"{name} {row[f'{name}_loss']:.4f}" for name in modalities)
-    return (
-        f"epoch {row['epoch']}: loss {row['loss']:.4f} ({parts})  reconstruction {row['reconstruction']:.4f}  "
-        f"contrastive {row['contrastive']:.4f}  {row['volumes_per_second']:.1f} volumes/s"
-    )
+    losses = [name for name in row if name.endswith("_loss") and not name.startswith(MEASURED)]
+    parts = "  ".join(f"{name.removesuffix('_loss')} {row[name]:.4f}" for name in losses)
+    shown = "".join(f"  {name.replace('_', ' ')} {row[name]:.4f}" for name in SHOWN if name in row)
+    return f"epoch {row['epoch']}: loss {row['loss']:.4f} ({parts}){shown}  {row['volumes_per_second']:.1f} volumes/s"

@@ -1,0 +1,81 @@
+from typing import NamedTuple
+
+import pytest
+import torch
+from rich.console import Console
+from torch import Tensor, nn
+
+from voxelwave.contracts import StepOutput
+from voxelwave.engine.checkpoint import load_checkpoint
+from voxelwave.engine.loop import LoopSettings, Trainer
+from voxelwave.engine.run_log import RunLog
+from voxelwave.engine.runtime import make_fabric
+
+
+class Numbers(NamedTuple):
+    volume: Tensor = torch.ones(2, 1, 1, 1, 1)
+    modality: str = "mri"
+    files: tuple[str, ...] = ("a", "b")
+    problems: tuple[str, ...] = ()
+
+
+def trainer(folder, groups, *, steps, **options):
+    """Train parameters towards 0, four steps an epoch."""
+    folder.mkdir()
+    model = nn.ParameterList([parameter for group in groups for parameter in group["params"]])
+    fabric = make_fabric(device="cpu")
+    wrapped, optimizer = fabric.setup(model, torch.optim.SGD(groups, lr=1.0))
+
+    def objective(batch, index):
+        loss = sum(parameter.square().sum() for parameter in model)
+        return StepOutput(loss, {"loss": loss.detach()})
+
+    settings = LoopSettings(steps, 4, clip_norm=1e9, checkpoint_every_epochs=0, probe_every_steps=1)
+
+    def rate(step):
+        return 0.1 * (step + 1)
+
+    return Trainer(fabric, wrapped, optimizer, objective, rate, folder, {}, settings=settings, **options)
+
+
+def run(of, stop=lambda: False):
+    console = Console(quiet=True)
+    total = of.settings.total_steps
+    with RunLog(of.folder, start_step=0, total_steps=total, console=console, tensorboard=False) as log:
+        return of.run(iter(Numbers, None), log, stop)
+
+
+def test_a_group_learns_at_its_own_share_of_the_rate(tmp_path):
+    whole, half = (nn.Parameter(torch.tensor([3.0])) for _ in range(2))
+    of = trainer(tmp_path / "run", [{"params": [whole]}, {"params": [half], "lr_scale": 0.5}], steps=3)
+    assert run(of)
+    # x -> x - rate * 2 x
+    assert whole.item() == pytest.approx(3 * (1 - 0.2) * (1 - 0.4) * (1 - 0.6))
+    assert half.item() == pytest.approx(3 * (1 - 0.1) * (1 - 0.2) * (1 - 0.3))
+    assert [group["lr"] for group in of.optimizer.param_groups] == pytest.approx([0.3, 0.15])
+
+
+def test_the_best_weights_are_those_of_the_lowest_score(tmp_path):
+    validated = {3: 0.2, 7: 0.7, 11: 0.6}
+    parameter = nn.Parameter(torch.tensor([1.0]))
+    of = trainer(
+        tmp_path / "run",
+        [{"params": [parameter]}],
+        steps=12,
+        probe=lambda: {"validation_dice": validated[of.state.step]} if of.state.step in validated else {},
+        score=lambda row: -row["validation_dice"],
+    )
+    assert run(of)
+    best = load_checkpoint(tmp_path / "run" / "best_model.pth")
+    assert (best["step"], best["epoch"]) == (8, 2)
+    assert not list((tmp_path / "run").glob("checkpoint_epoch_*"))
+    history = (tmp_path / "run" / "history.csv").read_text().splitlines()
+    assert history[0].split(",")[-1] == "validation_dice"
+    assert [line.split(",")[-1] for line in history[1:]] == ["0.2", "0.7", "0.6"]
+
+
+def test_scores_that_are_never_below_infinity_keep_no_best_weights(tmp_path):
+    of = trainer(tmp_path / "run", [{"params": [nn.Parameter(torch.ones(1))]}], steps=4, score=lambda _: float("inf"))
+    assert run(of)
+    assert not (tmp_path / "run" / "best_model.pth").exists()
+    assert (tmp_path / "run" / "last.pth").exists()
