@@ -91,7 +91,7 @@ class WaveFormer3D(nn.Module):
         """Return the feature grid and the raw grids after the asked `depths` (0 is the patch embedding)."""
         grid = self._check(volume, hidden)
         # 1. Choose the tokens to compute, and embed only what is visible.
-        layout = self._layout(grid, hidden, volume.shape[0], volume.device)
+        layout = self._layout(grid, hidden, volume)
         tokens = self._embed(volume, grid, hidden, layout)
         # 2. The transformer, keeping what was asked for.
         kept = {0: tokens} if 0 in depths else {}
@@ -109,7 +109,7 @@ class WaveFormer3D(nn.Module):
             raise ValueError(
                 f"the backbone takes volumes [batch, {accepted}, depth, height, width], got {list(volume.shape)}"
             )
-        grid = token_grid(volume.shape, self.patch_size)
+        grid = token_grid(volume.shape[-3:], self.patch_size)
         if hidden is not None and hidden.shape != (len(volume), *grid):
             raise ValueError(f"`hidden` must be [{len(volume)}, {', '.join(map(str, grid))}], got {list(hidden.shape)}")
         if hidden is not None and bool(hidden.flatten(1).all(1).any()):
@@ -122,28 +122,28 @@ class WaveFormer3D(nn.Module):
         depth, height, width = (-(-length // side) * side for length in grid)
         return depth, height, width
 
-    def _pad_hidden(self, grid: Grid, hidden: Tensor | None, batch_size: int, device: torch.device) -> Tensor:
+    def _pad_hidden(self, grid: Grid, hidden: Tensor | None, volume: Tensor) -> Tensor:
         """Hidden tokens of the padded grid, flat; what lies outside the volume is hidden too."""
         if hidden is None:
-            hidden = torch.zeros(batch_size, *grid, dtype=torch.bool, device=device)
+            hidden = volume.new_zeros(volume.shape[0], *grid, dtype=torch.bool)
         pad = [n for full, length in zip(self._padded(grid)[::-1], grid[::-1], strict=True) for n in (0, full - length)]
         return F.pad(hidden, pad, value=True).flatten(1)
 
-    def _layout(self, grid: Grid, hidden: Tensor | None, batch_size: int, device: torch.device) -> _Layout:
+    def _layout(self, grid: Grid, hidden: Tensor | None, volume: Tensor) -> _Layout:
         padded = self._padded(grid)
-        order = nested_order(padded, self.wavelet_levels).to(device)
+        order = nested_order(padded, self.wavelet_levels).to(volume.device)
         block_size = 8**self.wavelet_levels
-        index = order.expand(batch_size, -1)
+        index = order.expand(volume.shape[0], -1)
         absent = None
         if hidden is not None or padded != grid:
-            hidden_blocks = self._pad_hidden(grid, hidden, batch_size, device)[:, order].unflatten(1, (-1, block_size))
+            hidden_blocks = self._pad_hidden(grid, hidden, volume)[:, order].unflatten(1, (-1, block_size))
             gone = hidden_blocks.all(2)
             num_visible = (~gone).sum(1)
             whole = (gone == hidden_blocks.any(2)).all() & (num_visible == num_visible[0]).all()
             # Padding alone hides no whole block: without `hidden`, values decide nothing, and the model can be traced.
             if hidden is not None and bool(whole):
                 # Whole blocks, as many in every sample: the transform of the visible ones alone is exact.
-                blocks = (~gone).nonzero()[:, 1].view(batch_size, -1)
+                blocks = (~gone).nonzero()[:, 1].view(volume.shape[0], -1)
                 index = order.view(-1, block_size)[blocks].flatten(1)
             else:
                 absent = hidden_blocks.flatten(1).unflatten(1, (-1, self._octet)).all(2)
@@ -165,7 +165,7 @@ class WaveFormer3D(nn.Module):
         if layout.absent is None:
             return F.linear(patches, stem.weight.flatten(1), stem.bias)
         # Cleared before the product, so that a NaN in a hidden voxel reaches no gradient either.
-        unseen = self._pad_hidden(grid, hidden, volume.shape[0], volume.device).gather(1, layout.tokens).unsqueeze(2)
+        unseen = self._pad_hidden(grid, hidden, volume).gather(1, layout.tokens).unsqueeze(2)
         tokens = F.linear(patches.masked_fill(unseen, 0.0), stem.weight.flatten(1), stem.bias)
         return torch.where(unseen, self.mask_token.to(tokens.dtype), tokens)
 

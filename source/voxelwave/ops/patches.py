@@ -28,7 +28,7 @@ def patchify(
     volume: Float[Tensor, "batch channel depth height width"], patch_size: int
 ) -> Float[Tensor, "batch token channel voxel"]:
     """Cut a volume into cubes of `patch_size`³ voxels, in raster order of the token grid."""
-    grid = token_grid(volume.shape, patch_size)
+    grid = token_grid(volume.shape[-3:], patch_size)
     cut = volume.unflatten(4, (grid[2], patch_size))
     cut = cut.unflatten(3, (grid[1], patch_size)).unflatten(2, (grid[0], patch_size))
     # b c d p h p w p -> b (d h w) c (p p p)
