@@ -87,3 +87,15 @@ def test_the_memory_layout_of_the_batch_does_not_matter(name, layout):
 def test_values_outside_0_to_1_stay_finite(name):
     volume = batch() * 4 - 2
     assert bool(AUGMENTATIONS.build(name)(volume, torch_generator(1)).isfinite().all())
+
+
+@every_augmentation
+def test_what_moves_voxels_says_so_and_moves_labels_alike(name):
+    augmentation = AUGMENTATIONS.build(name)
+    places = torch.arange(8 * 6**3).view(8, 1, 6, 6, 6) / (8 * 6**3)
+    moved = augmentation(places, torch_generator(1))
+    permuted = torch.equal(moved.flatten().sort()[0], places.flatten())
+    assert getattr(augmentation, "spatial", False) == permuted
+    if permuted:
+        labels = (places * 8 * 6**3).round() % 7
+        assert torch.equal(augmentation(labels, torch_generator(1)), (moved * 8 * 6**3).round() % 7)

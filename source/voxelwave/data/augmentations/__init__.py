@@ -3,6 +3,8 @@
 A random augmentation draws its parameters on the CPU, so that every device sees the same, and hands them to the
 deterministic function beside it. They are copied to the batch without waiting, for that would mean to wait until the
 device has done all it was asked before. White noise alone is drawn where the batch is: it is as large as the batch.
+
+One that moves voxels says `spatial = True`: labels are then moved alike, by the same call with the same generator.
 """
 
 from __future__ import annotations

@@ -24,6 +24,8 @@ class RandomFlip:
     Raises ValueError for a probability outside [0, 1].
     """
 
+    spatial = True
+
     def __init__(self, *, probability: float = 0.5) -> None:
         if not 0 <= probability <= 1:
             raise ValueError(f"the probability of a flip lies between 0 (never) and 1 (always), got {probability}")
