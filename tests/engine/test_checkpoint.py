@@ -58,6 +58,7 @@ class Harmful:
     [
         (b"", "not a readable checkpoint"),
         (b"<html>", "not a readable checkpoint"),
+        (b"run: {name: tiny}\n", "not a readable checkpoint"),
         (pickle.dumps(Harmful()), "not a readable checkpoint"),
         (None, "no checkpoint at"),
     ],
