@@ -6,22 +6,12 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-import yaml
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    PositiveFloat,
-    PositiveInt,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
 from voxelwave.engine.runtime import Precision
 from voxelwave.errors import InputError
 from voxelwave.losses.masked_reconstruction import MaskedReconstruction
-from voxelwave.recipes.overrides import apply_override
+from voxelwave.recipes.config_file import read_config, validated
 from voxelwave.registry import (
     AUGMENTATIONS,
     BACKBONES,
@@ -30,7 +20,6 @@ from voxelwave.registry import (
     MODALITIES,
     Registry,
     check_settings,
-    first_problem,
 )
 
 Share = Annotated[float, Field(gt=0, le=1)]
@@ -219,50 +208,23 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
 
     Raises InputError, in one line, for a missing or malformed file, an unknown key, or a value that does not fit.
     """
-    path = Path(path)
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"cannot read config {path}: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(raw, dict):
-        raise InputError(f"{path} must hold sections (run, data, model, …), got {type(raw).__name__}")
-    for override in overrides:
-        apply_override(raw, override)
-    return check_config(raw, str(path))
+    return check_config(read_config(Path(path), overrides), str(path))
 
 
 def check_config(raw: dict[str, Any], origin: str = "config") -> Config:
     """Check a configuration given as plain values; `origin` names it in errors."""
-    try:
-        config = Config.model_validate(raw)
-    except ValidationError as error:
-        raise InputError(f"{origin}: {first_problem(error)}{_known_keys(error)}") from None
+    config = validated(Config, raw, origin)
     try:
         return _resolve(config)
     except InputError as error:
         raise InputError(f"{origin}: {error}") from None
 
 
-def _known_keys(error: ValidationError) -> str:
-    """Name the keys that may stand where an unknown one stood."""
-    problem = error.errors(include_url=False)[0]
-    if problem["type"] != "extra_forbidden":
-        return ""
-    section: Any = Config
-    for name in problem["loc"][:-1]:
-        section = SourceConfig if isinstance(name, int) else section.model_fields[name].annotation
-        if section == list[SourceConfig]:
-            section = SourceConfig
-    return f"; known here: {', '.join(section.model_fields)}"
-
-
 def _resolve(config: Config) -> Config:
     """Check each component's settings against its constructor and fill in its defaults."""
     loss = config.loss
-    config.model.backbone = _complete(BACKBONES, config.model.backbone, "model.backbone")
-    config.masking = _complete(MASKINGS, config.masking, "masking")
+    config.model.backbone = complete(BACKBONES, config.model.backbone, "model.backbone")
+    config.masking = complete(MASKINGS, config.masking, "masking")
     contrastive = CONTRASTIVE_LOSSES.settings(loss.name, loss.settings, "loss")
     reconstruction = check_settings(
         MaskedReconstruction, loss.reconstruction, "loss.reconstruction", "loss.reconstruction"
@@ -291,7 +253,7 @@ def _resolve(config: Config) -> Config:
     return config
 
 
-def _complete(registry: Registry, component: ComponentT, section: str) -> ComponentT:
+def complete(registry: Registry, component: ComponentT, section: str) -> ComponentT:
     """Fill in the defaults of a component's settings."""
     settings = registry.settings(component.name, component.settings, section)
     return type(component)(name=component.name, **settings)
