@@ -1,0 +1,219 @@
+"""What frozen features tell: simple classifiers, scored on subjects that they were not fitted on."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float, Int, Shaped
+from numpy import ndarray
+
+from voxelwave.evaluation.estimates import Estimate, estimate
+from voxelwave.ops.seeding import key_to_seed
+
+Features = Float[ndarray, "sample dim"]
+Targets = Int[ndarray, " sample"]
+Groups = Shaped[ndarray, " sample"]
+Probabilities = Float[ndarray, "sample class"]
+Rows = Int[ndarray, " _"]
+
+BALANCED_ACCURACY, AUC, DICE = "balanced accuracy", "AUC", "Dice"
+INVERSE_PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+FOR_TOKENS = 0.1  # there are many tokens for each of their dimensions: the penalty hardly matters
+INNER_FOLDS = 3
+ITERATIONS = 1000
+
+
+def probe_problem(targets: Targets, groups: Groups) -> str | None:
+    """Say why nothing can be learned and scored by subject, or None."""
+    classes = np.unique(targets)
+    if len(classes) < 2:
+        return f"every case is of class {classes[0]}: a probe needs two classes" if len(classes) else "no case has it"
+    subjects = {int(one): len(np.unique(groups[targets == one])) for one in classes}
+    few = [f"{one} has {count}" for one, count in subjects.items() if count < 2]
+    return f"each class needs two subjects, one to learn from and one to be asked, but class {few[0]}" if few else None
+
+
+def linear_probe(
+    features: Features,
+    targets: Targets,
+    groups: Groups,
+    *,
+    inverse_penalties: Sequence[float] = INVERSE_PENALTIES,
+    folds: int = 5,
+    seed: int = 0,
+) -> dict[str, Estimate]:
+    """Score logistic regression on standardised features: balanced accuracy, and AUC (mean of one class against all).
+
+    Every subject (group) is asked by a classifier fitted on others. Where several penalties are given, the one with the
+    best AUC over folds of these others is taken, the stronger of equals.
+
+    Raises ValueError where `probe_problem` finds one.
+    """
+    _check(targets, groups)
+
+    def fit(train: Rows, test: Rows) -> Probabilities:
+        chosen = inverse_penalties[0]
+        if len(inverse_penalties) > 1:
+            chosen = _best_penalty(features[train], targets[train], groups[train], inverse_penalties, seed)
+        return _logistic(features[train], targets[train], features[test], chosen)
+
+    return _scores(_out_of_fold(fit, targets, groups, folds, seed), targets, groups, seed)
+
+
+def knn_probe(
+    features: Features, targets: Targets, groups: Groups, *, neighbours: int = 5, seed: int = 0
+) -> dict[str, Estimate]:
+    """Score the vote of the nearest samples by cosine, of other subjects: balanced accuracy and AUC.
+
+    Raises ValueError where `probe_problem` finds one.
+    """
+    _check(targets, groups)
+    classes = np.unique(targets)
+    similarity = cosines(features)
+    similarity[groups[:, None] == groups[None, :]] = -np.inf
+    votes = np.zeros((len(targets), len(classes)))
+    for row, order in enumerate(np.argsort(-similarity, axis=1, kind="stable")):
+        nearest = order[np.isfinite(similarity[row, order])][:neighbours]
+        votes[row] = (targets[nearest, None] == classes).mean(0)
+    return _scores(votes, targets, groups, seed)
+
+
+def tissue_probe(
+    features: Features, labels: Targets, groups: Groups, *, folds: int = 5, seed: int = 0
+) -> dict[str, Estimate]:
+    """Score logistic regression on single tokens: balanced accuracy, and the mean Dice of the classes.
+
+    Where pooled features are asked for contrasts, a random network answers too: histograms differ. Where a tissue lies
+    has to be seen. Raises ValueError where `probe_problem` finds one.
+    """
+    _check(labels, groups)
+    probabilities = _out_of_fold(
+        lambda train, test: _logistic(features[train], labels[train], features[test], FOR_TOKENS),
+        *(labels, groups, folds, seed),
+    )
+    classes, true = np.unique(labels, return_inverse=True)
+    guessed = probabilities.argmax(1)
+    chance = 1 / len(classes)
+    return {
+        BALANCED_ACCURACY: estimate(
+            lambda rows: balanced_accuracy(true[rows], guessed[rows]), groups, chance=chance, seed=seed
+        ),
+        DICE: estimate(lambda rows: mean_dice(true[rows], guessed[rows]), groups, chance=chance, seed=seed),
+    }
+
+
+def cosines(features: Features) -> Float[ndarray, "sample sample"]:
+    """Return the cosine of every pair; that with a vector of length 0 is 0."""
+    wide = features.astype(np.float64)
+    unit = wide / np.maximum(np.linalg.norm(wide, axis=1, keepdims=True), np.finfo(np.float64).tiny)
+    return np.asarray(unit @ unit.T)
+
+
+def balanced_accuracy(true: Targets, guessed: Targets) -> float:
+    """Return the mean over the classes of the share that is found."""
+    return float(np.mean([(guessed[true == one] == one).mean() for one in np.unique(true)]))
+
+
+def mean_dice(true: Targets, guessed: Targets) -> float:
+    """Return the mean over the classes of 2 × both / (true + guessed)."""
+    return float(
+        np.mean(
+            [
+                2 * np.sum((true == one) & (guessed == one)) / (np.sum(true == one) + np.sum(guessed == one))
+                for one in np.unique(true)
+            ]
+        )
+    )
+
+
+def area_under_curve(scores: Float[ndarray, " sample"], positive: Bool[ndarray, " sample"]) -> float:
+    """Return how often a positive sample scores above a negative one, half of it for a tie; 0.5 where one is missing.
+
+    Source: Mann and Whitney, 1947.
+    """
+    from scipy.stats import rankdata
+
+    count = int(positive.sum())
+    pairs = count * (len(positive) - count)
+    return float((rankdata(scores)[positive].sum() - count * (count + 1) / 2) / pairs) if pairs else 0.5
+
+
+def _check(targets: Targets, groups: Groups) -> None:
+    if problem := probe_problem(targets, groups):
+        raise ValueError(problem)
+
+
+def _scores(probabilities: Probabilities, targets: Targets, groups: Groups, seed: int) -> dict[str, Estimate]:
+    classes, true = np.unique(targets, return_inverse=True)
+    guessed = probabilities.argmax(1)
+    return {
+        BALANCED_ACCURACY: estimate(
+            lambda rows: balanced_accuracy(true[rows], guessed[rows]), groups, chance=1 / len(classes), seed=seed
+        ),
+        AUC: estimate(lambda rows: _mean_auc(probabilities[rows], true[rows]), groups, chance=0.5, seed=seed),
+    }
+
+
+def _mean_auc(probabilities: Probabilities, true: Targets) -> float:
+    """Of two classes that of the second; of more the mean of each against the others."""
+    columns = range(1, 2) if probabilities.shape[1] == 2 else range(probabilities.shape[1])
+    return float(np.mean([area_under_curve(probabilities[:, one], true == one) for one in columns]))
+
+
+def _out_of_fold(
+    fit: Callable[[Rows, Rows], Probabilities], targets: Targets, groups: Groups, folds: int, seed: int
+) -> Probabilities:
+    """Return for every row what `fit` on the rows of other groups says of it, a column a class of `targets`."""
+    classes = np.unique(targets)
+    probabilities = np.zeros((len(targets), len(classes)))
+    for train, test in _folds(targets, groups, folds, seed):
+        # A class of few subjects may be missing from a fold's training part.
+        probabilities[np.ix_(test, np.isin(classes, targets[train]))] = fit(train, test)
+    return probabilities
+
+
+def _folds(targets: Targets, groups: Groups, folds: int, seed: int) -> Iterator[tuple[Rows, Rows]]:
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    number = min(folds, *(len(np.unique(groups[targets == one])) for one in np.unique(targets)))
+    splitter = StratifiedGroupKFold(number, shuffle=True, random_state=key_to_seed(seed, "folds") % 2**32)
+    yield from splitter.split(np.zeros(len(targets)), targets, groups)
+
+
+def _best_penalty(
+    features: Features, targets: Targets, groups: Groups, inverse_penalties: Sequence[float], seed: int
+) -> float:
+    if probe_problem(targets, groups):
+        return inverse_penalties[len(inverse_penalties) // 2]
+    true = np.unique(targets, return_inverse=True)[1]
+    areas = {}
+    for candidate in sorted(inverse_penalties):
+
+        def fit(train: Rows, test: Rows, candidate: float = candidate) -> Probabilities:
+            return _logistic(features[train], targets[train], features[test], candidate)
+
+        areas[candidate] = _mean_auc(_out_of_fold(fit, targets, groups, INNER_FOLDS, seed), true)
+    return max(areas, key=lambda candidate: areas[candidate])
+
+
+def _logistic(
+    train: Features, targets: Targets, test: Float[ndarray, "asked dim"], inverse_penalty: float
+) -> Float[ndarray, "asked class"]:
+    """Return the probability of each class of `targets`, for every row of `test`."""
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    if len(np.unique(targets)) == 1:
+        return np.ones((len(test), 1))
+    model: Any = make_pipeline(
+        StandardScaler(), LogisticRegression(C=inverse_penalty, class_weight="balanced", max_iter=ITERATIONS)
+    )
+    with warnings.catch_warnings():
+        # Of features that part the classes the best weights are infinite: where the iterations end is good enough.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        return np.asarray(model.fit(train.astype(np.float64), targets).predict_proba(test.astype(np.float64)))

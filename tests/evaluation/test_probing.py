@@ -1,0 +1,143 @@
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import balanced_accuracy_score, f1_score, roc_auc_score
+from sklearn.model_selection import StratifiedGroupKFold
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from voxelwave.evaluation.probing import (
+    area_under_curve,
+    balanced_accuracy,
+    knn_probe,
+    linear_probe,
+    mean_dice,
+    probe_problem,
+    tissue_probe,
+)
+from voxelwave.ops.seeding import key_to_seed
+
+
+def samples(num_subjects=30, scans=2, dim=6, num_classes=2, signal=1.0, seed=0):
+    """Return features, targets and subjects; the first dimensions tell the class."""
+    generator = np.random.default_rng(seed)
+    groups = np.repeat([f"subject {number}" for number in range(num_subjects)], scans)
+    targets = np.arange(len(groups)) // scans % num_classes
+    features = generator.normal(size=(len(groups), dim))
+    features[np.arange(len(groups)), targets] += signal
+    return features.astype(np.float32), targets, groups
+
+
+def folds(targets, groups, number, seed=0):
+    splitter = StratifiedGroupKFold(number, shuffle=True, random_state=key_to_seed(seed, "folds") % 2**32)
+    return list(splitter.split(targets, targets, groups))
+
+
+def classifier(penalty):
+    return make_pipeline(StandardScaler(), LogisticRegression(C=penalty, class_weight="balanced", max_iter=1000))
+
+
+@pytest.mark.parametrize("num_classes", [2, 3])
+def test_the_linear_probe_equals_sklearn_fold_by_fold(num_classes):
+    features, targets, groups = samples(num_classes=num_classes)
+    wide = features.astype(np.float64)
+    probabilities = np.zeros((len(targets), num_classes))
+    for train, test in folds(targets, groups, 5):
+        probabilities[test] = classifier(0.1).fit(wide[train], targets[train]).predict_proba(wide[test])
+    found = linear_probe(features, targets, groups, inverse_penalties=(0.1,))
+    expected = balanced_accuracy_score(targets, probabilities.argmax(1))
+    assert found["balanced accuracy"].value == pytest.approx(expected)
+    scores = probabilities[:, 1] if num_classes == 2 else probabilities
+    assert found["AUC"].value == pytest.approx(roc_auc_score(targets, scores, multi_class="ovr"))
+    assert 0.5 < found["AUC"].value < 1
+    assert [found[name].chance for name in found] == [1 / num_classes, 0.5]
+
+
+def test_the_penalty_is_chosen_on_the_other_subjects_alone():
+    features, targets, groups = samples(num_subjects=20, dim=40, signal=1.5, seed=3)
+    wide, penalties = features.astype(np.float64), (1e-4, 1e-2, 1.0)
+    probabilities, chosen = np.zeros(len(targets)), []
+    for train, test in folds(targets, groups, 5):
+        areas = []
+        for penalty in penalties:
+            inner = np.zeros(len(train))
+            for fit, ask in folds(targets[train], groups[train], 3):
+                model = classifier(penalty).fit(wide[train][fit], targets[train][fit])
+                inner[ask] = model.predict_proba(wide[train][ask])[:, 1]
+            areas.append(roc_auc_score(targets[train], inner))
+        chosen.append(penalties[int(np.argmax(areas))])
+        probabilities[test] = classifier(chosen[-1]).fit(wide[train], targets[train]).predict_proba(wide[test])[:, 1]
+    assert len(set(chosen)) > 1
+    found = linear_probe(features, targets, groups, inverse_penalties=penalties)
+    assert found["AUC"].value == pytest.approx(roc_auc_score(targets, probabilities))
+
+
+@pytest.mark.parametrize("probe", [linear_probe, knn_probe, tissue_probe])
+def test_knowing_the_subject_tells_nothing_of_it(probe):
+    # Scans of a subject are the same vector, and subjects have nothing in common.
+    _, targets, groups = samples(num_subjects=24, scans=4)
+    features = np.random.default_rng(1).normal(size=(24, 64)).repeat(4, axis=0).astype(np.float32)
+    assert probe(features, targets, groups)["balanced accuracy"].value < 0.75
+    own = np.arange(len(targets)).astype(str)  # as if every scan were a subject's only one
+    assert probe(features, targets, own)["balanced accuracy"].value == 1.0
+
+
+@pytest.mark.parametrize("probe", [linear_probe, knn_probe, tissue_probe])
+def test_features_that_part_the_classes_are_found_to(probe):
+    found = probe(*samples(num_classes=3, signal=20.0))
+    assert [(one.value, one.error) for one in found.values()] == [(1.0, 0.0)] * 2
+
+
+def test_the_nearest_neighbours_vote_as_in_plain_loops():
+    features, targets, groups = samples(num_classes=3, signal=0.8, dim=5)
+    votes = np.zeros((len(targets), 3))
+    for i, vector in enumerate(features.astype(np.float64)):
+        others = []
+        for j, other in enumerate(features.astype(np.float64)):
+            if groups[j] != groups[i]:
+                others.append((-vector @ other / np.linalg.norm(vector) / np.linalg.norm(other), j))
+        for _, j in sorted(others)[:5]:
+            votes[i, targets[j]] += 1 / 5
+    found = knn_probe(features, targets, groups)
+    assert found["balanced accuracy"].value == pytest.approx(balanced_accuracy_score(targets, votes.argmax(1)))
+    assert found["AUC"].value == pytest.approx(roc_auc_score(targets, votes, multi_class="ovr"))
+
+
+def test_tissues_are_scored_by_dice_and_balanced_accuracy():
+    features, targets, groups = samples(num_subjects=12, scans=20, num_classes=3)
+    guessed, wide = np.zeros(len(targets)), features.astype(np.float64)
+    for train, test in folds(targets, groups, 4):
+        guessed[test] = classifier(0.1).fit(wide[train], targets[train]).predict(wide[test])
+    found = tissue_probe(features, targets, groups, folds=5)
+    assert found["balanced accuracy"].value == pytest.approx(balanced_accuracy_score(targets, guessed))
+    assert found["Dice"].value == pytest.approx(f1_score(targets, guessed, average="macro"))
+
+
+def test_measures_equal_those_of_sklearn_with_ties_and_classes_of_all_sizes():
+    generator = np.random.default_rng(0)
+    true, guessed = generator.integers(0, 4, 200) ** 2 // 3, generator.integers(0, 4, 200) ** 2 // 3
+    scores = generator.integers(0, 6, 200).astype(float)
+    assert area_under_curve(scores, true > 0) == pytest.approx(roc_auc_score(true > 0, scores))
+    assert area_under_curve(scores, true > 9) == 0.5
+    assert balanced_accuracy(true, guessed) == pytest.approx(balanced_accuracy_score(true, guessed))
+    assert mean_dice(true, guessed) == pytest.approx(f1_score(true, guessed, average="macro"))
+
+
+@pytest.mark.parametrize(
+    ("targets", "groups", "message"),
+    [
+        ([1, 1, 1], "abc", "every case is of class 1"),
+        ([], "", "no case has it"),
+        ([0, 0, 1, 1], "abcc", "each class needs two subjects.* but class 1 has 1"),
+    ],
+)
+def test_what_cannot_be_learned_is_one_clear_line(targets, groups, message):
+    targets, groups = np.array(targets, dtype=np.int64), np.array(list(groups))
+    with pytest.raises(ValueError, match=message):
+        linear_probe(np.zeros((len(targets), 2), dtype=np.float32), targets, groups)
+    assert "\n" not in probe_problem(targets, groups)
+
+
+def test_two_subjects_a_class_are_enough():
+    features, targets, groups = samples(num_subjects=4, scans=1, signal=20.0)
+    assert linear_probe(features, targets, groups)["AUC"].value >= 0.5
