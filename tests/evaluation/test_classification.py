@@ -1,0 +1,29 @@
+import math
+
+import numpy as np
+import pytest
+
+from voxelwave.evaluation.classification import areas_under_curve
+
+
+def by_pairs(probabilities, truth):
+    """The share of pairs of a true and a false case that are in order; a tie is half a pair."""
+    true, false = probabilities[truth == 1], probabilities[truth == 0]
+    return np.mean([(a > b) + 0.5 * (a == b) for a in true for b in false])
+
+
+def test_an_area_is_the_share_of_pairs_in_order():
+    rng = np.random.default_rng(0)
+    probabilities = rng.integers(0, 6, (40, 3)) / 5  # with ties
+    truth = rng.integers(0, 2, (40, 3)).astype(float)
+    truth[rng.random((40, 3)) < 0.3] = np.nan
+    expected = [by_pairs(probabilities[:, target], truth[:, target]) for target in range(3)]
+    assert areas_under_curve(probabilities, truth) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("column", [[1, 1, 1], [0, 0, np.nan], [np.nan] * 3])
+def test_a_target_of_one_class_has_no_area(column):
+    truth = np.array([column, [0, 1, 1]], dtype=float).T
+    areas = areas_under_curve(np.array([[0.1, 0.1], [0.5, 0.5], [0.9, 0.9]]), truth)
+    assert math.isnan(areas[0])
+    assert areas[1] == 1.0
