@@ -1,0 +1,179 @@
+"""One vector for a whole scan: the mean of a backbone's features over its tissue."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import product
+from math import prod
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from voxelwave.contracts import Grid
+from voxelwave.data.cuboids import InMemory
+from voxelwave.data.views import RandomView, fit, pad
+from voxelwave.downstream.load_backbone import FeaturePyramid
+from voxelwave.errors import InputError
+from voxelwave.ops.patches import patchify, token_grid
+from voxelwave.ops.seeding import key_to_seed
+from voxelwave.registry import BACKBONES
+
+CROPS_AT_ONCE = 8  # a volume of as many training crops goes through the backbone as one
+CROP_SHARE = 0.75  # of each side: two crops of a scan then share half of what they show, and differ in the rest
+
+Volume = Float[Tensor, "channel depth height width"]
+Framed = Float[Tensor, "channel framed_depth framed_height framed_width"]
+
+
+def fitted_size(features: FeaturePyramid) -> Grid | None:
+    """Return the size that the backbone was shown whole scans at, or None where it saw voxels as they are."""
+    preprocessing = features.description.get("preprocessing", {})
+    return _crop_size(features) if preprocessing.get("view_share") else None
+
+
+def frame(volume: Volume, patch_size: int, *, size: Grid | None) -> Framed:
+    """Return the whole scan fitted into `size`, or where that is None as it is, in whole patches; around it is air."""
+    if size is not None:
+        volume = fit(volume, size)
+    depth, height, width = (-(-side // patch_size) * patch_size for side in volume.shape[1:])
+    return pad(volume, (depth, height, width))
+
+
+def tissue(framed: Framed, patch_size: int) -> Bool[Tensor, "d h w"]:
+    """Tell the tokens whose patch is not constant: all else is air, or what was padded."""
+    patches = patchify(framed[None], patch_size)[0]
+    varies = (patches.amax(2) > patches.amin(2)).any(1)
+    on_grid: Tensor = varies.unflatten(0, token_grid(framed.shape, patch_size))
+    return on_grid
+
+
+def embed_volume(features: FeaturePyramid, volume: Volume, *, size: Grid | None) -> Float[Tensor, " embed"]:
+    """Return the mean of the features over the tokens of tissue, of all tokens where there is none; on the CPU.
+
+    What surrounds a head is not read, so that an embedding does not depend on how much of it there is. A volume of more
+    than eight training crops goes through in tiles of their size.
+
+    Args:
+        features: of which the last level is taken.
+        volume: a whole scan, channels in [0, 1].
+        size: to fit it into; None takes it as it is. See `fitted_size`.
+
+    Raises ValueError for another channel count than the backbone takes.
+    """
+    framed = frame(volume, features.strides[-1], size=size)
+    total, count = torch.zeros(features.channels[-1], dtype=torch.float64), 0
+    for tile in _tiles(features, framed):
+        total += tile.grid[:, tile.wanted].double().sum(1)
+        count += int(tile.wanted.sum())
+    return (total / count).float()
+
+
+def embed_crops(
+    features: FeaturePyramid, volume: Volume, *, count: int, generator: torch.Generator, size: Grid | None
+) -> Float[Tensor, "{count} embed"]:
+    """Return the embeddings of random crops around tissue, as `random_crops` cuts them."""
+    crops = random_crops(features, volume, count=count, generator=generator, size=size)
+    return torch.stack([embed_volume(features, crop, size=None) for crop in crops])
+
+
+def random_crops(
+    features: FeaturePyramid, volume: Volume, *, count: int, generator: torch.Generator, size: Grid | None
+) -> Float[Tensor, "{count} channel crop_depth crop_height crop_width"]:
+    """Cut crops around tissue out of the framed scan: 3/4 of its sides in whole patches, a training crop at most."""
+    patch_size = features.strides[-1]
+    framed = frame(volume, patch_size, size=size)
+    most = _crop_size(features) or framed.shape[1:]
+    depth, height, width = (
+        patch_size * max(1, min(int(side * CROP_SHARE), largest) // patch_size)
+        for side, largest in zip(framed.shape[1:], most, strict=True)
+    )
+    view, cuboid = RandomView(crop_size=(depth, height, width)), InMemory(framed)
+    return torch.stack([view(cuboid, generator) for _ in range(count)])
+
+
+def embed_tokens(
+    features: FeaturePyramid, volume: Volume, *, chosen: Bool[Tensor, "d h w"], size: Grid | None
+) -> Float[Tensor, "token embed"]:
+    """Return the features of the chosen tokens of tissue of the framed scan, in raster order, on the CPU.
+
+    Raises ValueError where a chosen one is not of tissue.
+    """
+    framed = frame(volume, features.strides[-1], size=size)
+    if bool((chosen & ~tissue(framed, features.strides[-1])).any()):
+        raise ValueError("a chosen token is air, whose features are not computed")
+    rows = torch.zeros(*chosen.shape, features.channels[-1])
+    for tile in _tiles(features, framed):
+        rows[tile.place][tile.wanted] = tile.grid[:, tile.wanted].T
+    return rows[chosen]
+
+
+def untrained_twin(features: FeaturePyramid, *, seed: int) -> FeaturePyramid:
+    """Return the same architecture with random weights that follow from `seed`: what features are to be better than."""
+    architecture = features.description["architecture"]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(key_to_seed(seed, "untrained twin"))
+        backbone = BACKBONES.build(architecture["name"], features.in_channels, **architecture["settings"])
+    twin = FeaturePyramid(backbone, depths=features.depths, description=features.description)
+    return twin.to(next(features.parameters()).device).eval()
+
+
+class _Tile(NamedTuple):
+    """Features `[embed, d, h, w]` of the tokens at `place`, and which of them are `wanted`."""
+
+    place: tuple[slice, ...]
+    wanted: Tensor
+    grid: Tensor
+
+
+def _tiles(features: FeaturePyramid, framed: Framed) -> Iterator[_Tile]:
+    """Yield the features of the framed scan, in one piece where that is small enough; tiles of air are left out."""
+    patch_size = features.strides[-1]
+    varies = tissue(framed, patch_size)
+    if not bool(varies.any()):
+        varies = torch.ones_like(varies)
+    device = next(features.parameters()).device
+    for place in _places(features, varies.shape):
+        wanted = varies[place]
+        if not bool(wanted.any()):
+            continue
+        voxels = tuple(slice(side.start * patch_size, side.stop * patch_size) for side in place)
+        hidden = _surroundings(wanted, features)
+        with torch.no_grad():
+            grid = features.backbone(framed[(slice(None), *voxels)][None].to(device), hidden[None].to(device))
+        yield _Tile(place, wanted, grid[0].float().cpu())
+
+
+def _places(features: FeaturePyramid, grid: tuple[int, ...]) -> list[tuple[slice, ...]]:
+    crop = _crop_size(features)
+    most = None if crop is None else tuple(max(1, side // features.strides[-1]) for side in crop)
+    if most is None or prod(grid) <= CROPS_AT_ONCE * prod(most):
+        return [tuple(slice(0, side) for side in grid)]
+    cuts = (
+        [slice(first, min(first + step, side)) for first in range(0, side, step)]
+        for side, step in zip(grid, most, strict=True)
+    )
+    return list(product(*cuts))
+
+
+def _surroundings(wanted: Bool[Tensor, "d h w"], features: FeaturePyramid) -> Bool[Tensor, "d h w"]:
+    """Tell the tokens in whole blocks of air: as hidden ones they cost nothing, and nothing attends them."""
+    side = 2 ** int(getattr(features.backbone, "wavelet_levels", 0))
+    # A block is kept or hidden whole: half a block would take a learned token that a run may never have trained.
+    kept = F.max_pool3d(wanted[None].float(), side, ceil_mode=True)
+    for axis in (1, 2, 3):
+        kept = kept.repeat_interleave(side, axis)
+    return kept[0, : wanted.shape[0], : wanted.shape[1], : wanted.shape[2]] == 0
+
+
+def _crop_size(features: FeaturePyramid) -> Grid | None:
+    crop = features.description.get("preprocessing", {}).get("crop_size")
+    if crop is None:
+        return None
+    try:
+        depth, height, width = (int(side) for side in crop)
+    except (TypeError, ValueError):
+        raise InputError(f"the description of the backbone is damaged: its crop_size is {crop}") from None
+    return depth, height, width
