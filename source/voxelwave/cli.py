@@ -118,6 +118,42 @@ def doctor(
         raise typer.Exit(1)
 
 
+@app.command()
+def probe(
+    weights: Annotated[Path, typer.Argument(help="A run folder, backbone.safetensors or a checkpoint.")],
+    cases: Annotated[Path, typer.Argument(help="A CSV of cases, or a folder that synthesize or prepare wrote.")],
+    modality: Annotated[str, typer.Option(help="Of images that say none; others are left out.")] = "",
+    targets: Annotated[str | None, typer.Option(help="E.g. lesion,contrast; all where not given.")] = None,
+    label_classes: Annotated[
+        str, typer.Option(help="Label values to tell apart, e.g. grey=6,deep=8+11; all where not given.")
+    ] = "",
+    out: Annotated[Path, typer.Option(help="Written over, with a picture beside it.")] = Path("probe.json"),
+    seed: Annotated[int, typer.Option(help="Of the random backbone, the crops, the folds.")] = 0,
+) -> None:
+    """Show what frozen features tell of scans, beside those of the same backbone with random weights."""
+    from voxelwave.recipes.probe import probe as run
+
+    asked = None if targets is None else [name.strip() for name in targets.split(",") if name.strip()]
+    run(weights, cases, modality=modality, targets=asked, label_classes=label_classes, out=out, seed=seed)
+
+
+@app.command()
+def embed(
+    weights: Annotated[Path, typer.Argument(help="A run folder, backbone.safetensors or a checkpoint.")],
+    source: Annotated[str, typer.Argument(help="A file, folder, glob, CSV list, list of cases or prepared folder.")],
+    out: Annotated[Path, typer.Argument(help="A .parquet, .csv or .npz file, written over.")],
+    modality: Annotated[str | None, typer.Option(help="Of scans that do not say it, instead of telling it.")] = None,
+) -> None:
+    """Write the features of whole scans, a row each, for search, clustering and simple classifiers.
+
+    The exit code is 0, or 1 where files could not be used.
+    """
+    from voxelwave.recipes.embed import embed as run
+
+    if run(weights, source, out, modality=modality):
+        raise typer.Exit(1)
+
+
 def main(command: typer.Typer = app) -> None:
     """Run a command; what the user can mend is one line on stderr and exit code 2, without a traceback."""
     try:
