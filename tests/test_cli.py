@@ -44,6 +44,7 @@ def folders(tmp_path):
         (["inspect", "nowhere"], "nowhere"),
         (["export", "empty", "out", "--format", "torchscript"], "unknown format 'torchscript'; known: safetensors"),
         (["export", "empty", "out", "--format", "bundle"], "no backbone in empty"),
+        (["predict", "empty", "broken", "out"], "no model.safetensors in empty"),
     ],
     ids=lambda value: value if isinstance(value, str) else None,
 )
@@ -58,7 +59,7 @@ def test_bad_input_is_one_line_and_exit_code_2(folders, arguments, message):
     assert not (folders / "checkpoints").exists()
 
 
-@pytest.mark.parametrize("command", ["pretrain", "synthesize", "inspect", "export"])
+@pytest.mark.parametrize("command", ["pretrain", "synthesize", "inspect", "export", "predict"])
 def test_every_command_explains_itself(command):
     result = voxelwave(command, "--help")
     assert result.returncode == 0

@@ -90,6 +90,28 @@ def prepare(
         raise typer.Exit(1 if outcome.complete else 130)
 
 
+@app.command(no_args_is_help=True)
+def predict(
+    run: Annotated[Path, typer.Argument(help="Folder of a finished fine-tuning run.")],
+    images: Annotated[str, typer.Argument(help="A file, a folder, a glob, a CSV list or a prepared data set.")],
+    out: Annotated[
+        Path, typer.Argument(help="Folder for label maps; a .csv for the probabilities of a classification.")
+    ],
+    modality: Annotated[str | None, typer.Option(help="Of every image, instead of telling it by rule.")] = None,
+    overlap: Annotated[float, typer.Option(help="Of windows, as a share of their side.")] = 0.5,
+    batch_size: Annotated[int, typer.Option(help="Windows at a time.")] = 1,
+) -> None:
+    """Segment or classify images with a fine-tuned model; called again, it goes on.
+
+    The exit code is 0, or 1 where files could not be used (each with its reason), or 130 where it was stopped.
+    """
+    from voxelwave.recipes.predict import predict as run_prediction
+
+    outcome = run_prediction(run, images, out, modality=modality, overlap=overlap, batch_size=batch_size)
+    if not outcome.complete or outcome.refused:
+        raise typer.Exit(1 if outcome.complete else 130)
+
+
 @app.command()
 def inspect(
     path: Annotated[str, typer.Argument(help="A file, a folder, a glob or a CSV list.")],
