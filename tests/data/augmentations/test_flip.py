@@ -37,6 +37,14 @@ def test_each_axis_of_each_sample_flips_as_often_as_asked(probability):
         assert np.abs(np.corrcoef(flipped.T.numpy()) - np.eye(3)).max() < 0.06
 
 
+def test_only_the_axes_that_may_flip_do_and_the_others_change_no_draw():
+    left_right = RandomFlip(axes=(0,)).draw(100, torch_generator(0))
+    assert not left_right[:, 1:].any()
+    assert torch.equal(left_right[:, 0], RandomFlip().draw(100, torch_generator(0))[:, 0])
+    with pytest.raises(ValueError, match=r"among 0, 1 and 2, got \[3\]"):
+        RandomFlip(axes=(3,))
+
+
 def test_without_probability_nothing_flips():
     volume = torch.rand(3, 2, 3, 4, 5, generator=torch_generator(0))
     assert torch.equal(RandomFlip(probability=0.0)(volume, torch_generator(1)), volume)
