@@ -52,6 +52,8 @@ def write_model(folder, task):
         "architecture": {"name": "waveformer", "in_channels": [1], "settings": SETTINGS, "depths": [1, 2]},
         "preprocessing": PREPROCESSING,
         "task": task,
+        "data": {"cases": {"train": 4, "validation": 1}},
+        "backbone": {"path": "/home/me/runs/mri", "data": {"volumes": {"mri": 9}, "steps": 70}, "license": "MIT"},
         "license": None,
     }
     torch.manual_seed(0)

@@ -112,7 +112,11 @@ def test_a_bundle_is_whole_and_says_what_it_is(bundles):
     assert pred["channel_def"] == {"0": "background", "1": "brain", "2": "skull"}
     assert image["spatial_shape"] == ["4*n", "4*m", "4*k"]
     assert metadata["required_packages_version"]["voxelwave"] == __version__
-    assert "No licence is stated" in (bundles / "segmentation" / "LICENSE").read_text()
+    said = "A model with the backbone 'waveformer', pretrained on 9 mri volumes in 70 steps, fine-tuned with cases: "
+    assert metadata["description"] == f"{said}4 train, 1 validation"
+    of_segmentation = (bundles / "segmentation" / "LICENSE").read_text()
+    assert "No licence is stated for the weights" in of_segmentation
+    assert "fine-tuned from is licensed under MIT" in of_segmentation
     assert "CC-BY-4.0" in (bundles / "backbone" / "LICENSE").read_text()
     of_both = json.loads((bundles / "backbone" / "configs" / "metadata.json").read_text())
     assert of_both["ct_data_format"]["inputs"]["image"]["channel_def"]["0"] == "window at 40, 80 wide, in HU"

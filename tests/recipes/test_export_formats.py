@@ -81,6 +81,7 @@ def test_a_fine_tuned_model_is_exported_with_its_head(tmp_path, segmentation):
     volume = torch.rand(1, 1, 8, 8, 8)
     assert torch.equal(model(volume), load_finetuned(segmentation)[0](volume))
     assert description["task"]["classes"] == ["background", "brain", "skull"]
+    assert description["backbone"]["path"] == "mri"
 
 
 def test_a_program_of_torch_takes_any_batch_and_holds_the_description(tmp_path, segmentation):

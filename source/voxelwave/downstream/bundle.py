@@ -111,9 +111,15 @@ def inference(content: BundleContent) -> dict[str, Any]:
 
 
 def _license(description: Mapping[str, Any]) -> str:
-    if name := description.get("license"):
-        return f"The weights in models/ are licensed under {name}.\n"
-    return "No licence is stated for the weights in models/: ask who trained them before you use or pass them on.\n"
+    name, backbone = description.get("license"), description.get("backbone", {}).get("license")
+    said = (
+        f"The weights in models/ are licensed under {name}."
+        if name
+        else "No licence is stated for the weights in models/: ask who trained them before you use or pass them on."
+    )
+    return said + (
+        f"\nThe backbone that they were fine-tuned from is licensed under {backbone}.\n" if backbone else "\n"
+    )
 
 
 def _readme(content: BundleContent) -> str:

@@ -135,7 +135,11 @@ def task_of(content: BundleContent) -> str:
 
 def trained_on(description: Mapping[str, Any]) -> str:
     """Return what the model is and what it saw, as far as its description tells."""
-    architecture, data = description.get("architecture", {}), description.get("data", {})
-    volumes = " and ".join(f"{count} {name}" for name, count in data.get("volumes", {}).items() if count)
-    name = f"A model with the backbone '{architecture.get('name')}'"
-    return f"{name}, pretrained on {volumes} volumes in {data.get('steps')} steps" if volumes else name
+    said = [f"A model with the backbone '{description['architecture']['name']}'"]
+    # What is fine-tuned keeps what is known of its backbone.
+    pretraining = description.get("backbone", description).get("data", {})
+    if volumes := " and ".join(f"{count} {name}" for name, count in pretraining.get("volumes", {}).items() if count):
+        said.append(f"pretrained on {volumes} volumes in {pretraining.get('steps')} steps")
+    if cases := ", ".join(f"{count} {part}" for part, count in description.get("data", {}).get("cases", {}).items()):
+        said.append(f"fine-tuned with cases: {cases}")
+    return ", ".join(said)

@@ -125,6 +125,9 @@ def _load_finetuned(folder: Path, in_channels: int | None, *, whole: bool) -> _L
         raise InputError(
             f"a fine-tuned model is exported with all its channel counts ({takes}): leave --in-channels out"
         )
+    if (backbone := description.get("backbone")) and backbone.get("path"):
+        # What goes elsewhere does not tell the folders of this machine.
+        description["backbone"] = backbone | {"path": Path(backbone["path"]).name}
     task = description["task"]
     names = task["classes"] if task["name"] == "segmentation" else task["targets"]
     return _Loaded(model, features, description, task["name"], tuple(names))
