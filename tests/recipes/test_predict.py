@@ -130,6 +130,8 @@ def test_a_stored_volume_is_predicted_in_the_space_of_its_file(run, heads, thres
     scans = tmp_path / "scans"
     scans.mkdir()
     shutil.copy(heads / "mri" / "head_0000_T1.nii.gz", scans)
+    for name in ("labels", "lesions"):  # of a prepared image there may be any number
+        shutil.copy(heads / "labels" / "head_0000_T1_labels.nii.gz", scans / f"head_0000_T1_{name}.nii.gz")
     Preparer(tmp_path / "prepared", preparation(modality="mri", spacing="1.0"), workers=1)([str(scans)])
     said(run, scans, tmp_path / "of_file")
     said(run, tmp_path / "prepared", tmp_path / "of_store")

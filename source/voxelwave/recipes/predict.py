@@ -12,8 +12,9 @@ from rich.progress import Progress
 from torch import nn
 
 from voxelwave.data.cases import Case
-from voxelwave.data.discovery import home_expanded
+from voxelwave.data.discovery import Source, find_files, home_expanded
 from voxelwave.data.labels import without_suffix
+from voxelwave.data.manifest import DATASET
 from voxelwave.data.modalities import UnusableVolume
 from voxelwave.data.nifti import read_volume
 from voxelwave.data.rules import contradiction, modality_by_content, modality_by_name
@@ -72,7 +73,7 @@ def predict(
     # 1. The model, the images, and what is done already.
     model, description = load_finetuned(run)
     model.to(best_device())
-    cases, label_maps = find_scans(source, modality)
+    cases, label_maps = _images(source, modality)
     results = _results(model, description, out, _places(cases, source), overlap=overlap, batch_size=batch_size)
     todo = [case for case in cases if not results.has(case)]
 
@@ -118,6 +119,15 @@ def _results(
     if description["task"]["name"] == "classification":
         return TargetTable(model, description, out)
     return SegmentationFolder(model, description, out, places=places, overlap=overlap, batch_size=batch_size)
+
+
+def _images(source: str, modality: str | None) -> tuple[list[Case], list[str]]:
+    """List the images at `source`, and the label maps among them, which are none."""
+    if not (home_expanded(source) / DATASET).is_file():
+        return find_scans(source, modality)
+    # As cases of a task they would need one label map each; here it matters to nobody how many there are.
+    files = find_files(Source(source, modality or ""))
+    return [Case(without_suffix(file.path.name), file.path, file.modality, subject="") for file in files], []
 
 
 def _places(cases: Sequence[Case], source: str) -> dict[Path, str]:
