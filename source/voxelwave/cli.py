@@ -37,6 +37,19 @@ def pretrain(
 
 
 @app.command()
+def finetune(
+    config: Annotated[Path, typer.Argument(help="A YAML file; see configs/finetune.")],
+    overrides: Overrides = None,
+    resume: Resume = False,
+) -> None:
+    """Train a model for segmentation or classification on a pretrained backbone, and evaluate it."""
+    from voxelwave.recipes.finetune import finetune as run
+    from voxelwave.recipes.finetune_config import load_finetune_config
+
+    run(load_finetune_config(config, overrides or []), resume=resume)
+
+
+@app.command()
 def synthesize(
     out: Annotated[Path, typer.Argument(help="Folder to write mri/, ct/ and labels/ into.")],
     num_mri: Annotated[int, typer.Option(help="Number of MRI heads.")] = 8,

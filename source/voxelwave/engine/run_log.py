@@ -47,7 +47,7 @@ def read_metrics(path: Path) -> list[Record]:
 def summarise(records: Sequence[Record]) -> Record:
     """Average what every record of an epoch holds a number of, over all steps and by modality.
 
-    What was measured by validation is averaged over the steps that have it.
+    Of what validation measured the last counts.
     """
     row: Record = {"epoch": records[0]["epoch"], "step": records[-1]["step"]}
     groups = {"": records}
@@ -59,9 +59,8 @@ def summarise(records: Sequence[Record]) -> Record:
         for name in names:
             if not name.startswith(MEASURED):
                 row[prefix + name] = math.fsum(record[name] for record in group) / len(group)
-    for name in dict.fromkeys(name for record in records for name in record if name.startswith(MEASURED)):
-        values = [record[name] for record in records if name in record]
-        row[name] = math.fsum(values) / len(values)
+    for record in records:
+        row |= {name: value for name, value in record.items() if name.startswith(MEASURED)}
     return row
 
 

@@ -27,7 +27,7 @@ from voxelwave.ops.files import write_text
 from voxelwave.ops.seeding import torch_generator
 from voxelwave.recipes.config import Config
 from voxelwave.recipes.pretrainer import build_pretrainer, count_parameters
-from voxelwave.recipes.run_folder import open_run
+from voxelwave.recipes.run_folder import check_settings_stay, open_run
 from voxelwave.recipes.sparse_choice import choose_sparse
 from voxelwave.recipes.training_data import TrainingData
 from voxelwave.reports.figures import draw_curves, draw_reconstructions
@@ -58,7 +58,8 @@ def pretrain(
     """
     console = console or Console()
     folder = config.run_folder()
-    checkpoint = open_run(folder, config.model_dump(mode="json"), resume=resume, free_to_change=FREE_TO_CHANGE)
+    checkpoint = open_run(folder, resume=resume)
+    check_settings_stay(folder, checkpoint, config.model_dump(mode="json"), FREE_TO_CHANGE)
     training = config.training
     fabric = make_fabric(device=training.device, precision=training.precision, devices=training.devices)
     if not fabric.is_global_zero:

@@ -11,24 +11,32 @@ from voxelwave.engine.checkpoint import load_checkpoint
 from voxelwave.errors import InputError
 
 
-def open_run(
-    folder: Path, config: dict[str, Any], *, resume: bool, free_to_change: Mapping[str, Sequence[str]]
-) -> dict[str, Any] | None:
+def open_run(folder: Path, *, resume: bool) -> dict[str, Any] | None:
     """Return the checkpoint to go on from, or None at the start.
+
+    Raises:
+        InputError: where a run is there and was not to be resumed.
+    """
+    last = folder / "last.pth"
+    if not resume and any((folder / name).exists() for name in ("last.pth", "metrics.jsonl", "config.yaml")):
+        raise InputError(f"{folder} holds a run already: go on with --resume, or choose another run.name")
+    return load_checkpoint(last) if last.exists() else None
+
+
+def check_settings_stay(
+    folder: Path,
+    checkpoint: dict[str, Any] | None,
+    config: dict[str, Any],
+    free_to_change: Mapping[str, Sequence[str]],
+) -> None:
+    """Raise InputError where a run is to go on with another setting, which is named.
 
     Args:
         config: resolved, as plain values.
         free_to_change: keys by section that may differ between a run and its continuation.
-
-    Raises:
-        InputError: where a run is there and was not to be resumed, or another key differs, which is named.
     """
-    last = folder / "last.pth"
-    if not resume:
-        refuse_to_overwrite(folder)
-    if not last.exists():
-        return None
-    checkpoint = load_checkpoint(last)
+    if checkpoint is None:
+        return
     before, now = _flat(checkpoint["config"]), _flat(config)
     changed = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
     free = {f"{section}.{key}" for section, keys in free_to_change.items() for key in keys}
@@ -38,13 +46,6 @@ def open_run(
             f"cannot resume {folder}: '{key}' was {before.get(key)} and is {now.get(key)} now; "
             f"restore it, or start another run.name"
         )
-    return checkpoint
-
-
-def refuse_to_overwrite(folder: Path) -> None:
-    """Raise InputError where `folder` holds a run."""
-    if any((folder / name).exists() for name in ("last.pth", "metrics.jsonl", "config.yaml")):
-        raise InputError(f"{folder} holds a run already: go on with --resume, or choose another run.name")
 
 
 def _flat(values: Any, prefix: str = "") -> dict[str, str]:

@@ -1,0 +1,282 @@
+"""Fine-tuning: from a configuration and a backbone to a model of a task, its predictions and its scores."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, MutableMapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from rich.console import Console
+from torch import nn
+
+from voxelwave import __version__
+from voxelwave.contracts import StepOutput
+from voxelwave.engine.checkpoint import load_checkpoint
+from voxelwave.engine.loop import LoopSettings, Trainer, TrainingBatch, stop_on_signal
+from voxelwave.engine.run_log import Record, RunLog, read_metrics
+from voxelwave.engine.runtime import close_runtime, make_fabric
+from voxelwave.engine.schedule import warmup_cosine
+from voxelwave.errors import InputError
+from voxelwave.ops.files import write_text
+from voxelwave.recipes.finetune_config import FinetuneConfig
+from voxelwave.recipes.finetune_data import FoldData, Held
+from voxelwave.recipes.finetune_layers import freeze, parameter_groups
+from voxelwave.recipes.finetune_model import add_head_for, save_finetuned
+from voxelwave.recipes.finetune_prepare import Prepared, prepare_fold
+from voxelwave.recipes.finetune_results import RESULTS, over_folds, write_results
+from voxelwave.recipes.run_folder import check_settings_stay, open_run
+from voxelwave.reports.finetuning import draw_course
+
+# What may differ between a run and its continuation: none of it changes what the finished steps computed.
+FREE_TO_CHANGE = {
+    "run": ("out_dir", "tensorboard", "figures", "license"),
+    "task": ("hausdorff",),
+    "backbone": ("path",),
+    "training": ("max_steps", "learning_rate", "clip_norm", "device", "patience", "checkpoint_every_steps"),
+}
+
+
+def finetune(
+    config: FinetuneConfig,
+    *,
+    resume: bool = False,
+    console: Console | None = None,
+    should_stop: Callable[[], bool] | None = None,
+    kept: MutableMapping[Any, Held] | None = None,
+) -> bool:
+    """Train as `config` says; True where the run is complete, False where it was stopped and can be resumed.
+
+    Args:
+        should_stop: asked after every step, beside SIGINT and SIGTERM.
+        kept: a dictionary in which several runs share what they read of their cases.
+
+    Raises:
+        InputError: for what cannot be used.
+        DivergedError: where the loss stops being finite.
+    """
+    console, stop = console or Console(), should_stop or (lambda: False)
+    kept = {} if kept is None else kept
+    folder = config.run_folder()
+    if config.data.fold != "all":
+        return _finetune_fold(config, resume, console, stop, kept)
+
+    # 1. Whatever is wrong with any fold is said before the first is trained.
+    open_run(folder, resume=resume)
+    folds = [_of_fold(config, number) for number in range(config.data.folds)]
+    for fold in folds:
+        prepare_fold(fold, None, kept)
+    # 2. Each is a run of its own.
+    folder.mkdir(parents=True, exist_ok=True)
+    _write_config(folder, config)
+    for fold in folds:
+        if not _finetune_fold(fold, resume, console, stop, kept):
+            return False
+    # 3. What they say together.
+    results = [json.loads((fold.run_folder() / RESULTS).read_text(encoding="utf-8")) for fold in folds]
+    parts = [{part: result[part] for part in ("validation", "test") if part in result} for result in results]
+    write_results(folder, {"task": config.task.name, "folds": len(folds), **over_folds(parts)})
+    console.print(f"done, all {len(folds)} folds: {folder}", markup=False, highlight=False, soft_wrap=True)
+    return True
+
+
+def _of_fold(config: FinetuneConfig, number: int) -> FinetuneConfig:
+    fold = config.model_copy(deep=True)
+    fold.data.fold = number
+    fold.run.out_dir, fold.run.name = config.run_folder(), f"fold_{number}"
+    return fold
+
+
+def _finetune_fold(
+    config: FinetuneConfig,
+    resume: bool,
+    console: Console,
+    should_stop: Callable[[], bool],
+    kept: MutableMapping[Any, Held],
+) -> bool:
+    folder = config.run_folder()
+    checkpoint = open_run(folder, resume=resume)
+    if checkpoint is not None and "description" not in checkpoint:
+        raise InputError(f"{folder} holds a run of another command: choose another run.name")
+    prepared = prepare_fold(config, checkpoint, kept)
+    config = prepared.config
+    plain = config.model_dump(mode="json")
+    check_settings_stay(folder, checkpoint, plain, FREE_TO_CHANGE)
+    if checkpoint is not None and checkpoint["files"] != (now := prepared.data.fingerprint()):
+        raise InputError(
+            f"cannot resume {folder}: its cases were {checkpoint['files']} and are {now} now (number and checksum of "
+            f"names and subjects); restore them, or start another run.name"
+        )
+    fabric = make_fabric(device=config.training.device, precision=config.training.precision)
+    _introduce(prepared, console)
+    complete = _train(prepared, folder, checkpoint, fabric, console, should_stop)
+    close_runtime(fabric)
+    return complete
+
+
+def _train(
+    prepared: Prepared,
+    folder: Path,
+    checkpoint: dict[str, Any] | None,
+    fabric: Any,
+    console: Console,
+    should_stop: Callable[[], bool],
+) -> bool:
+    config, task, data = prepared.config, prepared.task, prepared.data
+    training, total_steps = config.training, config.training.max_steps
+    # 1. Model, optimiser, schedule.
+    module = add_head_for(prepared.features, prepared.description["task"], config.run.seed).train()
+    if config.backbone.train == "frozen":
+        freeze(prepared.features)
+    groups = parameter_groups(module, weight_decay=training.weight_decay, layer_decay=config.backbone.layer_decay)
+    model, optimizer = fabric.setup(module, torch.optim.AdamW(groups, lr=training.learning_rate))
+    warmup_steps = round(training.warmup_share * total_steps)
+
+    def learning_rate(step: int) -> float:
+        factor = warmup_cosine(step, total_steps=total_steps, warmup_steps=warmup_steps)
+        return training.learning_rate * factor
+
+    def objective(batch: TrainingBatch, step: int) -> StepOutput:
+        volume, target = data.augmented(batch, step, fabric.device)
+        return task.loss(model(volume), target)
+
+    def validated() -> dict[str, float]:
+        done = trainer.state.step + 1
+        due = done % training.validate_every_steps == 0 or done == total_steps
+        return task.validate(model, data.validation) if data.validation and due else {}
+
+    # 2. Train.
+    trainer = Trainer(
+        fabric,
+        model,
+        optimizer,
+        objective,
+        learning_rate,
+        folder,
+        {
+            "config": config.model_dump(mode="json"),
+            "voxelwave": __version__,
+            "files": data.fingerprint(),
+            "description": prepared.description,
+        },
+        settings=LoopSettings(
+            total_steps=total_steps,
+            steps_per_epoch=training.validate_every_steps,
+            clip_norm=training.clip_norm,
+            checkpoint_every_steps=training.checkpoint_every_steps,
+            checkpoint_every_epochs=0,
+            probe_every_steps=1,
+        ),
+        probe=validated,
+        # Without validation nothing tells which weights are the best: the last ones are taken.
+        score=lambda row: -row[task.score] if data.validation else math.inf,
+    )
+    if checkpoint is not None:
+        trainer.restore(checkpoint)
+        console.print(f"resuming {folder} at step {trainer.state.step} of {total_steps}", markup=False)
+    folder.mkdir(parents=True, exist_ok=True)
+    _write_config(folder, config)
+    if checkpoint is None and prepared.features.report is not None:
+        write_text(folder / "load_report.json", json.dumps(asdict(prepared.features.report), indent=2) + "\n")
+    log = RunLog(
+        folder,
+        start_step=trainer.state.step,
+        total_steps=total_steps,
+        console=console,
+        tensorboard=config.run.tensorboard,
+    )
+
+    def given_up() -> bool:
+        return patience_is_over(log.records, task.score, training.patience)
+
+    with stop_on_signal() as signalled, log:
+        complete = given_up() or trainer.run(
+            data.batches(trainer.state.step, total_steps),
+            log,
+            lambda: signalled.asked or should_stop() or given_up(),
+        )
+        if not complete and not given_up():
+            log.say(f"stopped at step {trainer.state.step} of {total_steps}; go on with --resume")
+            return False
+
+    # 3. What the run leaves.
+    step = trainer.state.step
+    if _steps_of_results(folder) == step:
+        console.print(f"{folder} is complete: delete its {RESULTS} to evaluate anew", markup=False, soft_wrap=True)
+    else:
+        _finish(prepared, folder, model, module, step, console)
+    return True
+
+
+def patience_is_over(records: Sequence[Record], score: str, patience: int | None) -> bool:
+    """Tell whether the best score lies `patience` validations back, or more."""
+    scores = [record[score] for record in records if score in record]
+    return patience is not None and len(scores) > patience and max(scores[-patience:]) <= max(scores[:-patience])
+
+
+def _finish(prepared: Prepared, folder: Path, model: nn.Module, module: nn.Module, step: int, console: Console) -> None:
+    """Take the best weights, and write model, predictions, scores and figures, the scores last."""
+    config, task, data = prepared.config, prepared.task, prepared.data
+    best_step = step
+    if data.validation:
+        best = load_checkpoint(folder / "best_model.pth")
+        module.load_state_dict(best["model"])
+        best_step = best["step"]
+    save_finetuned(
+        folder, module, {**prepared.description, "data": {**prepared.description["data"], "steps": best_step}}
+    )
+    parts = {name: cases for name, cases in (("validation", data.validation), ("test", data.test)) if cases}
+    scores = task.evaluate(model, parts, folder) if parts else {}
+    if config.run.figures:
+        (folder / "figures").mkdir(exist_ok=True)
+        draw_course(read_metrics(folder / "metrics.jsonl"), task.score, folder / "figures" / "losses.png")
+        task.draw(model, data.validation or data.test or data.train, folder / "figures" / "predictions.png")
+    results = {
+        "task": config.task.name,
+        "fold": config.data.fold,
+        "folds": config.data.folds,
+        "steps": step,
+        "best_step": best_step,
+        "trained_on": {"cases": len(data.train), "subjects": _subjects(data)},
+        **scores,
+    }
+    write_results(folder, results)
+    for part, of in scores.items():
+        means = ", ".join(
+            f"{name.replace('_', ' ')} {value:.4f}" for name, value in of.items() if name.startswith("mean")
+        )
+        console.print(f"{part}, {of['cases']} cases: {means}", highlight=False, soft_wrap=True)
+    console.print(f"done: {folder}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _steps_of_results(folder: Path) -> int | None:
+    """Return the steps of the model that was evaluated; the file is written last, so that all else is there too."""
+    try:
+        return int(json.loads((folder / RESULTS).read_text(encoding="utf-8"))["steps"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _introduce(prepared: Prepared, console: Console) -> None:
+    """Say what is trained on, and what of the backbone was loaded."""
+    data = prepared.data
+    parts = {"training": data.train, "validation": data.validation, "test": data.test}
+    counts = ", ".join(f"{len(of)} {name}" for name, of in parts.items())
+    left_out = f"; {prepared.left_out} left out, none of whose targets is known" if prepared.left_out else ""
+    lines = [f"cases: {counts}{left_out}"]
+    if prepared.features.report is not None:
+        lines.append(f"backbone: {prepared.features.report}")
+    for line in lines:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _subjects(data: FoldData) -> int:
+    return len({held.case.subject for held in data.train})
+
+
+def _write_config(folder: Path, config: FinetuneConfig) -> None:
+    write_text(folder / "config.yaml", yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
