@@ -35,3 +35,17 @@ def test_curves_of_a_run_with_one_modality_are_drawn(tmp_path):
     records[0]["effective_rank_mri"] = records[0]["feature_std_mri"] = 1.0
     draw_curves(records, tmp_path / "losses.png")
     assert imread(tmp_path / "losses.png").std() > 0.01
+
+
+def test_probes_are_drawn_where_there_are_any(tmp_path):
+    names = ("loss", "reconstruction", "contrastive", "alignment", "baseline")
+    records = [{"step": step, "modality": "ct", **dict.fromkeys(names, 0.5)} for step in range(9)]
+    inks = []
+    for gauges in ({}, {"linear_lesion_ct": 0.7}, {"linear_lesion_ct": 0.7, "knn_lesion_ct": 0.2}):
+        records[0] |= gauges
+        records[8] |= gauges
+        draw_curves(records, tmp_path / "losses.png")
+        picture = imread(tmp_path / "losses.png")[..., :3]
+        last = picture[picture.shape[0] // 2 :, 3 * picture.shape[1] // 4 :]
+        inks.append(int((last.min(-1) < 0.9).sum()))
+    assert inks[0] == 0 < inks[1] < inks[2]

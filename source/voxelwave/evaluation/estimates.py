@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from jaxtyping import Float, Int, Shaped
@@ -16,17 +17,18 @@ RESAMPLES = 300
 Rows = Int[ndarray, " row"]
 
 
-class Estimate(NamedTuple):
-    """A statistic, what guessing would give, and the same statistic on `draws` of the subjects with replacement."""
+@dataclass(frozen=True)
+class Estimate:
+    """A statistic, what guessing would give, and the same statistic on draws of the subjects with replacement."""
 
     value: float
     chance: float | None = None
-    draws: Float[ndarray, " draw"] | None = None
+    draws: Callable[[], Float[ndarray, " draw"]] | None = None
 
     @property
     def error(self) -> float | None:
         """The standard error over subjects; how a classifier would vary with those it was fitted on is not in it."""
-        return None if self.draws is None else float(np.std(self.draws))
+        return None if self.draws is None else float(np.std(self.draws()))
 
 
 def estimate(
@@ -34,20 +36,27 @@ def estimate(
 ) -> Estimate:
     """Return `statistic` of all rows, and of the rows of groups drawn with replacement (the bootstrap of clusters).
 
-    The draws follow from `seed` and the groups alone, so that those of two statistics of the same rows are pairs.
+    The draws follow from `seed` and the groups alone, so that those of two statistics of the same rows are pairs. They
+    are made when the error is asked for.
     Source: Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 8.
     """
-    generator = numpy_generator(seed, "bootstrap")
-    names, of_row = np.unique(groups, return_inverse=True)
-    rows = np.split(np.argsort(of_row, kind="stable"), np.cumsum(np.bincount(of_row))[:-1])
-    draws = [
-        statistic(np.concatenate([rows[group] for group in generator.integers(len(names), size=len(names))]))
-        for _ in range(RESAMPLES)
-    ]
-    return Estimate(statistic(np.arange(len(groups))), chance, np.array(draws))
+
+    @cache
+    def draws() -> Float[ndarray, " draw"]:
+        generator = numpy_generator(seed, "bootstrap")
+        of_row = np.unique(groups, return_inverse=True)[1]
+        sizes = np.bincount(of_row)
+        rows = np.split(np.argsort(of_row, kind="stable"), np.cumsum(sizes)[:-1])
+        drawn = (generator.integers(len(sizes), size=len(sizes)) for _ in range(RESAMPLES))
+        return np.array([statistic(np.concatenate([rows[group] for group in draw])) for draw in drawn])
+
+    return Estimate(statistic(np.arange(len(groups))), chance, draws)
 
 
 def gain(ours: Estimate, theirs: Estimate) -> Estimate:
     """Return by how much one estimate is above another of the same rows; the error is that of the pairs."""
-    paired = ours.draws is not None and theirs.draws is not None
-    return Estimate(ours.value - theirs.value, 0.0, ours.draws - theirs.draws if paired else None)  # type: ignore[operator]
+    difference = ours.value - theirs.value
+    if ours.draws is None or theirs.draws is None:
+        return Estimate(difference)
+    one, other = ours.draws, theirs.draws
+    return Estimate(difference, 0.0, lambda: one() - other())

@@ -74,7 +74,7 @@ class DataConfig(Section):
     one that is not air. `check_content: null` reads every file once before training where there are at most 500, else
     its header only. `steps` are those of each modality in a cycle, 1 where nothing is said; a source of n volumes gives
     a share n^(1/source_temperature) of its modality's crops. `augment` names what is done to the batches of a modality,
-    in this order.
+    in this order. `probe_cases` is a list of cases: while the run trains, probes of its features ask for their targets.
     """
 
     crop_size: tuple[PositiveInt, PositiveInt, PositiveInt] = (96, 96, 96)
@@ -91,6 +91,7 @@ class DataConfig(Section):
     augment: dict[str, dict[str, dict[str, Any]]] = {}
     check_content: bool | None = None
     modalities: dict[str, dict[str, Any]] = {}
+    probe_cases: str | None = None
 
     @field_validator("view_share")
     @classmethod

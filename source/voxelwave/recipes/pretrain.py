@@ -13,7 +13,6 @@ from rich.table import Table
 
 from voxelwave import __version__
 from voxelwave.contracts import StepOutput
-from voxelwave.data.loaders import Batch
 from voxelwave.downstream.description import describe_run
 from voxelwave.downstream.load_backbone import save_backbone
 from voxelwave.engine.loop import LoopSettings, Trainer, TrainingBatch, stop_on_signal
@@ -21,11 +20,11 @@ from voxelwave.engine.run_log import RunLog, read_metrics
 from voxelwave.engine.runtime import close_runtime, make_fabric
 from voxelwave.engine.schedule import warmup_cosine
 from voxelwave.errors import InputError
-from voxelwave.evaluation.representation import effective_rank, feature_std
 from voxelwave.objectives.masked_modeling import MaskedModeling
 from voxelwave.ops.files import write_text
 from voxelwave.ops.seeding import torch_generator
 from voxelwave.recipes.config import Config
+from voxelwave.recipes.online_probe import OnlineProbe
 from voxelwave.recipes.pretrainer import build_pretrainer, count_parameters
 from voxelwave.recipes.run_folder import check_settings_stay, open_run
 from voxelwave.recipes.sparse_choice import choose_sparse
@@ -36,7 +35,7 @@ from voxelwave.reports.figures import draw_curves, draw_reconstructions
 FREE_TO_CHANGE = {
     "run": ("out_dir", "tensorboard"),
     "model": ("sparse",),
-    "data": ("num_workers", "check_content"),
+    "data": ("num_workers", "check_content", "probe_cases"),
     "training": (
         *("epochs", "max_steps", "learning_rate", "clip_norm", "device", "compile"),
         *("probe_every_steps", "checkpoint_every_steps", "checkpoint_every_epochs"),
@@ -136,7 +135,7 @@ def _train(
             probe_every_steps=training.probe_every_steps,
         ),
         after_step=pretrainer.after_step,
-        probe=lambda: _collapse_gauges(pretrainer, data.probe_batches(), fabric.device),
+        probe=OnlineProbe(config, pretrainer, data, writes=fabric.is_global_zero, console=console),
     )
     if checkpoint is not None:
         _check_same_files(checkpoint, data, folder)
@@ -209,17 +208,6 @@ def _print_parameters(pretrainer: MaskedModeling, console: Console) -> None:
     table.add_section()
     table.add_row("total", f"{sum(counts.values()):,}")
     console.print(table)
-
-
-@torch.no_grad()
-def _collapse_gauges(pretrainer: MaskedModeling, batches: dict[str, Batch], device: torch.device) -> dict[str, float]:
-    """Effective rank and deviation of the backbone's features of whole volumes, the same ones every time."""
-    gauges = {}
-    for modality, batch in batches.items():
-        features = pretrainer.encode(batch.volume.to(device)).flatten(0, 1).float()
-        gauges[f"effective_rank_{modality}"] = effective_rank(features)
-        gauges[f"feature_std_{modality}"] = feature_std(features)
-    return gauges
 
 
 def _draw(folder: Path, pretrainer: MaskedModeling, data: TrainingData, device: torch.device) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from voxelwave.data.alternating import AlternatingSchedule
 from voxelwave.data.augmentations import Augment
-from voxelwave.data.discovery import Source, find_files
+from voxelwave.data.discovery import Source, VolumeFile, find_files
 from voxelwave.data.loaders import Batch, VolumeDataset, VolumeLoader, make_loader
 from voxelwave.data.modalities import UnusableVolume
 from voxelwave.data.selection import accept_volumes
@@ -87,6 +87,10 @@ class TrainingData:
     def counts(self) -> dict[str, int]:
         """The number of volumes of each modality, in the order of their steps."""
         return {name: len(files) for name, files in self._files.items()}
+
+    def files(self) -> dict[str, list[VolumeFile]]:
+        """The files of each modality, source by source."""
+        return self._files
 
     def fingerprint(self) -> dict[str, str]:
         """The number of volumes of each modality and a checksum of their names and sizes, in order."""

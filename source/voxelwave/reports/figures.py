@@ -18,13 +18,20 @@ CURVES = {
     "contrastive": "spatial InfoNCE",
     "alignment": "places that find themselves (top-1)",
 }
+GAUGES = {
+    "effective_rank": "effective rank",
+    "feature_std": "feature deviation",
+    "retrieval": "crops that find their scan (top-1)",
+}
+PROBES = {"linear": "-", "knn": ":"}
+MARKERS = "osv^Dx"
 
 
 def draw_curves(records: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Draw the losses of each modality over the steps, smoothed, and the gauges of collapse where they were taken."""
-    figure = Figure(figsize=(14, 7), layout="constrained")
+    """Draw the losses of each modality over the steps, smoothed, and the gauges of features where they were taken."""
+    figure = Figure(figsize=(18, 7), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = list(figure.subplots(2, 3).flat)
+    axes = list(figure.subplots(2, 4).flat)
     modalities = list(dict.fromkeys(record["modality"] for record in records))
     for axis, (name, title) in zip(axes, CURVES.items(), strict=False):
         for modality in modalities:
@@ -38,9 +45,7 @@ def draw_curves(records: Sequence[Mapping[str, Any]], path: Path) -> None:
         axis.set_title(title)
         axis.set_xlabel("step")
         axis.legend()
-    for axis, name, title in zip(
-        axes[4:], ("effective_rank", "feature_std"), ("effective rank", "feature deviation"), strict=True
-    ):
+    for axis, (name, title) in zip(axes[4:], GAUGES.items(), strict=False):
         for modality in modalities:
             steps, values = _series(records, f"{name}_{modality}")
             axis.plot(steps, values, color=COLOURS.get(modality), marker=".", label=modality.upper())
@@ -48,7 +53,38 @@ def draw_curves(records: Sequence[Mapping[str, Any]], path: Path) -> None:
         axis.set_xlabel("step")
         axis.set_ylim(bottom=0)
         axis.legend()
+    _draw_probes(axes[7], records, modalities)
     figure.savefig(path, dpi=90)
+
+
+def _draw_probes(axis: Any, records: Sequence[Mapping[str, Any]], modalities: Sequence[str]) -> None:
+    """Draw the scores of all targets: the modality is the colour, the probe the line, the target the marker."""
+    found = [
+        (probe, name.removeprefix(f"{probe}_").removesuffix(f"_{modality}"), modality, name)
+        for name in dict.fromkeys(name for record in records for name in record)
+        for probe in PROBES
+        for modality in modalities
+        if name.startswith(f"{probe}_") and name.endswith(f"_{modality}")
+    ]
+    if not found:
+        axis.set_axis_off()
+        return
+    targets = sorted({target for _, target, _, _ in found})
+    for probe, target, modality, name in found:
+        steps, values = _series(records, name)
+        axis.plot(
+            steps,
+            values,
+            color=COLOURS.get(modality),
+            linestyle=PROBES[probe],
+            marker=MARKERS[targets.index(target) % len(MARKERS)],
+            markersize=4,
+            label=f"{target}, {modality.upper()}, {probe}",
+        )
+    axis.set_title("probes of labelled cases (balanced accuracy)")
+    axis.set_xlabel("step")
+    axis.set_ylim(0, 1)
+    axis.legend(fontsize=7)
 
 
 def draw_reconstructions(rows: Sequence[tuple[str, Sequence[NDArray[Any]]]], titles: Sequence[str], path: Path) -> None:
