@@ -12,25 +12,23 @@ from typing import Any
 import torch
 import yaml
 from rich.console import Console
-from torch import nn
 
 from voxelwave import __version__
 from voxelwave.contracts import StepOutput
-from voxelwave.engine.checkpoint import load_checkpoint
 from voxelwave.engine.loop import LoopSettings, Trainer, TrainingBatch, stop_on_signal
-from voxelwave.engine.run_log import Record, RunLog, read_metrics
+from voxelwave.engine.run_log import Record, RunLog
 from voxelwave.engine.runtime import close_runtime, make_fabric
 from voxelwave.engine.schedule import warmup_cosine
 from voxelwave.errors import InputError
 from voxelwave.ops.files import write_text
 from voxelwave.recipes.finetune_config import FinetuneConfig
-from voxelwave.recipes.finetune_data import FoldData, Held
+from voxelwave.recipes.finetune_data import Held
+from voxelwave.recipes.finetune_finish import finish, steps_of_results
 from voxelwave.recipes.finetune_layers import freeze, parameter_groups
-from voxelwave.recipes.finetune_model import add_head_for, save_finetuned
+from voxelwave.recipes.finetune_model import add_head_for
 from voxelwave.recipes.finetune_prepare import Prepared, prepare_fold
 from voxelwave.recipes.finetune_results import RESULTS, over_folds, write_results
 from voxelwave.recipes.run_folder import check_settings_stay, open_run
-from voxelwave.reports.finetuning import draw_course
 
 # What may differ between a run and its continuation: none of it changes what the finished steps computed.
 FREE_TO_CHANGE = {
@@ -69,7 +67,7 @@ def finetune(
     open_run(folder, resume=resume)
     folds = [_of_fold(config, number) for number in range(config.data.folds)]
     for fold in folds:
-        prepare_fold(fold, None, kept)
+        prepare_fold(fold, open_run(fold.run_folder(), resume=resume), kept)
     # 2. Each is a run of its own.
     folder.mkdir(parents=True, exist_ok=True)
     _write_config(folder, config)
@@ -205,10 +203,10 @@ def _train(
 
     # 3. What the run leaves.
     step = trainer.state.step
-    if _steps_of_results(folder) == step:
+    if steps_of_results(folder) == step:
         console.print(f"{folder} is complete: delete its {RESULTS} to evaluate anew", markup=False, soft_wrap=True)
     else:
-        _finish(prepared, folder, model, module, step, console)
+        finish(prepared, folder, model, module, step, console)
     return True
 
 
@@ -216,49 +214,6 @@ def patience_is_over(records: Sequence[Record], score: str, patience: int | None
     """Tell whether the best score lies `patience` validations back, or more."""
     scores = [record[score] for record in records if score in record]
     return patience is not None and len(scores) > patience and max(scores[-patience:]) <= max(scores[:-patience])
-
-
-def _finish(prepared: Prepared, folder: Path, model: nn.Module, module: nn.Module, step: int, console: Console) -> None:
-    """Take the best weights, and write model, predictions, scores and figures, the scores last."""
-    config, task, data = prepared.config, prepared.task, prepared.data
-    best_step = step
-    if data.validation:
-        best = load_checkpoint(folder / "best_model.pth")
-        module.load_state_dict(best["model"])
-        best_step = best["step"]
-    save_finetuned(
-        folder, module, {**prepared.description, "data": {**prepared.description["data"], "steps": best_step}}
-    )
-    parts = {name: cases for name, cases in (("validation", data.validation), ("test", data.test)) if cases}
-    scores = task.evaluate(model, parts, folder) if parts else {}
-    if config.run.figures:
-        (folder / "figures").mkdir(exist_ok=True)
-        draw_course(read_metrics(folder / "metrics.jsonl"), task.score, folder / "figures" / "losses.png")
-        task.draw(model, data.validation or data.test or data.train, folder / "figures" / "predictions.png")
-    results = {
-        "task": config.task.name,
-        "fold": config.data.fold,
-        "folds": config.data.folds,
-        "steps": step,
-        "best_step": best_step,
-        "trained_on": {"cases": len(data.train), "subjects": _subjects(data)},
-        **scores,
-    }
-    write_results(folder, results)
-    for part, of in scores.items():
-        means = ", ".join(
-            f"{name.replace('_', ' ')} {value:.4f}" for name, value in of.items() if name.startswith("mean")
-        )
-        console.print(f"{part}, {of['cases']} cases: {means}", highlight=False, soft_wrap=True)
-    console.print(f"done: {folder}", markup=False, highlight=False, soft_wrap=True)
-
-
-def _steps_of_results(folder: Path) -> int | None:
-    """Return the steps of the model that was evaluated; the file is written last, so that all else is there too."""
-    try:
-        return int(json.loads((folder / RESULTS).read_text(encoding="utf-8"))["steps"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
 
 
 def _introduce(prepared: Prepared, console: Console) -> None:
@@ -272,10 +227,6 @@ def _introduce(prepared: Prepared, console: Console) -> None:
         lines.append(f"backbone: {prepared.features.report}")
     for line in lines:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
-
-
-def _subjects(data: FoldData) -> int:
-    return len({held.case.subject for held in data.train})
 
 
 def _write_config(folder: Path, config: FinetuneConfig) -> None:

@@ -17,7 +17,7 @@ from numpy import ndarray
 Volume = Float[ndarray, "depth height width"]
 Labels = UInt8[ndarray, "depth height width"]
 
-MEASURED = "validation_"
+VALIDATION_LOSS = "validation_loss"
 OPACITY = 0.6
 
 
@@ -31,8 +31,7 @@ def draw_course(records: Sequence[Mapping[str, Any]], score: str, path: Path) ->
     losses.plot(steps, values, color="C0", alpha=0.3, linewidth=0.7)
     losses.plot(steps, smooth, color="C0", label="training")
     validated = [r for r in records if score in r]
-    if any(f"{MEASURED}loss" in r for r in validated):
-        taken = [(r["step"] + 1, r[f"{MEASURED}loss"]) for r in validated]
+    if taken := [(r["step"] + 1, r[VALIDATION_LOSS]) for r in validated if VALIDATION_LOSS in r]:
         losses.plot(*zip(*taken, strict=True), color="C1", marker=".", label="validation")
     losses.set(title="loss", xlabel="step")
     losses.legend()
