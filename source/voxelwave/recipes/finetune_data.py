@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -43,6 +43,7 @@ class LabelledBatch(NamedTuple):
     problems: list[str]
 
 
+@runtime_checkable
 class Task(Protocol):
     """What segmentation and classification do, each in its own way.
 
