@@ -170,11 +170,12 @@ def doctor(
         raise typer.Exit(1)
 
 
-@app.command()
+@app.command(no_args_is_help=True)
 def probe(
     weights: Annotated[Path, typer.Argument(help="A run folder, backbone.safetensors or a checkpoint.")],
     cases: Annotated[Path, typer.Argument(help="A CSV of cases, or a folder that synthesize or prepare wrote.")],
     modality: Annotated[str, typer.Option(help="Of images that say none; others are left out.")] = "",
+    label: Annotated[str, typer.Option(help="A word in the names of label maps, where images have several.")] = "",
     targets: Annotated[str | None, typer.Option(help="E.g. lesion,contrast; all where not given.")] = None,
     label_classes: Annotated[
         str, typer.Option(help="Label values to tell apart, e.g. grey=6,deep=8+11; all where not given.")
@@ -186,10 +187,18 @@ def probe(
     from voxelwave.recipes.probe import probe as run
 
     asked = None if targets is None else [name.strip() for name in targets.split(",") if name.strip()]
-    run(weights, cases, modality=modality, targets=asked, label_classes=label_classes, out=out, seed=seed)
+    run(
+        *(weights, cases),
+        modality=modality,
+        label=label,
+        targets=asked,
+        label_classes=label_classes,
+        out=out,
+        seed=seed,
+    )
 
 
-@app.command()
+@app.command(no_args_is_help=True)
 def embed(
     weights: Annotated[Path, typer.Argument(help="A run folder, backbone.safetensors or a checkpoint.")],
     source: Annotated[str, typer.Argument(help="A file, folder, glob, CSV list, list of cases or prepared folder.")],

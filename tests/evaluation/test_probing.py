@@ -103,6 +103,13 @@ def test_the_nearest_neighbours_vote_as_in_plain_loops():
     assert found["AUC"].value == pytest.approx(roc_auc_score(targets, votes, multi_class="ovr"))
 
 
+def test_a_class_of_few_is_not_outvoted():
+    features = np.repeat(np.eye(2), [20, 3], axis=0) + np.random.default_rng(0).normal(0, 0.05, size=(23, 2))
+    targets = np.repeat([0, 1], [20, 3])
+    found = knn_probe(features.astype(np.float32), targets, np.arange(23).astype(str))
+    assert found["balanced accuracy"].value == 1.0
+
+
 def test_tissues_are_scored_by_dice_and_balanced_accuracy():
     features, targets, groups = samples(num_subjects=12, scans=20, num_classes=3)
     guessed, wide = np.zeros(len(targets)), features.astype(np.float64)

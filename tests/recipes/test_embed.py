@@ -176,3 +176,17 @@ def test_what_writes_parquet_may_be_missing(weights, heads, tmp_path, monkeypatc
     with pytest.raises(ValueError, match=r"needs pyarrow: pip install 'voxelwave\[export\]', or write .csv"):
         embed(weights, str(heads), tmp_path / "out.parquet", console=QUIET)
     assert embed(weights, str(heads / "mri"), tmp_path / "out.csv", console=QUIET) == 0
+
+
+def test_a_prepared_image_may_have_several_label_maps(heads, tmp_path):
+    scans = tmp_path / "scans"
+    scans.mkdir()
+    for suffix, folder in (("", "mri"), ("_labels", "labels")):
+        shutil.copy(heads / folder / f"head_0000_T1{suffix}.nii.gz", scans / f"anna_T1{suffix}.nii.gz")
+    shutil.copy(heads / "labels" / "head_0000_T1_labels.nii.gz", scans / "anna_T1_seg.nii.gz")
+    Preparer(tmp_path / "set", preparation(), workers=1, console=QUIET)([str(scans)])
+    cases, label_maps = find_scans(str(tmp_path / "set"), None)
+    assert [(case.subject, case.modality, case.image.suffix) for case in cases] == [("anna", "mri", ".vxw")]
+    assert not label_maps
+    with pytest.raises(ValueError, match="holds no scan of modality ct"):
+        find_scans(str(tmp_path / "set"), "ct")

@@ -68,10 +68,13 @@ def knn_probe(
 ) -> dict[str, Estimate]:
     """Score the vote of the nearest samples by cosine, of other subjects: balanced accuracy and AUC.
 
+    No more vote than the smallest class has without the one that is asked: it could not win otherwise.
+
     Raises ValueError where `probe_problem` finds one.
     """
     _check(targets, groups)
     classes = np.unique(targets)
+    neighbours = max(1, min(neighbours, int(min((targets == one).sum() for one in classes)) - 1))
     similarity = cosines(features)
     similarity[groups[:, None] == groups[None, :]] = -np.inf
     votes = np.zeros((len(targets), len(classes)))

@@ -14,7 +14,7 @@ from voxelwave import __version__
 from voxelwave.data.cases import CASES, Case, find_cases
 from voxelwave.data.discovery import Source, find_files, home_expanded
 from voxelwave.data.labels import label_map_reason, without_suffix
-from voxelwave.data.manifest import DATASET
+from voxelwave.data.manifest import DATASET, LABEL, MANIFEST, read_manifest
 from voxelwave.data.modalities import UnusableVolume
 from voxelwave.data.nifti import read_volume
 from voxelwave.data.rules import modality_by_content, modality_by_name, subject_by_name
@@ -95,8 +95,10 @@ def find_scans(source: str, modality: str | None) -> tuple[list[Case], list[str]
     place = home_expanded(source)
     if not place.exists() and not glob.has_magic(source):
         raise InputError(f"'{source}' does not exist: give a file, a folder, a glob in quotes, or a CSV list")
-    if (place / CASES).is_file() or (place / DATASET).is_file() or _lists_cases(place):
+    if (place / CASES).is_file() or _lists_cases(place):
         return find_cases(source, modality=modality or ""), []
+    if (place / DATASET).is_file():
+        return _prepared(place, modality), []
     files = [file.path for file in find_files(Source(source, modality or ""))]
     said = _said_by_list(source) if place.suffix.lower() == ".csv" else {}
     root = place if place.is_dir() else place.parent
@@ -110,6 +112,17 @@ def find_scans(source: str, modality: str | None) -> tuple[list[Case], list[str]
     if not cases:
         raise InputError(f"'{source}' holds label maps alone: {label_maps[0]}")
     return cases, label_maps
+
+
+def _prepared(folder: Path, modality: str | None) -> list[Case]:
+    """List the images of a prepared folder; as cases of a task they could have but one label map each."""
+    rows = [row for row in read_manifest(folder / MANIFEST) if row.accepted and row.modality != LABEL]
+    if not (rows := [row for row in rows if modality in (None, row.modality)]):
+        raise InputError(f"{folder} holds no scan{f' of modality {modality}' if modality else ''}")
+    return [
+        Case(without_suffix(Path(row.output).name), folder / row.output, row.modality, row.subject, split=row.split)
+        for row in rows
+    ]
 
 
 def _lists_cases(place: Path) -> bool:

@@ -35,6 +35,7 @@ def probe(
     cases: str | Path,
     *,
     modality: str = "",
+    label: str = "",
     targets: Sequence[str] | None = None,
     label_classes: str = "",
     out: Path = Path("probe.json"),
@@ -52,6 +53,7 @@ def probe(
         weights: what `load_backbone` takes.
         cases: what `find_cases` takes.
         modality: of images that say none; others are left out.
+        label: a word in the names of label maps, where a prepared image has several.
         targets: None takes all that can be learned from these cases.
         label_classes: label values to tell apart, such as "grey=6,deep=8+11"; "" tells all apart.
         out: .json, written over.
@@ -67,7 +69,7 @@ def probe(
         raise InputError(f"unknown modality '{modality}'; known: {', '.join(MODALITIES.names())}")
     classes = parse_classes(label_classes)
     features = load_backbone(weights).to(best_device()).eval()
-    listed = find_cases(cases, modality=modality)
+    listed = find_cases(cases, modality=modality, label=label)
     asked = _asked(listed, targets, str(cases))
     if classes is not None and not any(case.label for case in listed):
         raise InputError(f"--label-classes: no case of {cases} has a label map")
