@@ -79,18 +79,24 @@ def test_samples_of_a_batch_do_not_mix():
     torch.testing.assert_close(model(volume, hidden), alone, rtol=0, atol=1e-10)
 
 
-def test_wavelet_attention_equals_plain_loops():
+@pytest.mark.parametrize("high_bands", ["attend", "gate"])
+def test_wavelet_attention_equals_plain_loops(high_bands):
     torch.manual_seed(0)
-    layer = WaveletAttention(12, num_heads=2).double()
+    layer = WaveletAttention(12, num_heads=2, high_bands=high_bands).double()
     layer.gate.data = torch.randn(7, 12, dtype=torch.float64)
     tokens, places = (
         torch.randn(1, 16, 12, dtype=torch.float64),
         torch.tensor([[[0.5, 0.5, 0.5], [0.5, 0.5, 2.5]]]).double(),
     )
-    # 1. Low-pass band of each octet by its definition; queries and keys turned pair by pair.
+
+    def sign(token, band):
+        return (-1.0) ** bin(token & band).count("1") / 8**0.5
+
+    # 1. Bands of each octet by their definition; queries and keys, of the low-pass band, turned pair by pair.
     octets = tokens.view(2, 8, 12)
-    low = octets.sum(1) / 8**0.5
-    q, k, v = (low @ layer.qkv.weight.T + layer.qkv.bias).view(2, 3, 2, 6).unbind(1)
+    bands = torch.stack([sum(sign(t, band) * octets[:, t] for t in range(8)) for band in range(8)], 1)
+    q, k = (bands[:, 0] @ layer.qkv.weight[:24].T + layer.qkv.bias[:24]).view(2, 2, 2, 6).unbind(1)
+    v = bands @ layer.qkv.weight[24:].T + layer.qkv.bias[24:]
 
     def turned(x, octet):
         out = x.clone()
@@ -100,22 +106,19 @@ def test_wavelet_attention_equals_plain_loops():
             out[axis], out[3 + axis] = a * angle.cos() - b * angle.sin(), a * angle.sin() + b * angle.cos()
         return out
 
-    attended = torch.zeros(2, 12, dtype=torch.float64)
+    attended = torch.zeros(2, 8, 12, dtype=torch.float64)
     for octet, head in itertools.product(range(2), range(2)):
         scores = torch.stack([turned(q[octet, head], octet) @ turned(k[other, head], other) for other in range(2)])
-        weights = torch.softmax(scores / 6**0.5, 0)
-        attended[octet, 6 * head : 6 * head + 6] = weights[0] * v[0, head] + weights[1] * v[1, head]
+        weights, own = torch.softmax(scores / 6**0.5, 0), slice(6 * head, 6 * head + 6)
+        attended[octet, :, own] = weights[0] * v[0, :, own] + weights[1] * v[1, :, own]
     attended = attended @ layer.out.weight.T + layer.out.bias
     # 2. High-pass bands through their gates, with the transform's matrix written out as signs.
     expected = torch.zeros(2, 8, 12, dtype=torch.float64)
-    for token in range(8):
-        for band in range(8):
-            sign = (-1.0) ** bin(token & band).count("1") / 8**0.5
-            values = attended
-            if band:
-                coefficient = sum((-1.0) ** bin(t & band).count("1") / 8**0.5 * octets[:, t] for t in range(8))
-                values = layer.gate[band - 1] * coefficient
-            expected[:, token] += sign * values
+    for token, band in itertools.product(range(8), range(8)):
+        update = attended[:, band] if high_bands == "attend" or not band else 0
+        if band:
+            update = update + layer.gate[band - 1] * bands[:, band]
+        expected[:, token] += sign(token, band) * update
     torch.testing.assert_close(layer(tokens, places)[0], expected.flatten(0, 1))
 
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from voxelwave.backbones.wavelet_attention import WaveletBlock
+from voxelwave.backbones.wavelet_attention import HighBands, WaveletBlock
 from voxelwave.contracts import Grid
 from voxelwave.ops.patches import nested_order, patchify, token_grid
 from voxelwave.registry import BACKBONES
@@ -46,6 +46,7 @@ class WaveFormer3D(nn.Module):
         num_heads: int = 12,
         mlp_ratio: float = 4.0,
         wavelet_levels: int = 1,
+        high_bands: HighBands = "attend",
     ) -> None:
         super().__init__()
         if min(patch_size, embed_dim, depth, num_heads) < 1 or mlp_ratio * embed_dim < 1 or wavelet_levels < 0:
@@ -64,7 +65,9 @@ class WaveFormer3D(nn.Module):
         )
         self.mask_token = nn.Parameter(torch.zeros(embed_dim))
         self.blocks = nn.ModuleList(
-            WaveletBlock(embed_dim, num_heads=num_heads, mlp_ratio=mlp_ratio, levels=wavelet_levels)
+            WaveletBlock(
+                embed_dim, num_heads=num_heads, mlp_ratio=mlp_ratio, levels=wavelet_levels, high_bands=high_bands
+            )
             for _ in range(depth)
         )
         self.norm = nn.LayerNorm(embed_dim)

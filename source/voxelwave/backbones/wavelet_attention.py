@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from voxelwave.ops.wavelets import haar, inverse_haar
+
+HighBands = Literal["gate", "attend"]
 
 
 class RotaryPositions(nn.Module):
@@ -39,19 +43,22 @@ class RotaryPositions(nn.Module):
 
 
 class WaveletAttention(nn.Module):
-    """Mix octets of tokens: attention among low-pass bands, a learned gate for each high-pass band.
+    """Mix octets of tokens: attention among low-pass bands, whose map the high-pass bands follow.
 
-    Tokens come in nested order (`ops.patches.nested_order`), so that 8 in a row are an octet. At each further level
-    the low-pass bands of 8 octets form an octet themselves and attend with the same weights; the results add up.
-    With no level at all, every token attends: the plain transformer.
+    Tokens come in nested order (`ops.patches.nested_order`), so that 8 in a row are an octet. Queries and keys are of
+    the low-pass bands. With `high_bands="attend"` the map mixes all eight bands of the octets, with "gate" the low ones
+    alone; a learned gate scales each high-pass band either way.
+    At each further level the low-pass bands of 8 octets form an octet themselves and attend with the same weights; the
+    results add up. With no level at all, every token attends: the plain transformer.
     """
 
-    def __init__(self, dim: int, *, num_heads: int, levels: int = 1) -> None:
+    def __init__(self, dim: int, *, num_heads: int, levels: int = 1, high_bands: HighBands = "attend") -> None:
         super().__init__()
         if dim % num_heads:
             raise ValueError(f"embed_dim {dim} is not divisible by num_heads {num_heads}")
         self.num_heads = num_heads
         self.levels = levels
+        self.high_bands = high_bands
         self.qkv = nn.Linear(dim, 3 * dim)
         self.out = nn.Linear(dim, dim)
         if levels:
@@ -69,38 +76,49 @@ class WaveletAttention(nn.Module):
         With no level, an octet is one token.
         """
         if not self.levels:
-            return self._attend(tokens, places, absent)
+            return self._attend(tokens, tokens.unsqueeze(2), places, absent).squeeze(2)
         return self._mix(tokens, places, absent, self.levels)
 
     def _mix(self, tokens: Tensor, places: Tensor, absent: Tensor | None, levels: int) -> Tensor:
-        low, high = haar(tokens.unflatten(1, (-1, 8))).split([1, 7], dim=2)
-        low = low.squeeze(2)
-        update = self._attend(low, places, absent)
+        bands = haar(tokens.unflatten(1, (-1, 8)))
+        low, high = bands[:, :, 0], bands[:, :, 1:]
+        update = self._attend(low, bands if self.high_bands == "attend" else low.unsqueeze(2), places, absent)
+        low_update, high_update = update[:, :, :1], self.gate * high
+        if self.high_bands == "attend":
+            high_update = high_update + update[:, :, 1:]
         if levels > 1:
             coarse_places = places.unflatten(1, (-1, 8)).mean(2)
             coarse_absent = None if absent is None else absent.unflatten(1, (-1, 8)).all(2)
-            update = update + self._mix(low, coarse_places, coarse_absent, levels - 1)
-        return inverse_haar(torch.cat([update.unsqueeze(2), self.gate * high], dim=2)).flatten(1, 2)
+            low_update = low_update + self._mix(low, coarse_places, coarse_absent, levels - 1).unsqueeze(2)
+        return inverse_haar(torch.cat([low_update, high_update], dim=2)).flatten(1, 2)
 
-    def _attend(self, low: Tensor, places: Tensor, absent: Tensor | None) -> Tensor:
-        q, k, v = self.qkv(low).unflatten(2, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+    def _attend(
+        self, low: Tensor, bands: Float[Tensor, "batch octet band channel"], places: Tensor, absent: Tensor | None
+    ) -> Float[Tensor, "batch octet band channel"]:
+        """Mix `bands` over octets by the similarity of `low`; the bands of an octet are one long value."""
+        dim, heads = low.shape[-1], self.num_heads
+        (of_low, of_bands), (low_bias, bands_bias) = (x.split([2 * dim, dim]) for x in (self.qkv.weight, self.qkv.bias))
+        q, k = F.linear(low, of_low, low_bias).unflatten(2, (2, heads, -1)).permute(2, 0, 3, 1, 4)
+        v = F.linear(bands, of_bands, bands_bias).unflatten(3, (heads, -1)).permute(0, 3, 1, 2, 4)
         cos, sin = self.rotary.angles(places)
         seen = None if absent is None else ~absent[:, None, None, :]
         mixed = F.scaled_dot_product_attention(
-            self.rotary.rotate(q, cos, sin), self.rotary.rotate(k, cos, sin), v, attn_mask=seen
+            self.rotary.rotate(q, cos, sin), self.rotary.rotate(k, cos, sin), v.flatten(3), attn_mask=seen
         )
-        attended: Tensor = self.out(mixed.transpose(1, 2).flatten(2))
+        attended: Tensor = self.out(mixed.unflatten(3, (bands.shape[2], -1)).permute(0, 2, 3, 1, 4).flatten(3))
         return attended
 
 
 class WaveletBlock(nn.Module):
     """A pre-norm transformer block with wavelet attention."""
 
-    def __init__(self, dim: int, *, num_heads: int, mlp_ratio: float = 4.0, levels: int = 1) -> None:
+    def __init__(
+        self, dim: int, *, num_heads: int, mlp_ratio: float = 4.0, levels: int = 1, high_bands: HighBands = "attend"
+    ) -> None:
         super().__init__()
         hidden_dim = int(dim * mlp_ratio)
         self.norm1 = nn.LayerNorm(dim)
-        self.attention = WaveletAttention(dim, num_heads=num_heads, levels=levels)
+        self.attention = WaveletAttention(dim, num_heads=num_heads, levels=levels, high_bands=high_bands)
         self.norm2 = nn.LayerNorm(dim)
         self.mlp = nn.Sequential(nn.Linear(dim, hidden_dim), nn.GELU(), nn.Linear(hidden_dim, dim))
 
