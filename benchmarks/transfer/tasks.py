@@ -1,0 +1,79 @@
+"""What the arms are measured by: fine-tuning on few labelled volumes, and probes of frozen features."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from arms import BACKBONE
+from rich.console import Console
+from volumes import REGIONS, SIDE, Task
+
+from voxelwave.recipes.finetune import finetune
+from voxelwave.recipes.finetune_config import check_finetune_config
+from voxelwave.recipes.probe import probe
+
+SCRATCH, LONG, RANDOM = "scratch", "scratch, four times the steps", "random init"
+FINETUNE_STEPS = 400
+BATCH_SIZE, LEARNING_RATE, WIDTH = 2, 1e-3, 8
+
+
+def finetuned(task: Task, arm: str, checkpoint: Path | None, labels: int, seed: int, folder: Path) -> dict[str, Any]:
+    """Fine-tune on `labels` volumes and return the mean Dice over classes and test cases, and that of each class."""
+    raw = {
+        "run": {"name": "cell", "out_dir": str(folder), "seed": seed, "tensorboard": False, "figures": False},
+        "task": {
+            "name": "segmentation",
+            "classes": {name: [_plain(value) for value in values] for name, values in task.classes.items()},
+            "other_labels": "background",
+            "width": WIDTH,
+            "hausdorff": False,
+        },
+        "backbone": {"path": None if checkpoint is None else str(checkpoint), "scratch": BACKBONE},
+        "data": {
+            "cases": str(task.cases),
+            "modality": task.modality,
+            "crop_size": [SIDE] * 3,
+            "spacing_mm": "native",
+            "folds": 1,
+            "num_train_subjects": labels,
+            "augment": {task.modality: {"flip": {"axes": [0]}, "gamma": {}, "noise": {}}},
+        },
+        "training": {
+            "max_steps": FINETUNE_STEPS * (4 if arm == LONG else 1),
+            "batch_size": BATCH_SIZE,
+            "learning_rate": LEARNING_RATE,
+        },
+    }
+    if task.modality == "ct":
+        raw["data"]["augment"]["ct"].pop("gamma")
+    config = check_finetune_config(raw)
+    shutil.rmtree(config.run_folder(), ignore_errors=True)
+    finetune(config, console=Console(quiet=True))
+    tested = json.loads((config.run_folder() / "results.json").read_text())["test"]
+    shutil.rmtree(config.run_folder())
+    return {"score": tested["mean_dice"], "by_class": tested["dice"], "steps": config.training.max_steps}
+
+
+def probed(checkpoint: Path, cases: Path, seed: int, folder: Path) -> list[dict[str, Any]]:
+    """Probe frozen features, beside those of the same backbone with random weights."""
+    regions = ",".join(f"{name}={'+'.join(str(int(value)) for value in values)}" for name, values in REGIONS.items())
+    results = probe(
+        checkpoint, cases, label_classes=regions, out=folder / "probe.json", seed=seed, console=Console(quiet=True)
+    )
+    return [
+        {
+            "task": f"{result.task} ({result.modality})",
+            "probe": f"{result.probe}: {result.measure}",
+            "pretrained": result.pretrained.value,
+            RANDOM: result.untrained.value,
+            "chance": result.pretrained.chance,
+        }
+        for result in results
+    ]
+
+
+def _plain(value: Any) -> Any:
+    return value if isinstance(value, str) else int(value)
