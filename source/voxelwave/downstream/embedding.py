@@ -53,8 +53,8 @@ def tissue(framed: Framed, patch_size: int) -> Bool[Tensor, "d h w"]:
 def embed_volume(features: FeaturePyramid, volume: Volume, *, size: Grid | None) -> Float[Tensor, " embed"]:
     """Return the mean of the features over the tokens of tissue, of all tokens where there is none; on the CPU.
 
-    What surrounds a head is not read, so that an embedding does not depend on how much of it there is. A volume of more
-    than eight training crops goes through in tiles of their size.
+    Blocks of air around a head are not read, so that an embedding does not depend on how much of it there is. A volume
+    of more than eight training crops goes through in tiles of their size.
 
     Args:
         features: of which the last level is taken.
@@ -104,10 +104,12 @@ def embed_tokens(
     framed = frame(volume, features.strides[-1], size=size)
     if bool((chosen & ~tissue(framed, features.strides[-1])).any()):
         raise ValueError("a chosen token is air, whose features are not computed")
-    rows = torch.zeros(*chosen.shape, features.channels[-1])
+    numbers = chosen.flatten().cumsum(0).view(chosen.shape) - 1
+    rows = torch.zeros(int(chosen.sum()), features.channels[-1])
     for tile in _tiles(features, framed):
-        rows[tile.place][tile.wanted] = tile.grid[:, tile.wanted].T
-    return rows[chosen]
+        asked = chosen[tile.place]
+        rows[numbers[tile.place][asked]] = tile.grid[:, asked].T
+    return rows
 
 
 def untrained_twin(features: FeaturePyramid, *, seed: int) -> FeaturePyramid:
