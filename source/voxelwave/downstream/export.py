@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -140,6 +141,17 @@ def _tracing(refused: str) -> Iterator[None]:
         with warnings.catch_warnings():
             # torch copies its own trees in a way that it has deprecated.
             warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)`", category=FutureWarning)
-            yield
+            # What it cannot simplify, such as a split of weights, stays as it is and computes the same.
+            with _silent(logging.getLogger("onnxscript.optimizer._constant_folding")):
+                yield
     except (RuntimeError, ValueError, TypeError, NotImplementedError) as error:
         raise InputError(f"{refused}: {' '.join(str(error).split())[:200]}") from None
+
+
+@contextmanager
+def _silent(logger: logging.Logger) -> Iterator[None]:
+    before, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = before
