@@ -27,6 +27,7 @@ from voxelwave.recipes.config import check_config
 from voxelwave.recipes.finetune import finetune, patience_is_over
 from voxelwave.recipes.finetune_config import check_finetune_config, load_finetune_config
 from voxelwave.recipes.finetune_model import load_finetuned
+from voxelwave.recipes.prepare import Preparer, preparation
 from voxelwave.recipes.pretrain import pretrain
 
 FILES = {
@@ -391,6 +392,32 @@ def test_images_lie_as_their_files_do(heads, tmp_path):
     dice = 2 * (own & true).sum() / (own.sum() + true.sum())
     assert float(row["dice"]) == pytest.approx(dice)
     assert dice > 0.5
+
+
+def test_scans_that_were_prepared_are_predicted_and_told_apart(heads, tmp_path):
+    scans = tmp_path / "scans"
+    for number, case in enumerate(find_cases(heads, modality="mri")[:3]):
+        folder = scans / f"s{number}"
+        folder.mkdir(parents=True)
+        given = [nib.load(file) for file in (case.image, case.label)]
+        turned = np.diag([-1.0, -1, 1, 1])  # stored as LPS, so that preparing turns it
+        turned[:3, 3] = 9
+        for image, name in zip(given, ("T1", "T1_labels"), strict=True):
+            nib.save(nib.Nifti1Image(np.asarray(image.dataobj), turned), folder / f"{name}.nii.gz")
+    Preparer(tmp_path / "out", preparation(modality="mri", spacing="1.0", crop=False), workers=1)([str(scans)])
+    data = {"modality": None, "crop_size": [32] * 3, "spacing_mm": "native", "folds": 3}
+    folder = run(config_of(tmp_path / "out", tmp_path, "prepared", data=data))
+    (written,) = (folder / "predictions").glob("*.nii.gz")
+    # All are named T1: their folders tell them apart.
+    assert written.name in {f"s{number}_T1.nii.gz" for number in range(3)}
+    assert nib.load(written).shape == (32, 32, 32)
+    assert len(rows(folder / "results.csv")) == 2
+
+
+def test_half_precision_trains(heads, tmp_path):
+    folder = run(config_of(heads, tmp_path, "bf16", training={"precision": "bf16"}))
+    assert all(np.isfinite(line["loss"]) for line in records(folder))
+    assert load_finetuned(folder)[0].classify.weight.dtype == torch.float32
 
 
 def test_a_backbone_pretrained_at_64_is_fine_tuned_at_96_without_any_option(heads, tmp_path):

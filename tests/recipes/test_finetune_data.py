@@ -1,15 +1,18 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
 from voxelwave.backbones.waveformer import WaveFormer3D
-from voxelwave.data.cases import find_cases
+from voxelwave.data.cases import Case, find_cases
 from voxelwave.data.splits import split_cases
 from voxelwave.downstream.load_backbone import FeaturePyramid
 from voxelwave.downstream.scan_reader import ScanReader
 from voxelwave.recipes.finetune_classification import Classification
 from voxelwave.recipes.finetune_config import check_finetune_config
 from voxelwave.recipes.finetune_data import FoldData
+from voxelwave.recipes.finetune_prepare import named_apart
 from voxelwave.recipes.finetune_segmentation import Segmentation
 
 SEGMENTATION = {"name": "segmentation", "classes": {"brain": ["6-11"], "vessels": 12}, "other_labels": "background"}
@@ -125,6 +128,18 @@ def test_what_was_read_once_is_shared_and_read_anew_where_it_would_differ(heads,
     assert {id(held.content) for held in (*again.train, *again.validation)} == contents
     make(task_of({**SEGMENTATION, "classes": {"brain": ["6-10"]}}))
     assert len(reads) == 5
+
+
+def test_names_take_as_many_folders_as_tell_them_apart():
+    def case(*parts):
+        return Case(name=parts[-1], image=Path("/data", *parts).with_suffix(".nii"), modality="mri", subject="s")
+
+    def named(*cases):
+        return [of.name for of in named_apart([case(*parts) for parts in cases])]
+
+    assert named(("a", "x"), ("b", "y")) == ["x", "y"]
+    assert named(("a", "T1"), ("b", "T1")) == ["a_T1", "b_T1"]
+    assert named(("a", "s", "T1"), ("b", "s", "T1"), ("b", "r", "T1")) == ["a_s_T1", "b_s_T1", "b_r_T1"]
 
 
 def test_targets_are_those_of_the_list_and_unknown_ones_are_masked(heads):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 from rich.console import Console
@@ -45,7 +46,9 @@ def finish(prepared: Prepared, folder: Path, model: nn.Module, module: nn.Module
     write_results(folder, results)
     for part, of in scores.items():
         means = ", ".join(
-            f"{name.replace('_', ' ')} {value:.4f}" for name, value in of.items() if name.startswith("mean")
+            f"{name.replace('_', ' ')} {value:.4f}"
+            for name, value in of.items()
+            if name.startswith("mean") and not math.isnan(value)
         )
         console.print(f"{part}, {of['cases']} cases: {means}", highlight=False, soft_wrap=True)
     console.print(f"done: {folder}", markup=False, highlight=False, soft_wrap=True)
