@@ -33,16 +33,20 @@ class Arm:
     modalities: tuple[str, ...] = ("mri", "ct")
 
 
-OURS, WITHOUT_INFONCE, MAE, FEATURES = "ours", "ours without InfoNCE", "plain MAE", "features as target"
+OURS, MAE, FEATURES = "ours", "plain MAE", "features as target"
+WITHOUT_INFONCE, DESCRIBED_INFONCE = "ours without InfoNCE", "ours, InfoNCE as described"
+GATED = "ours, high bands gated"
 MRI_ONLY, CT_ONLY = "MRI only", "CT only"
 ARMS = {
     OURS: Arm(),
     WITHOUT_INFONCE: Arm({"loss.contrastive_weight": 0.0}),
+    DESCRIBED_INFONCE: Arm({"loss.contrastive_weight": 0.5, "loss.shallow_depth": 1}),
+    GATED: Arm({"model.backbone.high_bands": "gate"}),
     MAE: Arm(
         {
             "masking": {"name": "random", "ratio": 0.75},
-            "loss.contrastive_weight": 0.0,
             "model.backbone.wavelet_levels": 0,
+            "loss.contrastive_weight": 0.0,
         }
     ),
     FEATURES: Arm({"model.target": "features"}),
@@ -68,10 +72,12 @@ def configuration(name: str, arm: Arm, data: Path, out: Path, *, steps: int, see
         "model": {
             "backbone": dict(BACKBONE),
             "sparse": "gather",
-            "encoder_widths": [96, 128],
-            "decoder_width": 96,
+            # Narrow and of one scale: a stronger decoder predicts without help from the backbone.
+            "encoder_widths": [48],
+            "decoder_width": 48,
         },
         "masking": {"name": "mim", "block_side": 2},
+        "loss": {"contrastive_weight": 0.1, "shallow_depth": BACKBONE["depth"] // 2},
         "training": {
             "batch_size": dict.fromkeys(CHANNELS, BATCH_SIZE),
             "learning_rate": 1e-3,

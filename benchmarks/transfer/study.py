@@ -16,17 +16,33 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from arms import ARMS, CT_ONLY, FEATURES, MAE, MRI_ONLY, OURS, WITHOUT_INFONCE, equal_time, pretrained
+from arms import (
+    ARMS,
+    CT_ONLY,
+    DESCRIBED_INFONCE,
+    FEATURES,
+    GATED,
+    MAE,
+    MRI_ONLY,
+    OURS,
+    WITHOUT_INFONCE,
+    equal_time,
+    pretrained,
+)
 from summary import Cell, write_report
-from tasks import LONG, SCRATCH, finetuned, probed
+from tasks import FULL, LONG, SCRATCH, UNTRAINED, finetuned, probed
 from volumes import Task, generated, probe_cases, real, real_volumes
 
 RESULTS = Path(__file__).parent.parent / "results"
 CELLS, STEPS_RECORD = RESULTS / "transfer.jsonl", RESULTS / "transfer_steps.json"
 SEEDS = (0, 1, 2)
 FEW = (1, 4)  # labelled volumes, where not every number is tried
-MAIN_ARMS, ABLATIONS, CT_ARMS = (SCRATCH, OURS, MAE), (WITHOUT_INFONCE, FEATURES), (SCRATCH, OURS, CT_ONLY)
-PROBED_ARMS = (OURS, WITHOUT_INFONCE, MAE, FEATURES)
+MAIN_ARMS, ABLATIONS, CT_ARMS = (
+    (SCRATCH, OURS, MAE),
+    (WITHOUT_INFONCE, DESCRIBED_INFONCE, GATED, FEATURES),
+    (SCRATCH, OURS, CT_ONLY),
+)
+PROBED_ARMS = (OURS, WITHOUT_INFONCE, DESCRIBED_INFONCE, GATED, MAE, FEATURES)
 PROBE = "probe "
 
 
@@ -46,7 +62,7 @@ def plan(tasks: dict[str, Task], seed: int) -> Iterator[Planned]:
         if task.name == "generated ct":
             arms = dict.fromkeys(CT_ARMS, task.counts) | dict.fromkeys((MRI_ONLY, MAE, WITHOUT_INFONCE), FEW)
         elif task.name == "generated mri":
-            arms = dict.fromkeys(MAIN_ARMS, task.counts) | dict.fromkeys((*ABLATIONS, LONG), FEW)
+            arms = dict.fromkeys(MAIN_ARMS, task.counts) | dict.fromkeys((*ABLATIONS, LONG, FULL), FEW)
         else:
             arms = dict.fromkeys((*MAIN_ARMS, *ABLATIONS), task.counts)
             if task.modality == "ct":
@@ -98,7 +114,7 @@ class Study:
         self._fill(planned, score)
 
     def _checkpoint(self, of_set: str, arm: str, seed: int) -> Path | None:
-        if arm in (SCRATCH, LONG):
+        if arm in UNTRAINED:
             return None
         data, runs = self.folder / of_set / "pretrain", self.folder / "runs" / of_set
         return pretrained(arm, data, runs, steps=self.steps[arm], seed=seed)

@@ -15,7 +15,9 @@ from voxelwave.recipes.finetune import finetune
 from voxelwave.recipes.finetune_config import check_finetune_config
 from voxelwave.recipes.probe import probe
 
-SCRATCH, LONG, RANDOM = "scratch", "scratch, four times the steps", "random init"
+SCRATCH, LONG, FULL = "scratch", "scratch, four times the steps", "scratch, full attention"
+RANDOM = "random init"
+UNTRAINED = {SCRATCH: {}, LONG: {}, FULL: {"wavelet_levels": 0}}
 FINETUNE_STEPS = 400
 BATCH_SIZE, LEARNING_RATE, WIDTH = 2, 1e-3, 8
 
@@ -31,7 +33,10 @@ def finetuned(task: Task, arm: str, checkpoint: Path | None, labels: int, seed: 
             "width": WIDTH,
             "hausdorff": False,
         },
-        "backbone": {"path": None if checkpoint is None else str(checkpoint), "scratch": BACKBONE},
+        "backbone": {
+            "path": None if checkpoint is None else str(checkpoint),
+            "scratch": BACKBONE | UNTRAINED.get(arm, {}),
+        },
         "data": {
             "cases": str(task.cases),
             "modality": task.modality,
