@@ -41,6 +41,7 @@ def folders(tmp_path):
         (["pretrain", CONFIG, "--set", "training.device=cuda:99"], "training.device=cuda:99"),
         (["pretrain", CONFIG, "--set", "loss.shallow_depth=9"], "shallow_depth must lie in 0…3"),
         (["synthesize", "out", "--num-mri", "0", "--num-ct", "0"], "ask for 1 or more"),
+        (["finetune", "missing.yaml"], "cannot read config missing.yaml: No such file"),
         (["inspect", "nowhere"], "nowhere"),
         (["export", "empty", "out", "--format", "torchscript"], "unknown format 'torchscript'; known: safetensors"),
         (["export", "empty", "out", "--format", "bundle"], "no backbone in empty"),
@@ -59,7 +60,7 @@ def test_bad_input_is_one_line_and_exit_code_2(folders, arguments, message):
     assert not (folders / "checkpoints").exists()
 
 
-@pytest.mark.parametrize("command", ["pretrain", "synthesize", "inspect", "export", "predict"])
+@pytest.mark.parametrize("command", ["pretrain", "finetune", "synthesize", "inspect", "export", "predict"])
 def test_every_command_explains_itself(command):
     result = voxelwave(command, "--help")
     assert result.returncode == 0

@@ -98,6 +98,11 @@ def test_what_does_not_fit_is_one_line_with_the_key(section, values, message):
     assert "\n" not in str(caught.value)
 
 
+def test_patience_needs_validation():
+    with pytest.raises(ValueError, match=r"key 'training.patience' needs validation, and data.folds=1 has none"):
+        check_finetune_config(raw(data={"cases": "data", "folds": 1}, training={"patience": 3}))
+
+
 @pytest.mark.parametrize("name", ["segmentation", "classification"])
 def test_the_shipped_configs_are_valid(name):
     config = load_finetune_config(Path(__file__).parents[2] / "configs" / "finetune" / f"{name}.yaml")

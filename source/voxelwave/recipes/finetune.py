@@ -63,11 +63,11 @@ def finetune(
     if config.data.fold != "all":
         return _finetune_fold(config, resume, console, stop, kept)
 
-    # 1. Whatever is wrong with any fold is said before the first is trained.
+    # 1. Whatever is wrong with any fold is said before the first is trained; cases are read once for all.
     open_run(folder, resume=resume)
     folds = [_of_fold(config, number) for number in range(config.data.folds)]
     for fold in folds:
-        prepare_fold(fold, open_run(fold.run_folder(), resume=resume), kept)
+        prepare_fold(fold, open_run(fold.run_folder(), resume=resume), kept, Console(quiet=True))
     # 2. Each is a run of its own.
     folder.mkdir(parents=True, exist_ok=True)
     _write_config(folder, config)
@@ -100,7 +100,7 @@ def _finetune_fold(
     checkpoint = open_run(folder, resume=resume)
     if checkpoint is not None and "description" not in checkpoint:
         raise InputError(f"{folder} holds a run of another command: choose another run.name")
-    prepared = prepare_fold(config, checkpoint, kept)
+    prepared = prepare_fold(config, checkpoint, kept, console)
     config = prepared.config
     plain = config.model_dump(mode="json")
     check_settings_stay(folder, checkpoint, plain, FREE_TO_CHANGE)

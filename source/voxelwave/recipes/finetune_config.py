@@ -221,4 +221,6 @@ def _resolve(config: FinetuneConfig) -> FinetuneConfig:
             AUGMENTATIONS.settings(step, settings, f"data.augment.{name}.{step}")
     if data.fold != "all" and data.fold >= data.folds:
         raise InputError(f"key 'data.fold' is 0…{data.folds - 1} or all (data.folds is {data.folds}), got {data.fold}")
+    if data.folds == 1 and config.training.patience is not None:
+        raise InputError("key 'training.patience' needs validation, and data.folds=1 has none: set it to null")
     return config

@@ -6,6 +6,8 @@ from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from rich.console import Console
+
 from voxelwave.data.cases import Case, find_cases
 from voxelwave.data.splits import split_cases
 from voxelwave.downstream.load_backbone import FeaturePyramid
@@ -39,7 +41,7 @@ class Prepared:
 
 
 def prepare_fold(
-    config: FinetuneConfig, checkpoint: Mapping[str, Any] | None, kept: MutableMapping[Any, Held]
+    config: FinetuneConfig, checkpoint: Mapping[str, Any] | None, kept: MutableMapping[Any, Held], console: Console
 ) -> Prepared:
     """Find and read the cases of the fold of `config`, and load the backbone.
 
@@ -73,6 +75,7 @@ def prepare_fold(
         cases, folds=data.folds, fold=data.fold, seed=config.run.seed, num_train_subjects=data.num_train_subjects
     )
     task.check_split(split)
+    console.print(f"reading {sum(map(len, split))} cases", highlight=False)
     fold = FoldData(
         task,
         split,
