@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import statistics
 import time
 from collections.abc import Mapping
@@ -58,7 +59,7 @@ ARMS = {
 def configuration(name: str, arm: Arm, data: Path, out: Path, *, steps: int, seed: int) -> Config:
     """Return the configuration of an arm's run on `<data>/<modality>`."""
     raw: dict[str, Any] = {
-        "run": {"name": f"{name.replace(' ', '_')}_{seed}", "out_dir": str(out), "seed": seed, "tensorboard": False},
+        "run": {"name": re.sub(r"\W+", "_", f"{name} {seed}"), "out_dir": str(out), "seed": seed, "tensorboard": False},
         "data": {
             "crop_size": [SIDE] * 3,
             "foreground_share": 1.0,

@@ -4,7 +4,7 @@ import torch
 
 from voxelwave.backbones.waveformer import WaveFormer3D
 from voxelwave.downstream.classification import ClassificationModel, predict_targets, whole
-from voxelwave.downstream.load_backbone import FeaturePyramid
+from voxelwave.downstream.features import FeaturePyramid
 
 SETTINGS = {"patch_size": 4, "embed_dim": 24, "depth": 2, "num_heads": 2}
 

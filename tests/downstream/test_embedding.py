@@ -13,7 +13,7 @@ from voxelwave.downstream.embedding import (
     tissue,
     untrained_twin,
 )
-from voxelwave.downstream.load_backbone import FeaturePyramid
+from voxelwave.downstream.features import FeaturePyramid
 from voxelwave.downstream.scan_reader import ScanReader
 from voxelwave.ops.seeding import torch_generator
 from voxelwave.recipes.prepare import Preparer, preparation

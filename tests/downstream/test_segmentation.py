@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from voxelwave.backbones.waveformer import WaveFormer3D
-from voxelwave.downstream.load_backbone import FeaturePyramid
+from voxelwave.downstream.features import FeaturePyramid
 from voxelwave.downstream.segmentation import SegmentationModel, _from_octets, _octets
 from voxelwave.ops.wavelets import haar, inverse_haar
 

@@ -7,7 +7,7 @@ import torch
 from voxelwave.backbones.waveformer import WaveFormer3D
 from voxelwave.data.cases import Case, find_cases
 from voxelwave.data.splits import split_cases
-from voxelwave.downstream.load_backbone import FeaturePyramid
+from voxelwave.downstream.features import FeaturePyramid
 from voxelwave.downstream.scan_reader import ScanReader
 from voxelwave.recipes.finetune_classification import Classification
 from voxelwave.recipes.finetune_config import check_finetune_config

@@ -3,7 +3,7 @@ import torch
 
 from voxelwave.backbones.waveformer import WaveFormer3D
 from voxelwave.downstream.classification import ClassificationModel
-from voxelwave.downstream.load_backbone import FeaturePyramid
+from voxelwave.downstream.features import FeaturePyramid
 from voxelwave.downstream.segmentation import SegmentationModel
 from voxelwave.recipes.finetune_layers import freeze, parameter_groups
 

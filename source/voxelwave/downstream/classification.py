@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from voxelwave.contracts import Grid
 from voxelwave.data.views import fit, pad
-from voxelwave.downstream.load_backbone import FeaturePyramid
+from voxelwave.downstream.features import FeaturePyramid
 
 ATTENTION_WIDTH = 128
 

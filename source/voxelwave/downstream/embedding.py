@@ -15,7 +15,7 @@ from torch import Tensor
 from voxelwave.contracts import Grid
 from voxelwave.data.cuboids import InMemory
 from voxelwave.data.views import RandomView, fit, pad
-from voxelwave.downstream.load_backbone import FeaturePyramid
+from voxelwave.downstream.features import FeaturePyramid
 from voxelwave.errors import InputError
 from voxelwave.ops.patches import patchify, token_grid
 from voxelwave.ops.seeding import key_to_seed

@@ -16,7 +16,7 @@ from numpy import ndarray
 
 from voxelwave.data.cases import Case
 from voxelwave.data.manifest import printable
-from voxelwave.downstream.load_backbone import FeaturePyramid
+from voxelwave.downstream.features import FeaturePyramid
 from voxelwave.errors import InputError
 from voxelwave.ops.files import replacing
 

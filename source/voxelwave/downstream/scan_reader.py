@@ -10,7 +10,7 @@ from voxelwave.data.discovery import VolumeFile
 from voxelwave.data.modalities import Modality, UnusableVolume
 from voxelwave.data.selection import refusal_reason
 from voxelwave.downstream.description import modality_settings
-from voxelwave.downstream.load_backbone import FeaturePyramid
+from voxelwave.downstream.features import FeaturePyramid
 from voxelwave.errors import InputError
 from voxelwave.registry import MODALITIES
 

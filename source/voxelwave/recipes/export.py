@@ -17,7 +17,8 @@ from voxelwave.downstream.bundle import write_bundle
 from voxelwave.downstream.bundle_metadata import BundleContent, Task
 from voxelwave.downstream.embedding import fitted_size
 from voxelwave.downstream.export import INPUT, Check, export_onnx, export_torch
-from voxelwave.downstream.load_backbone import FeaturePyramid, load_backbone, save_backbone
+from voxelwave.downstream.features import FeaturePyramid
+from voxelwave.downstream.load_backbone import load_backbone, save_backbone
 from voxelwave.errors import InputError
 from voxelwave.recipes.finetune_model import WEIGHTS as MODEL_WEIGHTS
 from voxelwave.recipes.finetune_model import load_finetuned, save_finetuned

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from voxelwave.downstream.load_backbone import FeaturePyramid
+from voxelwave.downstream.features import FeaturePyramid
 from voxelwave.ops.torchvision_operators import make_torchvision_importable
 
 # In order; what none of them matches is the head. timm takes the last norm to be of the last block.

@@ -11,7 +11,8 @@ from torch import nn
 
 from voxelwave import __version__
 from voxelwave.downstream.classification import ClassificationModel
-from voxelwave.downstream.load_backbone import FeaturePyramid, LoadReport, load_backbone
+from voxelwave.downstream.features import FeaturePyramid, LoadReport
+from voxelwave.downstream.load_backbone import load_backbone
 from voxelwave.downstream.segmentation import SegmentationModel
 from voxelwave.downstream.weights import read_weights, save_weights
 from voxelwave.errors import InputError

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from voxelwave.data.cases import Case, find_cases
 from voxelwave.data.splits import split_cases
-from voxelwave.downstream.load_backbone import FeaturePyramid
+from voxelwave.downstream.features import FeaturePyramid
 from voxelwave.downstream.scan_reader import ScanReader
 from voxelwave.errors import InputError
 from voxelwave.recipes.finetune_classification import Classification

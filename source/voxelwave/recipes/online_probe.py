@@ -18,7 +18,7 @@ from voxelwave.data.discovery import real_path
 from voxelwave.data.modalities import UnusableVolume
 from voxelwave.downstream.description import describe_run
 from voxelwave.downstream.embedding import embed_volume, fitted_size, frame, random_crops
-from voxelwave.downstream.load_backbone import FeaturePyramid
+from voxelwave.downstream.features import FeaturePyramid
 from voxelwave.downstream.scan_reader import ScanReader
 from voxelwave.errors import InputError
 from voxelwave.evaluation.probing import BALANCED_ACCURACY, knn_probe, linear_probe, probe_problem

@@ -19,7 +19,7 @@ from voxelwave.data.modalities import UnusableVolume
 from voxelwave.data.nifti import read_volume
 from voxelwave.data.rules import contradiction, modality_by_content, modality_by_name
 from voxelwave.data.store import StoredVolume, is_stored
-from voxelwave.downstream.load_backbone import FeaturePyramid
+from voxelwave.downstream.features import FeaturePyramid
 from voxelwave.downstream.scan_reader import ScanReader
 from voxelwave.engine.loop import stop_on_signal
 from voxelwave.errors import InputError

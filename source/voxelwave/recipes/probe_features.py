@@ -18,8 +18,8 @@ from voxelwave.data.cases import Case, Scaled
 from voxelwave.data.labelled import Classes, check_same_grid, read_labels
 from voxelwave.data.modalities import UnusableVolume
 from voxelwave.downstream.embedding import embed_crops, embed_tokens, embed_volume, fitted_size, frame, tissue
+from voxelwave.downstream.features import FeaturePyramid
 from voxelwave.downstream.inference import onto_grid
-from voxelwave.downstream.load_backbone import FeaturePyramid
 from voxelwave.downstream.scan_reader import ScanReader
 from voxelwave.errors import InputError
 from voxelwave.ops.patches import patchify, token_grid
