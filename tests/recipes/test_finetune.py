@@ -156,6 +156,24 @@ def test_a_classification_leaves_what_was_promised(classified):
     assert all(line["validation_loss"] > 0 for line in validated)
 
 
+def test_a_classification_learns_where_to_look(tmp_path):
+    """Noise, and in half of the volumes a spot anywhere, 4³ voxels that are brighter."""
+    generator = np.random.default_rng(0)
+    lines = ["image,subject,modality,split,spot"]
+    for number in range(24):
+        volume = generator.uniform(0, 100, (16, 16, 16)).astype(np.float32)
+        if number % 2:
+            place = generator.integers(0, 12, 3)
+            volume[tuple(slice(start, start + 4) for start in place)] += 100
+        nib.save(nib.Nifti1Image(volume, np.diag([2.0, 2, 2, 1])), tmp_path / f"{number}.nii.gz")
+        lines.append(f"{number}.nii.gz,{number},mri,{'test' if number >= 16 else ''},{number % 2}")
+    (tmp_path / "cases.csv").write_text("\n".join(lines) + "\n")
+    training = {"max_steps": 60, "validate_every_steps": 60, "batch_size": 4, "learning_rate": 1e-2}
+    task = {"name": "classification", "targets": ["spot"]}
+    folder = run(config_of(tmp_path, tmp_path, "spot", task, data={"folds": 1}, training=training))
+    assert results(folder)["test"]["auc"]["spot"] > 0.9
+
+
 @pytest.mark.parametrize(
     ("kind", "stop"), [("segmentation", 1), ("segmentation", 3), ("segmentation", 5), ("classification", 2)]
 )
