@@ -30,6 +30,11 @@ def test_a_list_says_what_each_case_is(table):
     assert second.targets == {"lesion": 0}
 
 
+def test_whole_numbers_may_be_written_as_tables_with_gaps_write_them(table):
+    table.write_text(table.read_text().replace(",1,2", ",1.0,2.0"))
+    assert find_cases(table)[0].targets == {"lesion": 1, "grade": 2}
+
+
 def test_generated_heads_come_with_their_cases(heads):
     mri, ct = find_cases(heads, modality="mri"), find_cases(heads, modality="ct")
     assert [len(mri), len(ct)] == [5, 3]

@@ -159,6 +159,8 @@ def change_description(change):
         (damage_weights, "is damaged, or not the file that"),
         (change_description(lambda a: a.pop("settings")), "description of .* is damaged: KeyError"),
         (change_description(lambda a: a.update(name="resnet")), "unknown backbone 'resnet'"),
+        (change_description(lambda a: a.update(in_channels=[])), "damaged: ValueError"),
+        (change_description(lambda a: a.update(in_channels="13")), "damaged: ValueError"),
         (change_description(lambda a: a["settings"].update(depth=3)), "blocks.2.* is missing .and 1. more.; it is"),
         (change_description(lambda a: a["settings"].update(depth=1)), "blocks.1.* is unexpected"),
         (
@@ -187,6 +189,39 @@ def test_what_does_not_fit_is_reported_where_that_is_asked_for(run):
     assert not report.missing
 
 
+def test_a_stem_of_another_patch_size_is_missing_and_not_called_adapted(run):
+    folder, _ = run
+    change_description(lambda architecture: architecture["settings"].update(patch_size=8))(folder)
+    with pytest.raises(ValueError, match=r"stems.4.weight is missing"):
+        load_backbone(folder, in_channels=4)
+
+
+def test_weights_that_are_not_finite_are_refused(trained, tmp_path):
+    state = torch.load(trained / "last.pth", weights_only=True)
+    state["model"]["backbone.norm.bias"][3] = torch.nan
+    save_checkpoint(tmp_path / "nan.pth", state)
+    with pytest.raises(ValueError, match=r"nan.pth: weight norm.bias holds values that are not finite"):
+        load_backbone(tmp_path / "nan.pth")
+
+
+@pytest.mark.parametrize(
+    "model", [{"backbone.stems.x": torch.zeros(3)}, {3: torch.zeros(3)}, {"backbone.a": "b"}, None]
+)
+def test_whatever_a_checkpoint_calls_its_model_is_one_clear_line(trained, tmp_path, model):
+    state = torch.load(trained / "last.pth", weights_only=True)
+    save_checkpoint(tmp_path / "odd.pth", {**state, "model": model})
+    with pytest.raises(ValueError, match=r"odd\.pth (does not fit|is not the checkpoint)") as caught:
+        load_backbone(tmp_path / "odd.pth")
+    assert "\n" not in str(caught.value)
+
+
+def test_arguments_of_another_type_are_one_clear_line(run):
+    with pytest.raises(ValueError, match="in_channels is at least 1"):
+        load_backbone(run[0], in_channels=0)
+    with pytest.raises(ValueError, match=r"multiples of the patch size 4, got \[8, 8\]"):
+        load_backbone(run[0], img_size=[8, 8])
+
+
 def test_an_empty_load_is_an_error_even_where_nothing_is_strict(trained, tmp_path):
     state = torch.load(trained / "last.pth", weights_only=True)
     state["model"] = {"backbone.layers.0.weight": torch.zeros(3)}
@@ -210,9 +245,10 @@ def test_a_pickle_with_code_is_refused_and_nothing_is_executed(tmp_path, protoco
         torch.save({"format_version": 1, "model": Bomb(harmed)}, file)
     else:
         file.write_bytes(pickle.dumps(Bomb(harmed)))
-    with pytest.raises(ValueError, match="is not a readable checkpoint") as caught:
+    with pytest.raises(ValueError, match="more than tensors and plain values, and is refused") as caught:
         load_backbone(file)
     assert "\n" not in str(caught.value)
+    assert "weights_only" not in str(caught.value)  # torch advises to set it to False
     assert not harmed.exists()
 
 

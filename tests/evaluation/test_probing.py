@@ -96,11 +96,25 @@ def test_the_nearest_neighbours_vote_as_in_plain_loops():
         for j, other in enumerate(features.astype(np.float64)):
             if groups[j] != groups[i]:
                 others.append((-vector @ other / np.linalg.norm(vector) / np.linalg.norm(other), j))
+        allowed = [int(targets[j]) for _, j in others]
         for _, j in sorted(others)[:5]:
-            votes[i, targets[j]] += 1 / 5
+            votes[i, targets[j]] += 1 / allowed.count(int(targets[j]))
+    votes /= votes.sum(1, keepdims=True)
     found = knn_probe(features, targets, groups)
     assert found["balanced accuracy"].value == pytest.approx(balanced_accuracy_score(targets, votes.argmax(1)))
     assert found["AUC"].value == pytest.approx(roc_auc_score(targets, votes, multi_class="ovr"))
+
+
+@pytest.mark.parametrize(("num_subjects", "scans"), [(12, 1), (10, 4)])
+def test_neighbours_find_random_targets_no_less_often_than_chance(num_subjects, scans):
+    areas = []
+    for seed in range(60):
+        generator = np.random.default_rng(seed)
+        groups = np.arange(num_subjects).repeat(scans).astype(str)
+        targets = generator.permutation(num_subjects).repeat(scans) % 2
+        features = generator.normal(size=(len(groups), 8)).astype(np.float32)
+        areas.append(knn_probe(features, targets, groups)["AUC"].value)
+    assert abs(np.mean(areas) - 0.5) < 3 * np.std(areas) / len(areas) ** 0.5
 
 
 def test_a_class_of_few_is_not_outvoted():

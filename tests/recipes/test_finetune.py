@@ -329,6 +329,23 @@ def test_all_folds_are_runs_of_their_own_with_a_summary(heads, tmp_path):
     assert load_finetune_config(folder / "fold_1" / "config.yaml").data.fold == 1
 
 
+def test_nothing_of_a_run_of_all_folds_is_lost_to_a_call_that_is_refused(heads, tmp_path):
+    sections = {"data": {"fold": "all", "folds": 2}, "training": {"max_steps": 2, "validate_every_steps": 2}}
+    folder = run(config_of(heads, tmp_path, "all", **sections))
+
+    def content():
+        return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+    before = content()
+    other = {**sections, "training": {**sections["training"], "batch_size": 1}}
+    with pytest.raises(ValueError, match=r"cannot resume .*fold_0: 'training.batch_size' was"):
+        finetune(config_of(heads, tmp_path, "all", **other), resume=True)
+    one = {**sections, "data": {"fold": 0, "folds": 2}}
+    with pytest.raises(ValueError, match=r"holds a run of all folds: choose another run\.name"):
+        finetune(config_of(heads, tmp_path, "all", **one), resume=True)
+    assert content() == before
+
+
 def test_one_fold_trains_on_all_but_the_test_and_takes_the_last_weights(heads, tmp_path):
     cases = list_cases(heads, tmp_path, test=1)
     folder = run(config_of(cases, tmp_path, "all", data={"folds": 1}))

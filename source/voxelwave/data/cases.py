@@ -149,8 +149,11 @@ def _case(row: dict[str, str], table: Path, line: int, targets: Sequence[str], m
 
 def _target(text: str, where: str) -> int:
     try:
-        return int(text)
-    except ValueError:
+        # Tables with gaps are often written with 1.0 for 1.
+        if (value := float(text)).is_integer():
+            return int(value)
+        raise ValueError
+    except (ValueError, OverflowError):
         raise InputError(f"{where}: a target is a whole number, or empty where it is not known, got '{text}'") from None
 
 

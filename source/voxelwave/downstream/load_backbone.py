@@ -63,15 +63,17 @@ def load_backbone(
     Raises:
         InputError: for a file that is missing, damaged, refused or no backbone's, and where nothing could be loaded.
     """
-    found = _read(Path(path))
+    found = _read(Path(path).expanduser())
     name, counts, settings = _architecture(found)
     trained = _trained_counts(found, counts)
     asked = trained if in_channels is None else (in_channels,)
-    if min(asked) < 1 or stem not in ("repeat", "new"):
+    if not all(isinstance(count, int) and count > 0 for count in asked) or stem not in ("repeat", "new"):
         raise InputError(f"in_channels is at least 1 and stem 'repeat' or 'new', got {in_channels} and '{stem}'")
     backbone: Any = BACKBONES.build(name, asked, **settings)
     _check_size(img_size, backbone.patch_size)
     weights, left_out = _own_weights(found)
+    if broken := next((key for key, value in weights.items() if not value.isfinite().all()), None):
+        raise InputError(f"{found.path}: weight {broken} holds values that are not finite; take another checkpoint")
     report = _fill(backbone, weights, LoadReport(str(found.path), left_out=left_out), trained, stem)
     problems = [*(f"{key} is missing" for key in report.missing), *report.unexpected]
     if not report.loaded or (strict and problems):
@@ -99,7 +101,10 @@ def _read(path: Path) -> _Found:
         description = describe_run(
             checkpoint["config"], volumes=volumes, step=checkpoint["step"], version=checkpoint["voxelwave"]
         )
-        return _Found(path, dict(checkpoint["model"]), description)
+        weights = dict(checkpoint["model"])
+        if not all(isinstance(key, str) and isinstance(value, Tensor) for key, value in weights.items()):
+            raise TypeError("model")
+        return _Found(path, weights, description)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise InputError(f"{path} is not the checkpoint of a pretraining run: {error!r} is not in it") from None
 
@@ -107,14 +112,20 @@ def _read(path: Path) -> _Found:
 def _architecture(found: _Found) -> tuple[str, tuple[int, ...], dict[str, Any]]:
     try:
         architecture = found.description["architecture"]
-        return architecture["name"], tuple(architecture["in_channels"]), dict(architecture["settings"])
+        counts = tuple(architecture["in_channels"])
+        if not counts or not all(isinstance(count, int) and count > 0 for count in counts):
+            raise ValueError(f"in_channels is {architecture['in_channels']}")
+        return architecture["name"], counts, dict(architecture["settings"])
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"the description of {found.path} is damaged: {error!r}; take it from its run again") from None
 
 
 def _trained_counts(found: _Found, counts: tuple[int, ...]) -> tuple[int, ...]:
     """Return the channel counts that the run had volumes of; every run has a patch embedding for each modality."""
-    volumes = found.description.get("data", {}).get("volumes", {})
+    try:
+        volumes = dict(found.description.get("data", {}).get("volumes", {}))
+    except (AttributeError, TypeError, ValueError):
+        raise InputError(f"the description of {found.path} is damaged: its data are no volumes by modality") from None
     seen = {MODALITIES.get(name).channels for name, number in volumes.items() if number}
     return tuple(count for count in counts if count in seen) or counts
 
@@ -122,8 +133,8 @@ def _trained_counts(found: _Found, counts: tuple[int, ...]) -> tuple[int, ...]:
 def _check_size(img_size: int | Sequence[int] | None, patch_size: int) -> None:
     if img_size is None:
         return
-    sides = (img_size,) * 3 if isinstance(img_size, int) else tuple(img_size)
-    if len(sides) != 3 or any(side < patch_size or side % patch_size for side in sides):
+    sides = tuple(img_size) if isinstance(img_size, Sequence) else (img_size,) * 3
+    if len(sides) != 3 or any(not isinstance(side, int) or side < patch_size or side % patch_size for side in sides):
         raise InputError(f"img_size is one side or three, multiples of the patch size {patch_size}, got {img_size}")
 
 
@@ -149,7 +160,8 @@ def _fill(
     own = backbone.state_dict()
     # 1. Stems of channel counts that the run had no volumes of are as random as new ones.
     stems = {key for key in weights if key.startswith("stems.")}
-    usable = {key: value for key, value in weights.items() if key not in stems or int(key.split(".")[1]) in trained}
+    of_trained = tuple(f"stems.{count}." for count in trained)
+    usable = {key: value for key, value in weights.items() if key not in stems or key.startswith(of_trained)}
     for key in own.keys() - usable.keys():
         if key.startswith("stems."):
             adapted, how = _adapted(key, usable, stem)
@@ -162,7 +174,8 @@ def _fill(
             value.copy_(usable[key])
             if key not in report.adapted:
                 report.loaded.append(key)
-        elif key not in report.adapted:
+        elif key in usable or key not in report.adapted:
+            report.adapted.pop(key, None)
             report.missing.append(key)
     # 3. The rest of the file.
     for key, value in weights.items():

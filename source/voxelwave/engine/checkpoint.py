@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -37,7 +38,11 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
             warnings.simplefilter("ignore")  # torch muses about foreign pickles before it refuses them
             state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # from arbitrary bytes the unpickler raises anything
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        # Not in torch's words, which advise to execute what was refused.
+        refused = isinstance(error, pickle.UnpicklingError) and "weights_only" in str(error)
+        reason = (
+            "it holds more than tensors and plain values, and is refused" if refused else "damaged or of another kind"
+        )
         raise InputError(f"{path} is not a readable checkpoint ({reason}); take another one of its run") from None
     version = state.get("format_version") if isinstance(state, dict) else None
     if version != FORMAT_VERSION:

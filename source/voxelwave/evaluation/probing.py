@@ -68,19 +68,22 @@ def knn_probe(
 ) -> dict[str, Estimate]:
     """Score the vote of the nearest samples by cosine, of other subjects: balanced accuracy and AUC.
 
-    No more vote than the smallest class has without the one that is asked: it could not win otherwise.
+    A vote weighs as much as its class is rare among those that may vote: without the subject that is asked its own
+    class is rarer than the others, and plain votes would find random targets less often than chance.
 
     Raises ValueError where `probe_problem` finds one.
     """
     _check(targets, groups)
     classes = np.unique(targets)
-    neighbours = max(1, min(neighbours, int(min((targets == one).sum() for one in classes)) - 1))
     similarity = cosines(features)
     similarity[groups[:, None] == groups[None, :]] = -np.inf
     votes = np.zeros((len(targets), len(classes)))
     for row, order in enumerate(np.argsort(-similarity, axis=1, kind="stable")):
-        nearest = order[np.isfinite(similarity[row, order])][:neighbours]
-        votes[row] = (targets[nearest, None] == classes).mean(0)
+        eligible = targets[order[np.isfinite(similarity[row, order])], None] == classes
+        # No more vote than the smallest class has: it could not win otherwise.
+        count = max(1, min(neighbours, int(eligible.sum(0).min())))
+        weighed = eligible[:count].sum(0) / np.maximum(eligible.sum(0), 1)
+        votes[row] = weighed / weighed.sum()
     return _scores(votes, targets, groups, seed)
 
 

@@ -67,7 +67,9 @@ def finetune(
     open_run(folder, resume=resume)
     folds = [_of_fold(config, number) for number in range(config.data.folds)]
     for fold in folds:
-        prepare_fold(fold, open_run(fold.run_folder(), resume=resume), kept, Console(quiet=True))
+        checkpoint = open_run(fold.run_folder(), resume=resume)
+        prepared = prepare_fold(fold, checkpoint, kept, Console(quiet=True))
+        _check_continues(prepared, checkpoint)
     # 2. Each is a run of its own.
     folder.mkdir(parents=True, exist_ok=True)
     _write_config(folder, config)
@@ -98,22 +100,29 @@ def _finetune_fold(
 ) -> bool:
     folder = config.run_folder()
     checkpoint = open_run(folder, resume=resume)
+    if any(folder.glob("fold_*")):
+        raise InputError(f"{folder} holds a run of all folds: choose another run.name, or data.fold=all")
     if checkpoint is not None and "description" not in checkpoint:
         raise InputError(f"{folder} holds a run of another command: choose another run.name")
     prepared = prepare_fold(config, checkpoint, kept, console)
     config = prepared.config
-    plain = config.model_dump(mode="json")
-    check_settings_stay(folder, checkpoint, plain, FREE_TO_CHANGE)
-    if checkpoint is not None and checkpoint["files"] != (now := prepared.data.fingerprint()):
-        raise InputError(
-            f"cannot resume {folder}: its cases were {checkpoint['files']} and are {now} now (number and checksum of "
-            f"names and subjects); restore them, or start another run.name"
-        )
+    _check_continues(prepared, checkpoint)
     fabric = make_fabric(device=config.training.device, precision=config.training.precision)
     _introduce(prepared, console)
     complete = _train(prepared, folder, checkpoint, fabric, console, should_stop)
     close_runtime(fabric)
     return complete
+
+
+def _check_continues(prepared: Prepared, checkpoint: dict[str, Any] | None) -> None:
+    """Raise InputError where a run is to go on with other settings or other cases."""
+    folder = prepared.config.run_folder()
+    check_settings_stay(folder, checkpoint, prepared.config.model_dump(mode="json"), FREE_TO_CHANGE)
+    if checkpoint is not None and checkpoint["files"] != (now := prepared.data.fingerprint()):
+        raise InputError(
+            f"cannot resume {folder}: its cases were {checkpoint['files']} and are {now} now (number and checksum of "
+            f"names and subjects); restore them, or start another run.name"
+        )
 
 
 def _train(

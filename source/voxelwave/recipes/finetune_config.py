@@ -20,6 +20,7 @@ from voxelwave.registry import AUGMENTATIONS, BACKBONES, MODALITIES
 DEFAULT_AUGMENTATIONS: dict[str, dict[str, Any]] = {"gamma": {}, "noise": {}}
 
 LabelValue = int | str
+RESERVED = ("case", "subject", "part", "image", "modality", "model")
 
 
 class FinetuneRun(RunConfig):
@@ -75,6 +76,9 @@ class ClassificationTask(Section):
     def _apart(cls, targets: list[str]) -> list[str]:
         if len(set(targets)) < len(targets):
             raise ValueError("a target is named twice")
+        truths = {f"{target}_truth" for target in targets}
+        if taken := [target for target in targets if target in RESERVED or target in truths]:
+            raise ValueError(f"'{taken[0]}' is a column of the tables of results: name the target otherwise")
         return targets
 
 
