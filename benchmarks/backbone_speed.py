@@ -36,29 +36,34 @@ class FullAttentionBlock(nn.Module):
 
 
 def main() -> None:
-    """Measure all four ways in one process."""
+    """Measure all ways in one process."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=3)
     repeats = parser.parse_args().repeats
     torch.manual_seed(0)
     torch.set_num_threads(2)
-    wavelet = WaveFormer3D((1,), patch_size=PATCH, embed_dim=DIM, depth=DEPTH, num_heads=HEADS)
+    wavelet, gated = (
+        WaveFormer3D((1,), patch_size=PATCH, embed_dim=DIM, depth=DEPTH, num_heads=HEADS, high_bands=high_bands)
+        for high_bands in ("attend", "gate")
+    )
     full = nn.Sequential(nn.Linear(PATCH**3, DIM), *(FullAttentionBlock() for _ in range(DEPTH)), nn.LayerNorm(DIM))
     volume = torch.randn(1, 1, *(side * PATCH for side in GRID))
     hidden = MiMMasking()(GRID, 1, torch.Generator().manual_seed(0)).hidden
     num_tokens = hidden.numel()
     num_visible = int((~hidden).sum())
 
-    def wavelet_step(mask: Tensor | None) -> None:
-        wavelet(volume, mask).square().mean().backward()
+    def wavelet_step(model: nn.Module, mask: Tensor | None) -> None:
+        model(volume, mask).square().mean().backward()
 
     def full_step(tokens: int) -> None:
         full(torch.randn(1, tokens, PATCH**3)).square().mean().backward()
 
     ways = {
-        "wavelet_visible": lambda: wavelet_step(hidden),
+        "wavelet_visible": lambda: wavelet_step(wavelet, hidden),
+        "gated_visible": lambda: wavelet_step(gated, hidden),
         "full_visible": lambda: full_step(num_visible),
-        "wavelet_all": lambda: wavelet_step(None),
+        "full_quarter_visible": lambda: full_step(num_tokens // 4),  # what a masked autoencoder sees
+        "wavelet_all": lambda: wavelet_step(wavelet, None),
         "full_all": lambda: full_step(num_tokens),
     }
     # The ways take turns, so that a slow minute of the machine meets all of them; the first round warms up the
@@ -73,9 +78,10 @@ def main() -> None:
             taken[name].append(seconds(way, repeats=1, warm_up=1 if name.endswith("visible") else 0))
     duration = {name: statistics.median(values) for name, values in taken.items()}
     rate = statistics.median(rates)
-    # Matrix products alone: MLP on every visible token, projections on an eighth; backward costs twice the forward.
+    # Matrix products alone: MLP, values and output on every visible token, queries and keys on an eighth, attention
+    # among these; backward costs twice the forward.
     low = num_visible // 8
-    per_block = 2 * num_visible * 8 * DIM**2 + 2 * low * 4 * DIM**2 + 4 * low**2 * DIM
+    per_block = 2 * num_visible * (8 + 2) * DIM**2 + 2 * low * 2 * DIM**2 + (2 + 16) * low**2 * DIM
     operations = 3 * (DEPTH * per_block + 2 * num_visible * PATCH**3 * DIM)
     report(
         "backbone_speed",
@@ -86,6 +92,9 @@ def main() -> None:
             "seconds_by_round": taken,
             "faster_than_full_attention_on_visible": duration["full_visible"] / duration["wavelet_visible"],
             "faster_than_full_attention_on_all": duration["full_all"] / duration["wavelet_visible"],
+            "gated_faster_than_full_attention_on_visible": duration["full_visible"] / duration["gated_visible"],
+            "faster_than_full_attention_on_a_quarter": duration["full_quarter_visible"] / duration["wavelet_visible"],
+            "faster_on_all_than_full_attention_on_all": duration["full_all"] / duration["wavelet_all"],
             "matmul_gflops": rate / 1e9,
             "achieved_gflops": operations / duration["wavelet_visible"] / 1e9,
             "share_of_matmul_rate": operations / duration["wavelet_visible"] / rate,

@@ -19,7 +19,7 @@ SCRATCH, LONG, FULL = "scratch", "scratch, four times the steps", "scratch, full
 RANDOM = "random init"
 UNTRAINED = {SCRATCH: {}, LONG: {}, FULL: {"wavelet_levels": 0}}
 FINETUNE_STEPS = 400
-BATCH_SIZE, LEARNING_RATE, WIDTH = 2, 1e-3, 8
+BATCH_SIZE, LEARNING_RATE, WIDTH = 2, 3e-3, 8
 
 
 def finetuned(task: Task, arm: str, checkpoint: Path | None, labels: int, seed: int, folder: Path) -> dict[str, Any]:
