@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,13 +12,14 @@ from nibabel import imageglobals
 from nibabel.filebasedimages import ImageFileError
 
 from voxelwave.data.modalities import DamagedVolume, UnusableVolume
+from voxelwave.ops.loggers import silenced
 
 
 @contextmanager
 def as_unusable(path: Path) -> Iterator[None]:
     """Turn whatever a damaged file makes its reader raise into a DamagedVolume, and keep readers silent."""
     try:
-        with _silent(imageglobals.logger), np.errstate(all="ignore"), warnings.catch_warnings():
+        with silenced(imageglobals.logger), np.errstate(all="ignore"), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of what is odd in a file but does not keep it from being read
             yield
     except UnusableVolume:
@@ -27,16 +27,6 @@ def as_unusable(path: Path) -> Iterator[None]:
     # From arbitrary bytes a reader raises anything: zlib.error, struct.error, OverflowError, MemoryError, …
     except Exception as error:
         raise DamagedVolume(_reason(path, error)) from error
-
-
-@contextmanager
-def _silent(logger: logging.Logger) -> Iterator[None]:
-    # nibabel's own suppressor takes the handlers away, and Python then prints for want of one.
-    before, logger.disabled = logger.disabled, True
-    try:
-        yield
-    finally:
-        logger.disabled = before
 
 
 def _reason(path: Path, error: Exception) -> str:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from voxelwave.contracts import Grid
 from voxelwave.errors import InputError
 from voxelwave.ops.files import replacing
+from voxelwave.ops.loggers import silenced
 from voxelwave.ops.seeding import torch_generator
 
 INPUT = "volume"
@@ -142,16 +143,7 @@ def _tracing(refused: str) -> Iterator[None]:
             # torch copies its own trees in a way that it has deprecated.
             warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)`", category=FutureWarning)
             # What it cannot simplify, such as a split of weights, stays as it is and computes the same.
-            with _silent(logging.getLogger("onnxscript.optimizer._constant_folding")):
+            with silenced(logging.getLogger("onnxscript.optimizer._constant_folding")):
                 yield
     except (RuntimeError, ValueError, TypeError, NotImplementedError) as error:
         raise InputError(f"{refused}: {' '.join(str(error).split())[:200]}") from None
-
-
-@contextmanager
-def _silent(logger: logging.Logger) -> Iterator[None]:
-    before, logger.disabled = logger.disabled, True
-    try:
-        yield
-    finally:
-        logger.disabled = before
