@@ -28,18 +28,19 @@ def layer_of(name):
 
 
 @pytest.mark.parametrize("kind", ["segmentation", "classification"])
-@pytest.mark.parametrize("decay", [0.5, 0.75, 1.0])
-def test_every_depth_learns_at_the_rate_of_the_formula(kind, decay):
+@pytest.mark.parametrize(("decay", "scale_of_all"), [(0.5, 1.0), (0.75, 0.1), (1.0, 1.0), (1.0, 0.1)])
+def test_every_depth_learns_at_the_rate_of_the_formula(kind, decay, scale_of_all):
     of = model(kind)
     names = {id(parameter): name for name, parameter in of.named_parameters()}
     seen = {}
-    for group in parameter_groups(of, weight_decay=0.1, layer_decay=decay):
+    for group in parameter_groups(of, weight_decay=0.1, layer_decay=decay, lr_scale=scale_of_all):
         for parameter in group["params"]:
             seen[names[id(parameter)]] = (group["lr_scale"], group["weight_decay"])
     assert seen.keys() == dict(of.named_parameters()).keys()
     for name, parameter in of.named_parameters():
         scale, weight_decay = seen[name]
-        assert scale == pytest.approx(decay ** (DEPTH + 1 - layer_of(name))), name
+        below = DEPTH + 1 - layer_of(name)
+        assert scale == pytest.approx(decay**below * (scale_of_all if below else 1)), name
         assert weight_decay == (0.1 if parameter.ndim > 1 else 0.0), name
 
 

@@ -139,7 +139,12 @@ def _train(
     module = add_head_for(prepared.features, prepared.description["task"], config.run.seed).train()
     if config.backbone.train == "frozen":
         freeze(prepared.features)
-    groups = parameter_groups(module, weight_decay=training.weight_decay, layer_decay=config.backbone.layer_decay)
+    groups = parameter_groups(
+        module,
+        weight_decay=training.weight_decay,
+        layer_decay=config.backbone.layer_decay,
+        lr_scale=config.backbone.lr_scale,
+    )
     model, optimizer = fabric.setup(module, torch.optim.AdamW(groups, lr=training.learning_rate))
     warmup_steps = round(training.warmup_share * total_steps)
 

@@ -13,7 +13,7 @@ from numpy import ndarray
 from torch import Tensor, nn
 
 from voxelwave.contracts import StepOutput
-from voxelwave.data.augmentations import Augmentation
+from voxelwave.data.augmentations import SpatialAugmentation
 from voxelwave.data.cases import Case
 from voxelwave.data.modalities import UnusableVolume
 from voxelwave.data.splits import Split
@@ -79,7 +79,7 @@ class Classification:
         """Return the volume and its targets, nan where one is not known."""
         return held.content.float(), torch.from_numpy(self._truth(held.case))
 
-    def moved(self, target: Tensor, augmentation: Augmentation, generator: torch.Generator) -> Tensor:
+    def moved(self, target: Tensor, augmentation: SpatialAugmentation, generator: torch.Generator) -> Tensor:
         """Return the targets: what is true of a volume does not depend on how it lies."""
         return target
 

@@ -86,12 +86,14 @@ class BackboneChoice(Section):
     """What the features come from.
 
     `path` is a run folder of pretraining, its `backbone.safetensors` or a checkpoint; null begins with random weights
-    and the settings of `scratch`. `train: frozen` trains the head alone. Each depth below the head learns at
-    `layer_decay` times the rate of the one above it. `stem` is for modalities that pretraining had no volumes of.
+    and the settings of `scratch`. `train: frozen` trains the head alone. Otherwise the backbone learns at `lr_scale`
+    times the rate of the head, and each depth at `layer_decay` times that of the one above it. `stem` is for modalities
+    that pretraining had no volumes of.
     """
 
     path: Path | None = None
     train: Literal["full", "frozen"] = "full"
+    lr_scale: PositiveFloat = 1.0
     layer_decay: Share = 1.0
     stem: Stem = "repeat"
     scratch: BackboneConfig = BackboneConfig()

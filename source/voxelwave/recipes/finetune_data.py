@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from voxelwave.contracts import StepOutput
 from voxelwave.data.alternating import AlternatingSchedule
-from voxelwave.data.augmentations import Augmentation
+from voxelwave.data.augmentations import SpatialAugmentation
 from voxelwave.data.cases import Case
 from voxelwave.data.splits import Split
 from voxelwave.data.volume import Affine
@@ -75,7 +75,7 @@ class Task(Protocol):
         """Return a volume to train on and its target."""
         ...
 
-    def moved(self, target: Tensor, augmentation: Augmentation, generator: torch.Generator) -> Tensor:
+    def moved(self, target: Tensor, augmentation: SpatialAugmentation, generator: torch.Generator) -> Tensor:
         """Return the targets of a batch whose voxels `augmentation` moves."""
         ...
 
@@ -160,7 +160,7 @@ class FoldData:
         volume, target = batch.volume.to(device), batch.target.to(device)
         for name, augmentation in self._augment[batch.modality].items():
             volume = augmentation(volume, torch_generator(self._seed, "augment", step, name))
-            if getattr(augmentation, "spatial", False):
+            if isinstance(augmentation, SpatialAugmentation):
                 generator = torch_generator(self._seed, "augment", step, name)
                 target = self._task.moved(target, augmentation, generator)
         return volume, target

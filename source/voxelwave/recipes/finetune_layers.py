@@ -30,12 +30,14 @@ class _Layered:
         return LAYERS
 
 
-def parameter_groups(model: nn.Module, *, weight_decay: float, layer_decay: float) -> list[dict[str, Any]]:
+def parameter_groups(
+    model: nn.Module, *, weight_decay: float, layer_decay: float = 1.0, lr_scale: float = 1.0
+) -> list[dict[str, Any]]:
     """Return the trained parameters of a model with `features`, in groups with a `weight_decay` and an `lr_scale`.
 
     With a backbone of n blocks the head is layer n + 1, block i of 1…n with the last norm is layer i, the patch
-    embedding layer 0; a layer learns at `layer_decay` to the power of its distance from the head. Biases, norms and
-    other vectors do not decay.
+    embedding layer 0; a layer of the backbone learns at `lr_scale` times `layer_decay` to the power of its distance
+    from the head. Biases, norms and other vectors do not decay.
     """
     make_torchvision_importable()
     from timm.optim import param_groups_layer_decay
@@ -43,6 +45,10 @@ def parameter_groups(model: nn.Module, *, weight_decay: float, layer_decay: floa
     groups: list[dict[str, Any]] = param_groups_layer_decay(
         _Layered(model), weight_decay=weight_decay, layer_decay=layer_decay
     )
+    backbone = {id(parameter) for name, parameter in model.named_parameters() if name.startswith("features.")}
+    for group in groups:
+        if id(group["params"][0]) in backbone:
+            group["lr_scale"] *= lr_scale
     return groups
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from voxelwave.contracts import StepOutput
-from voxelwave.data.augmentations import Augmentation
+from voxelwave.data.augmentations import SpatialAugmentation
 from voxelwave.data.cases import Case
 from voxelwave.data.labelled import LabelledVolume, LabelMap, check_same_grid, read_labels
 from voxelwave.data.modalities import UnusableVolume
@@ -96,9 +96,9 @@ class Segmentation:
         volume, labels = held.content.crop(self._view, generator)
         return volume, labels[None]
 
-    def moved(self, target: Tensor, augmentation: Augmentation, generator: torch.Generator) -> Tensor:
+    def moved(self, target: Tensor, augmentation: SpatialAugmentation, generator: torch.Generator) -> Tensor:
         """Return the labels moved as the voxels were."""
-        return augmentation(target.float(), generator).byte()
+        return augmentation.moved(target, generator)
 
     def loss(self, logits: Tensor, target: Tensor) -> StepOutput:
         """Return Dice and cross-entropy, or Dice and focal loss, added."""

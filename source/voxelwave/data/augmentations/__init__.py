@@ -4,7 +4,7 @@ A random augmentation draws its parameters on the CPU, so that every device sees
 deterministic function beside it. They are copied to the batch without waiting, for that would mean to wait until the
 device has done all it was asked before. White noise alone is drawn where the batch is: it is as large as the batch.
 
-One that moves voxels says `spatial = True`: labels are then moved alike, by the same call with the same generator.
+One that moves voxels is a `SpatialAugmentation`: it moves labels alike, drawing the same from the same generator.
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
 Volumes = Float[Tensor, "batch channel depth height width"]
+Labels = UInt8[Tensor, "batch channel depth height width"]
 
 
 @runtime_checkable
@@ -28,6 +29,15 @@ class Augmentation(Protocol):
 
         `volume` itself is not written to. The generator is on the CPU; the same state of it gives the same result.
         """
+        ...
+
+
+@runtime_checkable
+class SpatialAugmentation(Augmentation, Protocol):
+    """Moves voxels, and labels with them."""
+
+    def moved(self, labels: Labels, generator: torch.Generator) -> Labels:
+        """Return `labels` moved as the call with the same state of the generator moves volumes; none are mixed."""
         ...
 
 

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from voxelwave.data.augmentations import Volumes
+from voxelwave.data.augmentations import Labels, Volumes
 from voxelwave.registry import AUGMENTATIONS
 
 
@@ -24,8 +24,6 @@ class RandomFlip:
     Raises ValueError for a probability outside [0, 1], or another axis.
     """
 
-    spatial = True
-
     def __init__(self, *, probability: float = 0.5, axes: tuple[int, ...] = (0, 1, 2)) -> None:
         if not 0 <= probability <= 1:
             raise ValueError(f"the probability of a flip lies between 0 (never) and 1 (always), got {probability}")
@@ -41,3 +39,7 @@ class RandomFlip:
     def __call__(self, volume: Volumes, generator: torch.Generator) -> Volumes:
         """Return `volume`, mirrored."""
         return flip(volume, self.draw(len(volume), generator))
+
+    def moved(self, labels: Labels, generator: torch.Generator) -> Labels:
+        """Return `labels`, mirrored alike."""
+        return self(labels.float(), generator).byte()

@@ -9,7 +9,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from voxelwave.contracts import Grid
-from voxelwave.data.augmentations import Volumes
+from voxelwave.data.augmentations import Labels, Volumes
 from voxelwave.registry import AUGMENTATIONS
 
 
@@ -37,8 +37,6 @@ class RandomRotate90:
     Raises ValueError for a probability outside [0, 1].
     """
 
-    spatial = True
-
     def __init__(self, *, probability: float = 0.5) -> None:
         if not 0 <= probability <= 1:
             raise ValueError(f"the probability of a rotation lies between 0 (never) and 1 (always), got {probability}")
@@ -58,3 +56,7 @@ class RandomRotate90:
         """Return `volume`, turned."""
         depth, height, width = volume.shape[2:]
         return rotate90(volume, *self.draw(len(volume), (depth, height, width), generator))
+
+    def moved(self, labels: Labels, generator: torch.Generator) -> Labels:
+        """Return `labels`, turned alike."""
+        return self(labels.float(), generator).byte()
