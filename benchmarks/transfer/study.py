@@ -1,6 +1,6 @@
 """What pretraining brings: fine-tuning and probing from each arm's checkpoint, beside training from scratch.
 
-python benchmarks/transfer/study.py [--seeds 0 1 2] [--out FOLDER] [--only TEXT]
+python benchmarks/transfer/study.py [--seeds 0 1 2] [--out FOLDER] [--workers N] [--only TEXT]
 
 Every finished cell is a line of results/transfer.jsonl; called again, the study goes on. Volumes and runs are kept in
 FOLDER. Real scans are looked for in $VOXELWAVE_REAL_DATA, else in ../shared/data, and left out where they are missing.
@@ -10,40 +10,25 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
+import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
-from arms import (
-    ARMS,
-    CT_ONLY,
-    DESCRIBED_INFONCE,
-    FEATURES,
-    GATED,
-    MAE,
-    MRI_ONLY,
-    OURS,
-    WITHOUT_INFONCE,
-    equal_time,
-    pretrained,
-)
-from summary import Cell, write_report
+import torch
+from arms import ARMS, CT_ONLY, FEATURES, MAE, MRI_ONLY, OURS, WITHOUT_INFONCE, equal_time, pretrained
+from summary import FEW, Cell, write_report
 from tasks import FULL, LONG, SCRATCH, UNTRAINED, finetuned, probed
-from volumes import Task, generated, probe_cases, real, real_volumes
+from volumes import LABELLED, Task, generated, probe_cases, real, real_volumes
 
 RESULTS = Path(__file__).parent.parent / "results"
 CELLS, STEPS_RECORD = RESULTS / "transfer.jsonl", RESULTS / "transfer_steps.json"
 SEEDS = (0, 1, 2)
-FEW = (1, 4)  # labelled volumes, where not every number is tried
-MAIN_ARMS, ABLATIONS, CT_ARMS = (
-    (SCRATCH, OURS, MAE),
-    (WITHOUT_INFONCE, DESCRIBED_INFONCE, GATED, FEATURES),
-    (SCRATCH, OURS, CT_ONLY),
-)
-PROBED_ARMS = (OURS, WITHOUT_INFONCE, DESCRIBED_INFONCE, GATED, MAE, FEATURES)
-PROBE = "probe "
+PROBES = {"probe mri": "mri", "probe ct": "ct"}
+PROBED_ARMS = (OURS, WITHOUT_INFONCE, MAE, FEATURES)
 
 
 @dataclass(frozen=True)
@@ -55,21 +40,42 @@ class Planned:
     labels: int
     seed: int
 
+    @property
+    def volumes(self) -> str:
+        """Of which set the arm is pretrained."""
+        return "real" if self.task.startswith("real") else "generated"
+
 
 def plan(tasks: dict[str, Task], seed: int) -> Iterator[Planned]:
-    """Yield the fine-tuning cells of a seed."""
+    """Yield the cells of a seed, in the order of what they tell."""
     for task in tasks.values():
-        if task.name == "generated ct":
-            arms = dict.fromkeys(CT_ARMS, task.counts) | dict.fromkeys((MRI_ONLY, MAE, WITHOUT_INFONCE), FEW)
-        elif task.name == "generated mri":
-            arms = dict.fromkeys(MAIN_ARMS, task.counts) | dict.fromkeys((*ABLATIONS, LONG, FULL), FEW)
+        few_and_all = (*FEW, task.counts[-1])
+        if task.name == "generated mri":
+            arms = dict.fromkeys((SCRATCH, OURS, MAE), task.counts) | dict.fromkeys((WITHOUT_INFONCE, FEATURES), FEW)
+        elif task.name == "generated ct":
+            arms = dict.fromkeys((SCRATCH, OURS, CT_ONLY), few_and_all) | dict.fromkeys((MRI_ONLY, MAE), FEW)
+        elif task.modality == "ct":
+            arms = dict.fromkeys((SCRATCH, OURS, CT_ONLY), task.counts)
         else:
-            arms = dict.fromkeys((*MAIN_ARMS, *ABLATIONS), task.counts)
-            if task.modality == "ct":
-                arms |= {CT_ONLY: task.counts, MRI_ONLY: task.counts}
+            arms = dict.fromkeys((SCRATCH, OURS, MAE), task.counts)
         for arm, counts in arms.items():
             for count in counts:
                 yield Planned(task.name, arm, count, seed)
+    for probe in PROBES:
+        for arm in PROBED_ARMS:
+            yield Planned(probe, arm, 0, seed)
+
+
+def plan_rest(tasks: dict[str, Task], seed: int) -> Iterator[Planned]:
+    """Yield what else is asked: scratch with more steps, with the attention of the plain MAE; the rest of a ladder."""
+    for name, counts in (("generated mri", FEW), ("real regions", (1,))):
+        for arm in (LONG, FULL) if name in tasks else ():
+            for count in counts:
+                yield Planned(name, arm, count, seed)
+    for arm in (SCRATCH, OURS, CT_ONLY):
+        for count in tasks["generated ct"].counts:
+            if count not in (*FEW, LABELLED):
+                yield Planned("generated ct", arm, count, seed)
 
 
 def read_cells() -> list[Cell]:
@@ -77,63 +83,57 @@ def read_cells() -> list[Cell]:
     return [json.loads(line) for line in CELLS.read_text().splitlines()] if CELLS.exists() else []
 
 
-class Study:
-    """Fills cells, each once."""
+def pretrain_arm(volumes: str, arm: str, seed: int, steps: dict[str, int], folder: Path) -> Path:
+    """Pretrain an arm, unless it is done, and return its run folder."""
+    return pretrained(arm, folder / volumes / "pretrain", folder / "runs" / volumes, steps=steps[arm], seed=seed)
 
-    def __init__(self, folder: Path, only: str) -> None:
-        self.folder, self.only = folder, only
-        self.sets = {"generated": generated(folder / "generated")}
-        if (source := real_volumes()) is not None:
-            self.sets["real"] = real(source, folder / "real")
-        self.steps = self._steps()
-        self._filled = {tuple(cell[key] for key in Planned.__dataclass_fields__) for cell in read_cells()}
 
-    def __call__(self, seed: int) -> None:
-        """Fill the cells of a seed."""
-        for of_set, tasks in self.sets.items():
-            for planned in plan(tasks, seed):
-                self._finetune(of_set, tasks[planned.task], planned)
-        for modality in ("mri", "ct"):
-            cases = probe_cases(self.folder / "generated", modality)
-            for arm in PROBED_ARMS:
-                self._probe(Planned(PROBE + modality, arm, 0, seed), cases)
+def fill(planned: Planned, cases: Task | Path, steps: dict[str, int], folder: Path) -> Cell:
+    """Score a cell; its arm is pretrained."""
+    torch.set_num_threads(1)
+    began = time.perf_counter()
+    checkpoint = None
+    if planned.arm not in UNTRAINED:
+        checkpoint = pretrain_arm(planned.volumes, planned.arm, planned.seed, steps, folder)
+    if isinstance(cases, Task):
+        found = finetuned(cases, planned.arm, checkpoint, planned.labels, planned.seed, folder)
+    else:
+        assert checkpoint is not None
+        found = {"results": probed(checkpoint, cases, planned.seed, folder)}
+    return {**asdict(planned), **found, "duration_s": round(time.perf_counter() - began, 1)}
 
-    def _finetune(self, of_set: str, task: Task, planned: Planned) -> None:
-        def score() -> dict[str, Any]:
-            checkpoint = self._checkpoint(of_set, planned.arm, planned.seed)
-            return finetuned(task, planned.arm, checkpoint, planned.labels, planned.seed, self.folder)
 
-        self._fill(planned, score)
-
-    def _probe(self, planned: Planned, cases: Path) -> None:
-        def score() -> dict[str, Any]:
-            checkpoint = self._checkpoint("generated", planned.arm, planned.seed)
-            assert checkpoint is not None
-            return {"results": probed(checkpoint, cases, planned.seed, self.folder)}
-
-        self._fill(planned, score)
-
-    def _checkpoint(self, of_set: str, arm: str, seed: int) -> Path | None:
-        if arm in UNTRAINED:
-            return None
-        data, runs = self.folder / of_set / "pretrain", self.folder / "runs" / of_set
-        return pretrained(arm, data, runs, steps=self.steps[arm], seed=seed)
-
-    def _fill(self, planned: Planned, score: Callable[[], dict[str, Any]]) -> None:
-        if self.only not in f"{planned.task}/{planned.arm}" or tuple(asdict(planned).values()) in self._filled:
-            return
-        began = time.perf_counter()
-        cell = {**asdict(planned), **score(), "duration_s": round(time.perf_counter() - began, 1)}
+def run(
+    cells: Iterable[Planned],
+    cases: dict[str, Task | Path],
+    steps: dict[str, int],
+    folder: Path,
+    pool: ProcessPoolExecutor,
+) -> None:
+    """Fill the cells that are not: their arms are pretrained first."""
+    filled = {tuple(cell[key] for key in Planned.__dataclass_fields__) for cell in read_cells()}
+    cells = [cell for cell in cells if tuple(asdict(cell).values()) not in filled]
+    arms = dict.fromkeys((cell.volumes, cell.arm, cell.seed) for cell in cells if cell.arm not in UNTRAINED)
+    _finish([pool.submit(pretrain_arm, *arm, steps, folder) for arm in arms])
+    futures = [pool.submit(fill, cell, cases[cell.task], steps, folder) for cell in cells]
+    for future in as_completed(futures):
+        cell = future.result()
         with CELLS.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(cell) + "\n")
         print(json.dumps(cell), flush=True)
 
-    def _steps(self) -> dict[str, int]:
-        """Return how long each arm is pretrained; measured once, and kept beside the results."""
-        if not STEPS_RECORD.exists():
-            STEPS_RECORD.write_text(json.dumps(equal_time(ARMS, self.folder), indent=2) + "\n")
-        steps: dict[str, int] = json.loads(STEPS_RECORD.read_text())
-        return steps
+
+def _finish(futures: list[Future[Path]]) -> None:
+    for future in as_completed(futures):
+        print("pretrained", future.result(), flush=True)
+
+
+def steps_of_arms(folder: Path) -> dict[str, int]:
+    """Return how long each arm is pretrained; measured once, and kept beside the results."""
+    if not STEPS_RECORD.exists():
+        STEPS_RECORD.write_text(json.dumps(equal_time(ARMS, folder), indent=2) + "\n")
+    steps: dict[str, int] = json.loads(STEPS_RECORD.read_text())
+    return steps
 
 
 def main() -> None:
@@ -141,14 +141,27 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
     parser.add_argument("--out", type=Path, default=Path("data/transfer"))
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes of one thread each")
     parser.add_argument("--only", default="", help="fill only cells whose task/arm holds this text")
     arguments = parser.parse_args()
-    arguments.out.mkdir(parents=True, exist_ok=True)
+    folder = arguments.out
+    folder.mkdir(parents=True, exist_ok=True)
     RESULTS.mkdir(exist_ok=True)
-    study = Study(arguments.out, arguments.only)
-    for seed in arguments.seeds:
-        study(seed)
-    write_report(read_cells(), study.steps, RESULTS)
+    os.environ["OMP_NUM_THREADS"] = "1"
+    torch.set_num_threads(1)
+
+    tasks = generated(folder / "generated")
+    if (source := real_volumes()) is not None:
+        tasks |= real(source, folder / "real")
+    cases = tasks | {probe: probe_cases(folder / "generated", modality) for probe, modality in PROBES.items()}
+    steps = steps_of_arms(folder)
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(arguments.workers, mp_context=context) as pool:
+        for part in (plan, plan_rest):
+            for seed in arguments.seeds:
+                chosen = [cell for cell in part(tasks, seed) if arguments.only in f"{cell.task}/{cell.arm}"]
+                run(chosen, cases, steps, folder, pool)
+    write_report(read_cells(), steps, RESULTS)
 
 
 if __name__ == "__main__":

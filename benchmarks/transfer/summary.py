@@ -16,6 +16,7 @@ from volumes import LABELLED
 
 Cell = dict[str, Any]
 LADDER = (1, 2, 4, 8, LABELLED)
+FEW = (1, 4)  # where not every number is tried
 LADDERS = ("generated mri", "generated ct")
 
 
@@ -81,12 +82,15 @@ def draw(cells: Sequence[Cell], ladders: Sequence[str], singles: Sequence[str], 
                 [mean - min(scores) for mean, scores in zip(means, by_count, strict=True)],
                 [max(scores) - mean for mean, scores in zip(means, by_count, strict=True)],
             ]
-            axis.errorbar(counts, means, errors, marker="o", capsize=3, label=arm, color=colours[arm])
+            # Side by side, so that no arm hides another's range.
+            places = [count * 2 ** (0.05 * (list(arms).index(arm) - len(arms) / 2)) for count in counts]
+            line = "-" if len(counts) > len(FEW) else ":"
+            axis.errorbar(places, means, errors, fmt=f"o{line}", capsize=2, ms=4, label=arm, color=colours[arm])
         axis.set_xscale("log", base=2)
         axis.set_xticks(sorted({cell["labels"] for cell in of(cells, task=task)}))
         axis.xaxis.set_major_formatter("{x:g}")
         axis.set(title=task, xlabel="labelled volumes", ylabel="mean Dice, test subjects")
-        axis.legend(fontsize=7)
+        axis.legend(fontsize=7, loc="lower right")
     width = 0.8 / max(1, len(arms))
     for number, arm in enumerate(arms):
         for place, task in enumerate(singles):

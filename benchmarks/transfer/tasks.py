@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
 
-from arms import BACKBONE
+from arms import BACKBONE, PRECISION
 from rich.console import Console
 from volumes import REGIONS, SIDE, Task
 
@@ -18,14 +19,22 @@ from voxelwave.recipes.probe import probe
 SCRATCH, LONG, FULL = "scratch", "scratch, four times the steps", "scratch, full attention"
 RANDOM = "random init"
 UNTRAINED = {SCRATCH: {}, LONG: {}, FULL: {"wavelet_levels": 0}}
-FINETUNE_STEPS = 400
-BATCH_SIZE, LEARNING_RATE, WIDTH = 2, 3e-3, 8
+FINETUNE_STEPS = 800
+BATCH_SIZE, LEARNING_RATE, WIDTH = 2, 5e-3, 8
+LR_SCALE = 0.1  # of a pretrained backbone; a random one learns at the rate of the decoder
+_READ: dict[Any, Any] = {}  # cases that this process has read
 
 
 def finetuned(task: Task, arm: str, checkpoint: Path | None, labels: int, seed: int, folder: Path) -> dict[str, Any]:
     """Fine-tune on `labels` volumes and return the mean Dice over classes and test cases, and that of each class."""
     raw = {
-        "run": {"name": "cell", "out_dir": str(folder), "seed": seed, "tensorboard": False, "figures": False},
+        "run": {
+            "name": f"cell_{os.getpid()}",
+            "out_dir": str(folder),
+            "seed": seed,
+            "tensorboard": False,
+            "figures": False,
+        },
         "task": {
             "name": "segmentation",
             "classes": {name: [_plain(value) for value in values] for name, values in task.classes.items()},
@@ -35,6 +44,7 @@ def finetuned(task: Task, arm: str, checkpoint: Path | None, labels: int, seed: 
         },
         "backbone": {
             "path": None if checkpoint is None else str(checkpoint),
+            "lr_scale": 1.0 if checkpoint is None else LR_SCALE,
             "scratch": BACKBONE | UNTRAINED.get(arm, {}),
         },
         "data": {
@@ -44,19 +54,20 @@ def finetuned(task: Task, arm: str, checkpoint: Path | None, labels: int, seed: 
             "spacing_mm": "native",
             "folds": 1,
             "num_train_subjects": labels,
-            "augment": {task.modality: {"flip": {"axes": [0]}, "gamma": {}, "noise": {}}},
+            "augment": {task.modality: {"flip": {"axes": [0]}, "affine": {}, "gamma": {}, "noise": {}}},
         },
         "training": {
             "max_steps": FINETUNE_STEPS * (4 if arm == LONG else 1),
             "batch_size": BATCH_SIZE,
             "learning_rate": LEARNING_RATE,
+            "precision": PRECISION,
         },
     }
     if task.modality == "ct":
         raw["data"]["augment"]["ct"].pop("gamma")
     config = check_finetune_config(raw)
     shutil.rmtree(config.run_folder(), ignore_errors=True)
-    finetune(config, console=Console(quiet=True))
+    finetune(config, console=Console(quiet=True), kept=_READ)
     tested = json.loads((config.run_folder() / "results.json").read_text())["test"]
     shutil.rmtree(config.run_folder())
     return {"score": tested["mean_dice"], "by_class": tested["dice"], "steps": config.training.max_steps}
@@ -66,7 +77,12 @@ def probed(checkpoint: Path, cases: Path, seed: int, folder: Path) -> list[dict[
     """Probe frozen features, beside those of the same backbone with random weights."""
     regions = ",".join(f"{name}={'+'.join(str(int(value)) for value in values)}" for name, values in REGIONS.items())
     results = probe(
-        checkpoint, cases, label_classes=regions, out=folder / "probe.json", seed=seed, console=Console(quiet=True)
+        checkpoint,
+        cases,
+        label_classes=regions,
+        out=folder / f"probe_{os.getpid()}.json",
+        seed=seed,
+        console=Console(quiet=True),
     )
     return [
         {
