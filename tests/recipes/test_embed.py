@@ -14,10 +14,11 @@ from voxelwave import __version__, load_backbone
 from voxelwave.backbones.waveformer import WaveFormer3D
 from voxelwave.cli import app
 from voxelwave.data.cases import read_scaled
+from voxelwave.data.images import find_images
 from voxelwave.data.modalities.mri import MRI
 from voxelwave.downstream.embedding import embed_volume
 from voxelwave.downstream.load_backbone import save_backbone
-from voxelwave.recipes.embed import embed, find_scans
+from voxelwave.recipes.embed import embed
 from voxelwave.recipes.prepare import Preparer, preparation
 
 SETTINGS = {"patch_size": 4, "embed_dim": 12, "depth": 1, "num_heads": 2}
@@ -108,14 +109,14 @@ def test_what_can_be_embedded_is_found_as_elsewhere(heads, tmp_path):
     cases = tmp_path / "cases.csv"
     cases.write_text(f"image,modality,grade\n{mri / name},mri,3\n")
     found = {
-        source: [(case.image.name, case.modality) for case in find_scans(source, None)[0]]
+        source: [(case.image.name, case.modality) for case in find_images(source, None)[0]]
         for source in (str(mri / name), f"{mri}/*_T2*", str(lists), str(cases))
     }
     assert found[str(mri / name)] == found[f"{mri}/*_T2*"] == [(name, "")]
     assert found[str(lists)] == [(name, "ct"), ("head_0000_T1.nii.gz", "")]
     assert found[str(cases)] == [(name, "mri")]
-    assert find_scans(str(cases), None)[0][0].targets == {"grade": 3}
-    scans, label_maps = find_scans(str(heads / "mri"), "ct")
+    assert find_images(str(cases), None)[0][0].targets == {"grade": 3}
+    scans, label_maps = find_images(str(heads / "mri"), "ct")
     assert {case.modality for case in scans} == {"ct"}
     assert not label_maps
 
@@ -132,7 +133,7 @@ def test_files_that_cannot_be_used_are_listed_with_their_reason(weights, heads, 
     assert result.exit_code == 1
     assert "cannot be used: 2" in result.stdout
     assert "broken_T2.nii: " in result.stdout
-    assert "somebody.nii.gz: neither MRI nor CT as far as can be told" in result.stdout
+    assert "somebody.nii.gz: modality unknown: " in result.stdout
     assert "label maps, left out: 1" in result.stdout
     with out.open() as file:
         rows = list(csv.DictReader(file))
@@ -185,8 +186,8 @@ def test_a_prepared_image_may_have_several_label_maps(heads, tmp_path):
         shutil.copy(heads / folder / f"head_0000_T1{suffix}.nii.gz", scans / f"anna_T1{suffix}.nii.gz")
     shutil.copy(heads / "labels" / "head_0000_T1_labels.nii.gz", scans / "anna_T1_seg.nii.gz")
     Preparer(tmp_path / "set", preparation(), workers=1, console=QUIET)([str(scans)])
-    cases, label_maps = find_scans(str(tmp_path / "set"), None)
+    cases, label_maps = find_images(str(tmp_path / "set"), None)
     assert [(case.subject, case.modality, case.image.suffix) for case in cases] == [("anna", "mri", ".vxw")]
     assert not label_maps
     with pytest.raises(ValueError, match="holds no scan of modality ct"):
-        find_scans(str(tmp_path / "set"), "ct")
+        find_images(str(tmp_path / "set"), "ct")

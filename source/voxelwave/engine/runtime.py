@@ -41,3 +41,10 @@ def close_runtime(fabric: Any) -> None:
     fabric.barrier()
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
+
+
+def best_device() -> torch.device:
+    """Return the accelerator where there is one, else the CPU."""
+    return (torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None) or torch.device(
+        "cpu"
+    )

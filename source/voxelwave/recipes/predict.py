@@ -13,18 +13,16 @@ from torch import nn
 
 from voxelwave.data.cases import Case
 from voxelwave.data.discovery import Source, find_files, home_expanded
+from voxelwave.data.images import find_images, modality_of
 from voxelwave.data.labels import without_suffix
 from voxelwave.data.manifest import DATASET
 from voxelwave.data.modalities import UnusableVolume
-from voxelwave.data.nifti import read_volume
-from voxelwave.data.rules import contradiction, modality_by_content, modality_by_name
-from voxelwave.data.store import StoredVolume, is_stored
 from voxelwave.downstream.features import FeaturePyramid
 from voxelwave.downstream.scan_reader import ScanReader
 from voxelwave.engine.loop import stop_on_signal
+from voxelwave.engine.runtime import best_device
 from voxelwave.errors import InputError
 from voxelwave.ops.files import locked
-from voxelwave.recipes.embed import best_device, find_scans
 from voxelwave.recipes.finetune_model import load_finetuned
 from voxelwave.recipes.predict_results import SegmentationFolder, TargetTable
 from voxelwave.recipes.prepare_work import free_stem
@@ -124,7 +122,7 @@ def _results(
 def _images(source: str, modality: str | None) -> tuple[list[Case], list[str]]:
     """List the images at `source`, and the label maps among them, which are none."""
     if not (home_expanded(source) / DATASET).is_file():
-        return find_scans(source, modality)
+        return find_images(source, modality)
     # As cases of a task they would need one label map each; here it matters to nobody how many there are.
     files = find_files(Source(source, modality or ""))
     return [Case(without_suffix(file.path.name), file.path, file.modality, subject="") for file in files], []
@@ -144,28 +142,12 @@ def _places(cases: Sequence[Case], source: str) -> dict[Path, str]:
 
 def _told(case: Case, source: str, features: FeaturePyramid) -> Case:
     """Return the case with its modality; raises UnusableVolume where nothing tells it, or the model has not seen it."""
-    name = case.modality or (
-        StoredVolume(case.image).info.modality if is_stored(case.image) else _told_by_rule(case.image, source)
-    )
+    name = case.modality or modality_of(case.image, source)
     trained = features.description["preprocessing"].get("modalities") or MODALITIES.names()
     seen = [known for known in trained if MODALITIES.get(known).channels in features.in_channels]
     if name not in seen:
         raise UnusableVolume(f"{name}, and the model takes {' and '.join(seen)}")
     return replace(case, modality=name)
-
-
-def _told_by_rule(image: Path, source: str) -> str:
-    """Tell the modality as `voxelwave prepare` does."""
-    root = home_expanded(source)
-    told, array = modality_by_name(image, root if root.is_dir() else image.parent), read_volume(image).array
-    if told.modality is None:
-        told = modality_by_content(array)
-    if problem := contradiction(told, array):
-        raise UnusableVolume(problem)
-    if not told.modality:
-        what = "neither MRI nor CT by " if told.modality == "" else "modality unknown: "
-        raise UnusableVolume(f"{what}{told.rule}; say which with --modality")
-    return told.modality
 
 
 def _say(console: Console, label_maps: Sequence[str], refused: Sequence[str]) -> None:

@@ -17,10 +17,10 @@ from voxelwave.downstream.embedding import untrained_twin
 from voxelwave.downstream.embedding_table import model_hash
 from voxelwave.downstream.load_backbone import load_backbone
 from voxelwave.downstream.scan_reader import ScanReader
+from voxelwave.engine.runtime import best_device
 from voxelwave.errors import InputError
 from voxelwave.evaluation.estimates import Estimate
 from voxelwave.ops.files import replacing, write_text
-from voxelwave.recipes.embed import best_device
 from voxelwave.recipes.probe_features import Probed, parse_classes, probe_cases
 from voxelwave.recipes.probe_tasks import PRETRAINED, UNTRAINED, Comparison, Result
 from voxelwave.registry import MODALITIES
