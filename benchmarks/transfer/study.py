@@ -14,7 +14,7 @@ import multiprocessing
 import os
 import time
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -110,22 +110,32 @@ def run(
     folder: Path,
     pool: ProcessPoolExecutor,
 ) -> None:
-    """Fill the cells that are not: their arms are pretrained first."""
+    """Fill the cells that are not, each when its arm is pretrained."""
     filled = {tuple(cell[key] for key in Planned.__dataclass_fields__) for cell in read_cells()}
     cells = [cell for cell in cells if tuple(asdict(cell).values()) not in filled]
-    arms = dict.fromkeys((cell.volumes, cell.arm, cell.seed) for cell in cells if cell.arm not in UNTRAINED)
-    _finish([pool.submit(pretrain_arm, *arm, steps, folder) for arm in arms])
-    futures = [pool.submit(fill, cell, cases[cell.task], steps, folder) for cell in cells]
-    for future in as_completed(futures):
-        cell = future.result()
-        with CELLS.open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(cell) + "\n")
-        print(json.dumps(cell), flush=True)
+    by_arm: dict[tuple[str, str, int], list[Planned]] = {}
+    for cell in cells:
+        by_arm.setdefault((cell.volumes, cell.arm, cell.seed), []).append(cell)
+    pending: dict[Future[Path | Cell], tuple[str, str, int] | None] = {}
 
+    def submit(arm: tuple[str, str, int]) -> None:
+        pending.update((pool.submit(fill, cell, cases[cell.task], steps, folder), None) for cell in by_arm[arm])
 
-def _finish(futures: list[Future[Path]]) -> None:
-    for future in as_completed(futures):
-        print("pretrained", future.result(), flush=True)
+    for arm in by_arm:
+        if arm[1] not in UNTRAINED:
+            pending[pool.submit(pretrain_arm, *arm, steps, folder)] = arm
+    for arm in by_arm:
+        if arm[1] in UNTRAINED:
+            submit(arm)
+    while pending:
+        for future in wait(pending, return_when=FIRST_COMPLETED).done:
+            arm, result = pending.pop(future), future.result()
+            if arm is not None:
+                submit(arm)
+            else:
+                with CELLS.open("a", encoding="utf-8") as stream:
+                    stream.write(json.dumps(result) + "\n")
+            print(result, flush=True)
 
 
 def steps_of_arms(folder: Path) -> dict[str, int]:

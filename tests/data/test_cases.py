@@ -82,7 +82,7 @@ def test_resampling_goes_before_scaling(heads):
         ("image,modality\nhere.csv,pet\n", "line 2: modality 'pet' is none of ct, mri"),
         ("image,modality,lesion\nhere.csv,mri,yes\n", "column 'lesion': a target is a whole number.*got 'yes'"),
         ("image,modality\nhere.csv,mri,1\n", "line 2: more cells than columns"),
-        ("image,modality\nhere.csv,mri\nhere.csv,mri\n", "have the same name"),
+        ("image,modality\nhere.csv,mri\nhere.csv,mri\n", "twice"),
         ("image,modality\n", "holds no case"),
     ],
 )
@@ -97,3 +97,12 @@ def test_a_list_that_cannot_be_used_is_one_clear_line(tmp_path, text, message):
 def test_what_is_no_list_is_refused(tmp_path):
     with pytest.raises(ValueError, match="is neither a list of cases"):
         find_cases(tmp_path)
+
+
+def test_images_of_one_name_in_different_folders_are_different_cases_and_subjects(tmp_path):
+    for folder in ("anna", "bob"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "T1.nii.gz").touch()
+    table = tmp_path / "cases.csv"
+    table.write_text("image,modality\nanna/T1.nii.gz,mri\nbob/T1.nii.gz,mri\n")
+    assert [(case.name, case.subject) for case in find_cases(table)] == [("anna_T1",) * 2, ("bob_T1",) * 2]

@@ -5,14 +5,13 @@ import pytest
 import torch
 
 from voxelwave.backbones.waveformer import WaveFormer3D
-from voxelwave.data.cases import Case, find_cases
+from voxelwave.data.cases import Case, find_cases, named_apart
 from voxelwave.data.splits import split_cases
 from voxelwave.downstream.features import FeaturePyramid
 from voxelwave.downstream.scan_reader import ScanReader
 from voxelwave.recipes.finetune_classification import Classification
 from voxelwave.recipes.finetune_config import check_finetune_config
 from voxelwave.recipes.finetune_data import FoldData
-from voxelwave.recipes.finetune_prepare import named_apart
 from voxelwave.recipes.finetune_segmentation import Segmentation
 
 SEGMENTATION = {"name": "segmentation", "classes": {"brain": ["6-11"], "vessels": 12}, "other_labels": "background"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -75,7 +75,7 @@ def find_cases(path: str | Path, *, modality: str = "", label: str = "") -> list
     if place.is_file() and place.suffix.lower() == ".csv":
         cases = _listed(place, modality)
     elif (place / DATASET).is_file() and (place / MANIFEST).is_file():
-        cases = _prepared(place, label)
+        cases = named_apart(_prepared(place, label))
     else:
         raise InputError(
             f"{place} is neither a list of cases (CSV), nor a folder with a {CASES}, nor one that `voxelwave prepare` "
@@ -116,7 +116,12 @@ def _listed(table: Path, modality: str) -> list[Case]:
             cases = [_case(row, table, rows.line_num, targets, modality) for row in rows]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"list '{table}' cannot be read as a CSV text in UTF-8: {error}") from None
-    return _named_apart(cases, table)
+    seen: set[Path] = set()
+    for case in cases:
+        if case.image in seen:
+            raise InputError(f"list '{table}' has {case.image} twice")
+        seen.add(case.image)
+    return [replace(case, subject=case.subject or case.name) for case in named_apart(cases)]
 
 
 def _case(row: dict[str, str], table: Path, line: int, targets: Sequence[str], modality: str) -> Case:
@@ -135,12 +140,11 @@ def _case(row: dict[str, str], table: Path, line: int, targets: Sequence[str], m
     if named not in MODALITIES.names():
         known = ", ".join(MODALITIES.names())
         raise InputError(f"{where}: modality '{named}' is none of {known}; name it in a column 'modality'")
-    stem = without_suffix(image.name)
     return Case(
-        name=stem,
+        name=without_suffix(image.name),
         image=image,
         modality=named,
-        subject=(row.get("subject") or "").strip() or stem,
+        subject=(row.get("subject") or "").strip(),
         label=files["label"],
         targets={name: _target(row[name], f"{where}, column '{name}'") for name in targets if row[name].strip()},
         split=(row.get("split") or "").strip(),
@@ -157,15 +161,14 @@ def _target(text: str, where: str) -> int:
         raise InputError(f"{where}: a target is a whole number, or empty where it is not known, got '{text}'") from None
 
 
-def _named_apart(cases: list[Case], table: Path) -> list[Case]:
-    seen: dict[str, Path] = {}
-    for case in cases:
-        if case.name in seen:
-            raise InputError(
-                f"list '{table}': {seen[case.name]} and {case.image} have the same name, and results go by that"
-            )
-        seen[case.name] = case.image
-    return cases
+def named_apart(cases: Sequence[Case]) -> list[Case]:
+    """Put as many folders before the names of all cases as tell them apart: results go by name."""
+    folders = 0
+    names = [case.name for case in cases]
+    while len(set(names)) < len(names):
+        folders += 1
+        names = ["_".join([*case.image.absolute().parent.parts[-folders:], case.name]) for case in cases]
+    return [replace(case, name=name) for case, name in zip(cases, names, strict=True)]
 
 
 def _prepared(folder: Path, label: str) -> list[Case]:

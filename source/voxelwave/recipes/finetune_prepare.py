@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, MutableMapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, MutableMapping
+from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console
 
-from voxelwave.data.cases import Case, find_cases
+from voxelwave.data.cases import find_cases
 from voxelwave.data.splits import split_cases
 from voxelwave.downstream.features import FeaturePyramid
 from voxelwave.downstream.scan_reader import ScanReader
@@ -53,7 +53,7 @@ def prepare_fold(
         InputError: for whatever cannot be used, in one line.
     """
     # 1. The cases, as their list has them, and the backbone.
-    found = named_apart(find_cases(config.data.cases, modality=config.data.modality or "", label=config.data.label))
+    found = find_cases(config.data.cases, modality=config.data.modality or "", label=config.data.label)
     modalities = sorted({case.modality for case in found}, key=lambda name: (MODALITIES.get(name).channels, name))
     if checkpoint is None:
         features = make_features(config.backbone, modalities, config.run.seed)
@@ -88,16 +88,6 @@ def prepare_fold(
     counts = {"train": len(split.train), "validation": len(split.validation), "test": len(split.test)}
     description = describe_model(config, features, counts) if checkpoint is None else checkpoint["description"]
     return Prepared(config, features, description, task, fold, len(found) - len(cases))
-
-
-def named_apart(cases: Sequence[Case]) -> list[Case]:
-    """Put as many folders before the names of all cases as tell them apart: results go by name."""
-    folders = 0
-    names = [case.name for case in cases]
-    while len(set(names)) < len(names):
-        folders += 1
-        names = ["_".join([*case.image.absolute().parent.parts[-folders:], case.name]) for case in cases]
-    return [replace(case, name=name) for case, name in zip(cases, names, strict=True)]
 
 
 def _of_checkpoint(checkpoint: Mapping[str, Any]) -> FeaturePyramid:
