@@ -10,6 +10,8 @@ import typer
 
 from voxelwave.errors import DivergedError, InputError
 
+STOPPED = 130  # as of a shell after Ctrl-C: what was to follow must not go on with half a run
+
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
@@ -29,11 +31,14 @@ def pretrain(
     overrides: Overrides = None,
     resume: Resume = False,
 ) -> None:
-    """Pretrain one model on MRI and CT, and leave weights, logs and figures in <out_dir>/<name>."""
+    """Pretrain one model on MRI and CT, and leave weights, logs and figures in <out_dir>/<name>.
+
+    The exit code is 0, or 130 where it was stopped.
+    """
     from voxelwave.recipes.config import load_config
     from voxelwave.recipes.pretrain import pretrain as run
 
-    run(load_config(config, overrides or []), resume=resume)
+    _stopped_unless(run(load_config(config, overrides or []), resume=resume))
 
 
 @app.command()
@@ -42,11 +47,14 @@ def finetune(
     overrides: Overrides = None,
     resume: Resume = False,
 ) -> None:
-    """Train a model for segmentation or classification on a pretrained backbone, and evaluate it."""
+    """Train a model for segmentation or classification on a pretrained backbone, and evaluate it.
+
+    The exit code is 0, or 130 where it was stopped.
+    """
     from voxelwave.recipes.finetune import finetune as run
     from voxelwave.recipes.finetune_config import load_finetune_config
 
-    run(load_finetune_config(config, overrides or []), resume=resume)
+    _stopped_unless(run(load_finetune_config(config, overrides or []), resume=resume))
 
 
 @app.command()
@@ -100,7 +108,7 @@ def prepare(
     )
     outcome = Preparer(out, how, workers=workers, strict=strict, holdout=holdout, labels=labels)(sources)
     if not outcome.complete or outcome.damaged:
-        raise typer.Exit(1 if outcome.complete else 130)
+        raise typer.Exit(1 if outcome.complete else STOPPED)
 
 
 @app.command(no_args_is_help=True)
@@ -122,7 +130,7 @@ def predict(
 
     outcome = run_prediction(run, images, out, modality=modality, overlap=overlap, batch_size=batch_size)
     if not outcome.complete or outcome.refused:
-        raise typer.Exit(1 if outcome.complete else 130)
+        raise typer.Exit(1 if outcome.complete else STOPPED)
 
 
 @app.command()
@@ -225,6 +233,11 @@ def main(command: typer.Typer = app) -> None:
         _fail(f"{error.filename or 'the system'}: {error.strerror or error}", 2)
     except DivergedError as error:
         _fail(str(error), 1)
+
+
+def _stopped_unless(complete: bool) -> None:
+    if not complete:
+        raise typer.Exit(STOPPED)
 
 
 def _fail(message: str, code: int) -> None:

@@ -305,7 +305,7 @@ def test_a_signal_saves_and_exits_cleanly_at_the_step_it_is_in(raw_config, tmp_p
     # As Ctrl-C, timeout and batch systems do: the workers get it too.
     os.killpg(process.pid, number)
     output, _ = process.communicate(timeout=60)
-    assert process.returncode == 0, output
+    assert process.returncode == 130, output
     assert "go on with --resume" in output
     assert "Traceback" not in output
     step = load_checkpoint(config.run_folder() / "last.pth")["step"]
