@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from voxelwave import phantom_cli
 from voxelwave.errors import DivergedError, InputError
 
 STOPPED = 130  # as of a shell after Ctrl-C: what was to follow must not go on with half a run
@@ -18,6 +19,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Self-supervised 3D pretraining for brain MRI and CT.",
 )
+
+app.add_typer(phantom_cli.app, name="phantom")
 
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key, e.g. training.epochs=5.")
@@ -233,6 +236,13 @@ def main(command: typer.Typer = app) -> None:
         _fail(f"{error.filename or 'the system'}: {error.strerror or error}", 2)
     except DivergedError as error:
         _fail(str(error), 1)
+
+
+def foqus_train() -> None:
+    """`voxelwave phantom train` under the name that it had before."""
+    only = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    only.command()(phantom_cli.train)
+    main(only)
 
 
 def _stopped_unless(complete: bool) -> None:

@@ -6,10 +6,18 @@ import numpy as np
 import pytest
 import torch
 
-from voxelwave.registry import BACKBONES, CONTRASTIVE_LOSSES, MASKINGS, MODALITIES
+from voxelwave.registry import (
+    BACKBONES,
+    CONTRASTIVE_LOSSES,
+    EMBEDDINGS,
+    MASKINGS,
+    METRIC_LOSSES,
+    MODALITIES,
+    SAMPLINGS,
+)
 
 SMALL = {"waveformer": {"patch_size": 4, "embed_dim": 24, "depth": 2, "num_heads": 2}}
-REGISTRIES = (BACKBONES, MASKINGS, CONTRASTIVE_LOSSES, MODALITIES)
+REGISTRIES = (BACKBONES, MASKINGS, CONTRASTIVE_LOSSES, MODALITIES, SAMPLINGS, EMBEDDINGS, METRIC_LOSSES)
 EVERYTHING = [(registry, name) for registry in REGISTRIES for name in registry.names()]
 
 

@@ -155,7 +155,7 @@ def make_loader(
         num_workers=num_workers,
         pin_memory=pin_memory,
         collate_fn=_collate,
-        worker_init_fn=_start_worker,
+        worker_init_fn=start_worker,
     )
 
 
@@ -165,7 +165,8 @@ def _collate(samples: list[Sample]) -> Batch:
     return Batch(volume, samples[0].modality, [sample.file for sample in samples], problems)
 
 
-def _start_worker(_: int) -> None:
+def start_worker(_: int) -> None:
+    """Make a data worker of a process: one thread, and a process group of its own."""
     # Ctrl-C, `timeout` and `kill` signal a whole process group: the main process ends the run, and with it the
     # workers, which are therefore in groups of their own.
     os.setpgid(0, 0)

@@ -1,0 +1,84 @@
+"""Metric learning of triplets: two views of one phantom and one of another, embedded and compared."""
+
+from __future__ import annotations
+
+from typing import Protocol, runtime_checkable
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from voxelwave.contracts import StepOutput
+from voxelwave.losses.triplet import triplet_distances
+
+Images = Float[Tensor, "batch channel height width"]
+
+
+@runtime_checkable
+class MetricLoss(Protocol):
+    """What the objective asks of a loss; `losses.triplet` and `losses.ntxent` are such."""
+
+    margin: float
+
+    def margin_at(self, step: int) -> float:
+        """Return the margin of a training step."""
+        ...
+
+    def __call__(self, triplets: Tensor, numbers: Tensor, margin: float) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the loss of unit vectors `[3, batch, dim]`, and what else there is to log."""
+        ...
+
+
+class MetricLearning(nn.Module):
+    """Embeds the images of a batch of triplets and compares their unit vectors by `loss`.
+
+    In evaluation the margin is that which training ends with.
+    """
+
+    def __init__(self, model: nn.Module, loss: MetricLoss) -> None:
+        super().__init__()
+        self.model = model
+        self.loss = loss
+
+    def forward(
+        self,
+        same1: Images,
+        same2: Images,
+        diff: Images,
+        same_number: Int[Tensor, " batch"],
+        diff_number: Int[Tensor, " batch"],
+        step: int,
+    ) -> StepOutput:
+        """Return the loss of a batch at training step `step`; the numbers tell which phantom an image shows.
+
+        Logs: loss, d_pos, d_neg, violations (the share with d_pos + margin > d_neg), margin, and those of the loss.
+        """
+        # All images go through the model at once.
+        vectors = self.model(torch.cat([same1, same2, diff]))
+        return self.compare(vectors.unflatten(0, (3, len(same1))), same_number, diff_number, step)
+
+    def compare(
+        self,
+        vectors: Float[Tensor, "3 batch dim"],
+        same_number: Int[Tensor, " batch"],
+        diff_number: Int[Tensor, " batch"],
+        step: int,
+    ) -> StepOutput:
+        """Return the loss of vectors that are there already, of same1, same2 and diff; see `forward`."""
+        margin = self.loss.margin_at(step) if self.training else self.loss.margin
+        # Half precision would round away what the margin asks for.
+        with torch.autocast(vectors.device.type, enabled=False):
+            triplets = F.normalize(vectors.to(torch.promote_types(vectors.dtype, torch.float32)), dim=-1)
+            loss, logs = self.loss(triplets, torch.stack([same_number, same_number, diff_number]), margin)
+            d_pos, d_neg = triplet_distances(triplets.detach())
+        # A distance that is no number violates the margin, too.
+        logs = {
+            "loss": loss.detach(),
+            "d_pos": d_pos.mean(),
+            "d_neg": d_neg.mean(),
+            "violations": (~(d_pos + margin <= d_neg)).to(d_pos.dtype).mean(),
+            "margin": torch.tensor(margin),
+            **logs,
+        }
+        return StepOutput(loss, logs)

@@ -1,0 +1,47 @@
+"""Centred, orthonormal Fourier transforms between an image and its k-space."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Complex, Float, Shaped
+from torch import Tensor
+
+AXES = (-2, -1)
+
+
+def as_complex(values: Shaped[Tensor, "*shape"]) -> Complex[Tensor, "*grid"]:
+    """Return real pairs `[..., 2]` as complex values, a view where possible; complex values stay as they are.
+
+    What is not of single or double precision becomes single.
+    Raises ValueError for a real tensor whose last axis is not 2.
+    """
+    if values.is_complex():
+        return values
+    if values.shape[-1:] != (2,):
+        raise ValueError(
+            f"real values come in pairs, [..., 2], got the shape {tuple(values.shape)}: "
+            "give a complex tensor, or real and imaginary part side by side along a last axis"
+        )
+    return torch.view_as_complex(values.to(torch.promote_types(values.dtype, torch.float32)).contiguous())
+
+
+def as_pairs(values: Complex[Tensor, "*grid"]) -> Float[Tensor, "*grid 2"]:
+    """Return real and imaginary part side by side along a new last axis, a view where possible."""
+    return torch.view_as_real(values.resolve_conj())
+
+
+def fft2c(image: Shaped[Tensor, "*shape"]) -> Shaped[Tensor, "*shape"]:
+    """Return the k-space of `image`, complex `[..., height, width]` or real pairs `[..., height, width, 2]`.
+
+    The origin of both lies at `(height // 2, width // 2)`. Pairs are answered as pairs. Raises as `as_complex` does.
+    """
+    shifted = torch.fft.ifftshift(as_complex(image), dim=AXES)
+    kspace = torch.fft.fftshift(torch.fft.fft2(shifted, norm="ortho"), dim=AXES)
+    return kspace if image.is_complex() else as_pairs(kspace)
+
+
+def ifft2c(kspace: Shaped[Tensor, "*shape"]) -> Shaped[Tensor, "*shape"]:
+    """Return the image of `kspace`: the inverse of `fft2c`, and its adjoint."""
+    shifted = torch.fft.ifftshift(as_complex(kspace), dim=AXES)
+    image = torch.fft.fftshift(torch.fft.ifft2(shifted, norm="ortho"), dim=AXES)
+    return image if kspace.is_complex() else as_pairs(image)
