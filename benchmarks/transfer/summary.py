@@ -108,6 +108,8 @@ def probes(cells: Sequence[Cell]) -> list[Cell]:
     flat = []
     for cell in cells:
         for result in cell.get("results", ()):
+            if result["probe"].startswith("none"):  # gauges, which are no shares
+                continue
             task = f"{result['task']}, {result['probe']}"
             flat.append({"task": task, "arm": cell["arm"], "seed": cell["seed"], "score": result["pretrained"]})
             if cell["arm"] == OURS:  # the same for every arm of its architecture
