@@ -156,7 +156,7 @@ def test_an_empty_section_switches_augmentation_off(raw_config):
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        ({"augment": {"mri": {"warp": {}}}}, "unknown augmentation 'warp'; known: bias_field"),
+        ({"augment": {"mri": {"warp": {}}}}, "unknown augmentation 'warp'; known: affine"),
         ({"augment": {"mri": {"noise": {"sd": 1}}}}, "'data.augment.mri.noise.sd'"),
         ({"augment": {"mri": {"noise": {"std": -1}}}}, "std"),
         ({"augment": {"pet": {}}}, "unknown modality 'pet' in 'data.augment'"),
