@@ -12,6 +12,7 @@ import argparse
 import json
 import multiprocessing
 import os
+import threading
 import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -138,6 +139,18 @@ def run(
             print(result, flush=True)
 
 
+def end_with_parent() -> None:
+    """End a worker process when its parent is gone, however that ended."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def wait_for_end() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait_for_end, daemon=True).start()
+
+
 def steps_of_arms(folder: Path) -> dict[str, int]:
     """Return how long each arm is pretrained; measured once, and kept beside the results."""
     if not STEPS_RECORD.exists():
@@ -166,7 +179,7 @@ def main() -> None:
     cases = tasks | {probe: probe_cases(folder / "generated", modality) for probe, modality in PROBES.items()}
     steps = steps_of_arms(folder)
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(arguments.workers, mp_context=context) as pool:
+    with ProcessPoolExecutor(arguments.workers, mp_context=context, initializer=end_with_parent) as pool:
         for part in (plan, plan_rest):
             for seed in arguments.seeds:
                 chosen = [cell for cell in part(tasks, seed) if arguments.only in f"{cell.task}/{cell.arm}"]
