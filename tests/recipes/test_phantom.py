@@ -11,11 +11,12 @@ from typer.testing import CliRunner
 from voxelwave.cli import app
 from voxelwave.engine.checkpoint import load_checkpoint, save_checkpoint
 from voxelwave.engine.run_log import read_metrics
+from voxelwave.engine.schedule import stalled
 from voxelwave.errors import InputError
 from voxelwave.recipes.phantom_config import check_phantom_config, load_phantom_config
 from voxelwave.recipes.phantom_data import PhantomSteps, triplets
 from voxelwave.recipes.phantom_evaluate import embed_phantoms, evaluate_phantoms
-from voxelwave.recipes.phantom_train import load_phantom_model, stalled, train_phantoms
+from voxelwave.recipes.phantom_train import load_phantom_model, train_phantoms
 
 QUIET = Console(quiet=True)
 CONFIGS = Path(__file__).parents[2] / "configs" / "phantom"

@@ -37,3 +37,8 @@ def plateau_factor(
         if waited > patience:
             rate, waited = max(rate * factor, floor), 0
     return rate
+
+
+def stalled(losses: Sequence[float], patience: int) -> bool:
+    """Tell whether the lowest loss lies `patience` validations back, or more."""
+    return len(losses) > patience and min(losses[-patience:]) >= min(losses[:-patience])

@@ -18,7 +18,7 @@ from voxelwave.contracts import StepOutput
 from voxelwave.engine.loop import LoopSettings, Trainer, TrainingBatch, stop_on_signal
 from voxelwave.engine.run_log import Record, RunLog
 from voxelwave.engine.runtime import close_runtime, make_fabric
-from voxelwave.engine.schedule import warmup_cosine
+from voxelwave.engine.schedule import stalled, warmup_cosine
 from voxelwave.errors import InputError
 from voxelwave.ops.files import write_text
 from voxelwave.recipes.finetune_config import FinetuneConfig
@@ -226,8 +226,7 @@ def _train(
 
 def patience_is_over(records: Sequence[Record], score: str, patience: int | None) -> bool:
     """Tell whether the best score lies `patience` validations back, or more."""
-    scores = [record[score] for record in records if score in record]
-    return patience is not None and len(scores) > patience and max(scores[-patience:]) <= max(scores[:-patience])
+    return patience is not None and stalled([-record[score] for record in records if score in record], patience)
 
 
 def _introduce(prepared: Prepared, console: Console) -> None:

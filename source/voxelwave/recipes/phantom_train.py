@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from voxelwave.engine.checkpoint import load_checkpoint
 from voxelwave.engine.loop import LoopSettings, Trainer, stop_on_signal
 from voxelwave.engine.run_log import Record, RunLog, read_metrics
 from voxelwave.engine.runtime import close_runtime, make_fabric
-from voxelwave.engine.schedule import plateau_factor
+from voxelwave.engine.schedule import plateau_factor, stalled
 from voxelwave.errors import InputError
 from voxelwave.evaluation.metric_learning import recall_at, triplet_scores
 from voxelwave.objectives.metric_learning import MetricLearning
@@ -183,11 +183,6 @@ def validate(objective: MetricLearning, batches: Iterable[PhantomBatch], device:
     recalls = {f"recall_at_{rank}": share for rank, share in recall_at(first, second).items()}
     mean = float(np.average(losses, weights=sizes))
     return {f"validation_{name}": value for name, value in {"loss": mean, **measured, **recalls}.items()}
-
-
-def stalled(losses: Sequence[float], patience: int) -> bool:
-    """Tell whether the lowest loss lies `patience` validations back, or more."""
-    return len(losses) > patience and min(losses[-patience:]) >= min(losses[:-patience])
 
 
 def _finish(folder: Path, console: Console) -> None:
