@@ -7,6 +7,7 @@ nothing needs none. A sample of a batch becomes what it becomes by itself.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import ClassVar
 
@@ -23,7 +24,7 @@ Pairs = Float[Tensor, "batch coil height width 2"]
 Generators = torch.Generator | Sequence[torch.Generator] | None
 
 
-class ComplexTransform(nn.Module):
+class ComplexTransform(nn.Module, ABC):
     """What the transforms share: an item is a batch of one."""
 
     random: ClassVar[bool] = False
@@ -44,9 +45,9 @@ class ComplexTransform(nn.Module):
         transformed = self.transformed(batch, given)
         return transformed if pairs.ndim == 5 else transformed[0]
 
+    @abstractmethod
     def transformed(self, pairs: Pairs, generators: Sequence[torch.Generator]) -> Tensor:
         """Return a batch transformed; where the transform is `random`, there is a generator for each sample."""
-        raise NotImplementedError
 
 
 class ComplexPipeline(nn.Module):
