@@ -29,7 +29,7 @@ import torch
 from crop_ways import AT, FACTS, cropper, largest_difference, make_volumes
 from memory import forget_peak, peak_mb, resident_mb
 from reporting import publish, shown, spread, table
-from voxelwave.data.loaders import keep_freed_memory
+from voxelwave.ops.memory import keep_freed_memory
 
 # A fast way is called several times in its turn, so that it does not pay for what a slow one pushed out of the caches.
 PER_TURN = {"store": 10, "raw": 1, "mapped": 10, "persistent": 3}

@@ -20,9 +20,9 @@ from voxelwave.data.nifti import read_channels
 from voxelwave.data.store import StoredVolume, is_stored
 from voxelwave.data.volume import Spacing
 from voxelwave.errors import InputError
+from voxelwave.ops.memory import keep_freed_memory
 from voxelwave.ops.seeding import torch_generator
 
-KEPT_BYTES = 31 << 20  # the most that glibc learns from
 View = Callable[[Cuboids, torch.Generator], Tensor]
 
 
@@ -172,9 +172,3 @@ def start_worker(_: int) -> None:
     os.setpgid(0, 0)
     torch.set_num_threads(1)
     keep_freed_memory()
-
-
-def keep_freed_memory() -> None:
-    """Have the C library keep what is freed, instead of giving it back to fault in each page of the next crop anew."""
-    # glibc learns from the largest block that was freed; that took half of the time of a crop.
-    torch.empty(KEPT_BYTES, dtype=torch.uint8)

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 
 from voxelwave.errors import InputError
+from voxelwave.ops.memory import keep_freed_memory
 
 Precision = Literal["fp32", "bf16", "fp16"]
 _FABRIC_PRECISION = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
@@ -33,6 +34,7 @@ def make_fabric(*, device: str = "auto", precision: Precision = "fp32", devices:
             f"training.device={device}, precision={precision}, devices={devices} cannot run here: {reason}"
         ) from None
     fabric.launch()
+    keep_freed_memory()
     return fabric
 
 

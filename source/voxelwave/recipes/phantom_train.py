@@ -15,7 +15,6 @@ from rich.console import Console
 from voxelwave import __version__
 from voxelwave.backbones.embedding2d import EmbeddingModel
 from voxelwave.contracts import StepOutput
-from voxelwave.data.loaders import keep_freed_memory
 from voxelwave.engine.checkpoint import load_checkpoint
 from voxelwave.engine.loop import LoopSettings, Trainer, stop_on_signal
 from voxelwave.engine.run_log import Record, RunLog, read_metrics
@@ -58,7 +57,6 @@ def train_phantoms(
     fabric = make_fabric(device=training.device, precision=training.precision)
 
     # 1. Phantoms: which batch belongs to which step.
-    keep_freed_memory()
     seed = config.run.seed
     steps = PhantomSteps(triplets(config.data, seed=seed, validation=False), batch_size=training.batch_size, seed=seed)
     held_out = triplets(config.data, seed=seed, validation=True)
