@@ -157,8 +157,8 @@ class RandomPhantomTripletDataset(Dataset[Triplet]):
 
     def __getitem__(self, index: int) -> Triplet:
         """Return one triplet of what the pipelines return; raises IndexError for an index beyond the end."""
-        same1, same2, diff = self.triplets([index])
-        return same1[0], same2[0], diff[0]
+        same1, same2, diff = self.triplets([index])[:, 0]
+        return same1, same2, diff
 
     def set_epoch(self, epoch: int) -> None:
         """Draw anew whatever is random, unless the phantoms are `deterministic`."""
@@ -170,14 +170,15 @@ class RandomPhantomTripletDataset(Dataset[Triplet]):
         step = 1 + int(torch.randint(len(self) - 1, (), generator=generator))
         return (self.phantoms.checked(index) + step) % len(self)
 
-    def triplets(self, indices: Sequence[int]) -> Triplet:
-        """Return the triplets of `indices` as three batches, as `__getitem__` gives them, in less time."""
+    def triplets(self, indices: Sequence[int]) -> Float[Tensor, "3 batch ..."]:
+        """Return the triplets of `indices` as `__getitem__` gives them, in less time."""
         others = [self.other(index) for index in indices]
         # Anatomies are rendered together; what is as large as all coils is done one by one, as in `scanned`.
         anatomies = self.phantoms.anatomies([*indices, *others]).unflatten(0, (2, -1)).unbind(1)
         views = [self._views(*each) for each in zip(indices, others, anatomies, strict=True)]
-        same1, same2, diff = (torch.stack(each) for each in zip(*views, strict=True))
-        return same1, same2, diff
+        # One by one, so that nothing as large as the batch is copied twice.
+        batch: Tensor = torch.stack([one for each in zip(*views, strict=True) for one in each]).unflatten(0, (3, -1))
+        return batch
 
     def _views(self, index: int, other: int, anatomies: Magnitudes) -> Triplet:
         scan, of_other = self.phantoms.scanned([index, other], anatomies)

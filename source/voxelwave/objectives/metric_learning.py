@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from voxelwave.contracts import StepOutput
 from voxelwave.losses.triplet import triplet_distances
 
-Images = Float[Tensor, "batch channel height width"]
+Images = Float[Tensor, "3*batch channel height width"]
+Numbers = Int[Tensor, "2 batch"]
 
 
 @runtime_checkable
@@ -41,36 +42,23 @@ class MetricLearning(nn.Module):
         self.model = model
         self.loss = loss
 
-    def forward(
-        self,
-        same1: Images,
-        same2: Images,
-        diff: Images,
-        same_number: Int[Tensor, " batch"],
-        diff_number: Int[Tensor, " batch"],
-        step: int,
-    ) -> StepOutput:
-        """Return the loss of a batch at training step `step`; the numbers tell which phantom an image shows.
+    def forward(self, images: Images, numbers: Numbers, step: int) -> StepOutput:
+        """Return the loss of a batch at training step `step`.
+
+        `images` are both views of some phantoms and a view of others, one behind the other; `numbers` tell the former
+        from the latter and from each other.
 
         Logs: loss, d_pos, d_neg, violations (the share with d_pos + margin > d_neg), margin, and those of the loss.
         """
-        # All images go through the model at once.
-        vectors = self.model(torch.cat([same1, same2, diff]))
-        return self.compare(vectors.unflatten(0, (3, len(same1))), same_number, diff_number, step)
+        return self.compare(self.model(images).unflatten(0, (3, -1)), numbers, step)
 
-    def compare(
-        self,
-        vectors: Float[Tensor, "3 batch dim"],
-        same_number: Int[Tensor, " batch"],
-        diff_number: Int[Tensor, " batch"],
-        step: int,
-    ) -> StepOutput:
+    def compare(self, vectors: Float[Tensor, "3 batch dim"], numbers: Numbers, step: int) -> StepOutput:
         """Return the loss of vectors that are there already, of same1, same2 and diff; see `forward`."""
         margin = self.loss.margin_at(step) if self.training else self.loss.margin
         # Half precision would round away what the margin asks for.
         with torch.autocast(vectors.device.type, enabled=False):
             triplets = F.normalize(vectors.to(torch.promote_types(vectors.dtype, torch.float32)), dim=-1)
-            loss, logs = self.loss(triplets, torch.stack([same_number, same_number, diff_number]), margin)
+            loss, logs = self.loss(triplets, numbers[[0, 0, 1]], margin)
             d_pos, d_neg = triplet_distances(triplets.detach())
         # A distance that is no number violates the margin, too.
         logs = {

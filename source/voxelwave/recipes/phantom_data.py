@@ -95,4 +95,4 @@ def all_batches(triplets: RandomPhantomTripletDataset, *, batch_size: int) -> It
 def _batch(triplets: RandomPhantomTripletDataset, chosen: list[int]) -> PhantomBatch:
     numbers = torch.tensor([chosen, [triplets.other(index) for index in chosen]])
     names = [f"phantom {triplets.phantoms.offset + index}" for index in chosen]
-    return PhantomBatch(torch.cat(triplets.triplets(chosen)), numbers, "phantom", names, [])
+    return PhantomBatch(triplets.triplets(chosen).flatten(0, 1), numbers, "phantom", names, [])

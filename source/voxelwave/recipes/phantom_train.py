@@ -80,9 +80,7 @@ def train_phantoms(
         return training.learning_rate * factor
 
     def loss(batch: Any, step: int) -> StepOutput:
-        same1, same2, diff = batch.volume.to(fabric.device).chunk(3)
-        same, other = batch.numbers.to(fabric.device)
-        output: StepOutput = model(same1, same2, diff, same, other, step)
+        output: StepOutput = model(batch.volume.to(fabric.device), batch.numbers.to(fabric.device), step)
         return output
 
     def validated() -> dict[str, float]:
@@ -141,7 +139,8 @@ def build_model(config: PhantomConfig) -> EmbeddingModel:
     """Return the model of a configuration with random weights."""
     settings = dict(config.model.settings)
     model: EmbeddingModel = EMBEDDINGS.build(config.model.name, 2 * config.data.num_coils, **settings)
-    return model
+    # Channels beside each other: a step of a small convolutional model takes less than half of the time on a CPU.
+    return model.to(memory_format=torch.channels_last)
 
 
 def load_phantom_model(path: Path) -> tuple[EmbeddingModel, PhantomConfig]:
@@ -170,9 +169,8 @@ def validate(objective: MetricLearning, batches: Iterable[PhantomBatch], device:
     losses, sizes, vectors = [], [], []
     for batch in batches:
         embedded = embedding.embed(batch.volume.to(device)).unflatten(0, (3, -1))
-        same, other = batch.numbers.to(device)
-        losses.append(float(objective.compare(embedded, same, other, 0).loss))
-        sizes.append(len(same))
+        losses.append(float(objective.compare(embedded, batch.numbers.to(device), 0).loss))
+        sizes.append(batch.numbers.shape[1])
         vectors.append(embedded.cpu().numpy())
     objective.train(was_training)
     first, second, third = np.concatenate(vectors, 1)
