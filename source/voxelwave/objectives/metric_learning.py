@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from voxelwave.contracts import StepOutput
 from voxelwave.losses.triplet import triplet_distances
 
-Images = Float[Tensor, "3*batch channel height width"]
+Images = Float[Tensor, "image channel height width"]
 Numbers = Int[Tensor, "2 batch"]
 
 
