@@ -22,7 +22,7 @@ from pathlib import Path
 import torch
 from arms import ARMS, CT_ONLY, FEATURES, MAE, MRI_ONLY, OURS, WITHOUT_INFONCE, equal_time, pretrained
 from summary import FEW, Cell, write_report
-from tasks import SCRATCH, finetuned, probed
+from tasks import SCRATCH, STEPS, finetuned, probed
 from volumes import LABELLED, Task, generated, probe_cases, real, real_volumes
 
 RESULTS = Path(__file__).parent.parent / "results"
@@ -30,7 +30,6 @@ CELLS, STEPS_RECORD = RESULTS / "transfer.jsonl", RESULTS / "transfer_steps.json
 SEEDS = (0, 1, 2)
 PROBES = {"probe mri": "mri", "probe ct": "ct"}
 PROBED_ARMS = (OURS, WITHOUT_INFONCE, MAE, FEATURES)
-STEPS = 800  # of fine-tuning
 # With the attention of the plain MAE a step of fine-tuning takes half as long again: what ours makes of that time, and
 # what is left of a head start with four times the steps.
 MORE_STEPS = ((OURS, 1200), (SCRATCH, 3200), (OURS, 3200))

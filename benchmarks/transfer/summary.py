@@ -11,7 +11,7 @@ from typing import Any
 from arms import CT_ONLY, MAE, MRI_ONLY, OURS, WITHOUT_INFONCE
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from tasks import RANDOM, SCRATCH
+from tasks import RANDOM, SCRATCH, STEPS
 from volumes import LABELLED
 
 Cell = dict[str, Any]
@@ -119,11 +119,13 @@ def probes(cells: Sequence[Cell]) -> list[Cell]:
 
 def write_report(cells: Sequence[Cell], steps: dict[str, int], folder: Path) -> None:
     """Write `transfer.md`, `transfer.json` and `transfer.png` of the cells that are filled."""
-    scored = [cell for cell in cells if "score" in cell]
+    scored = [cell | {"arm": _named(cell)} for cell in cells if "score" in cell]
     real = list(dict.fromkeys(cell["task"] for cell in scored if cell["task"].startswith("real")))
     questions = [
         *((task, count, OURS, SCRATCH) for task in LADDERS for count in LADDER),
         *((task, count, OURS, MAE) for task in LADDERS for count in LADDER),
+        *(("generated mri", count, f"{OURS}, 1200 steps", MAE) for count in FEW),
+        *(("generated mri", count, f"{OURS}, 3200 steps", f"{SCRATCH}, 3200 steps") for count in FEW),
         *(("generated ct", count, OURS, other) for other in (CT_ONLY, MRI_ONLY) for count in LADDER),
         *((task, count, OURS, WITHOUT_INFONCE) for task in LADDERS for count in LADDER),
         *((task, 1, OURS, other) for task in real for other in (SCRATCH, MAE, WITHOUT_INFONCE, CT_ONLY, MRI_ONLY)),
@@ -143,6 +145,12 @@ def write_report(cells: Sequence[Cell], steps: dict[str, int], folder: Path) -> 
     (folder / "transfer.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
     (folder / "transfer.json").write_text(json.dumps({"steps": steps, "cells": list(cells)}, indent=1) + "\n")
     draw(scored, LADDERS, real, folder / "transfer.png")
+
+
+def _named(cell: Cell) -> str:
+    """Name an arm, with its steps of fine-tuning where they are more."""
+    arm: str = cell["arm"]
+    return arm if cell["steps"] == STEPS else f"{arm}, {cell['steps']} steps"
 
 
 def transposed(cells: Sequence[Cell], tasks: Sequence[str]) -> str:

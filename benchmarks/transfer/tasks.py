@@ -17,6 +17,7 @@ from voxelwave.recipes.finetune_config import check_finetune_config
 from voxelwave.recipes.probe import probe
 
 SCRATCH = "scratch"
+STEPS = 800  # of fine-tuning
 RANDOM = "random init"
 # The rate at which scratch does best on the heads of a development seed; the pretrained weights' best is not lower.
 BATCH_SIZE, LEARNING_RATE, WIDTH = 2, 1e-2, 8

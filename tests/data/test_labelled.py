@@ -42,7 +42,8 @@ def test_of_many_values_some_are_named():
     ("values", "message"),
     [
         ({}, "there are 1 to 254 classes"),
-        ({"a": []}, "class 'a' needs label values of its own"),
+        ({"a": []}, "class 'a' needs a name and label values of its own"),
+        ({" ": [1]}, "class ' ' needs a name and label values of its own"),
         ({"background": [1]}, "class 'background' needs"),
         ({"a": [0]}, "class 'a': a label is a whole number from 1 or a range .* got '0'"),
         ({"a": ["4-2"]}, "got '4-2'"),

@@ -63,8 +63,8 @@ class Classes:
         self._place = np.full(2 + max((last for of in ranges.values() for _, last in of), default=0), OTHER, np.uint8)
         self._place[0] = 0
         for index, (name, of) in enumerate(ranges.items(), start=1):
-            if not of or name == "background":
-                raise ValueError(f"class '{name}' needs label values of its own")
+            if not of or not name.strip() or name == "background":
+                raise ValueError(f"class '{name}' needs a name and label values of its own")
             for first, last in of:
                 taken = self._place[first : last + 1]
                 if (taken != OTHER).any():

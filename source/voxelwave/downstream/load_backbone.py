@@ -24,6 +24,7 @@ PART = "backbone."
 logger = logging.getLogger("voxelwave")
 
 Stem = Literal["repeat", "new"]
+NEW_STEM = "new, random"  # how a stem came about, in reports
 
 
 class _Found(NamedTuple):
@@ -195,7 +196,7 @@ def _adapted(key: str, weights: Mapping[str, Tensor], stem: Stem) -> tuple[Tenso
     _, count, kind = key.split(".")
     source = f"stems.1.{kind}"
     if stem == "new" or source not in weights:
-        return None, "new, random"
+        return None, NEW_STEM
     if kind == "bias":
         return weights[source], f"{source} as it is"
     repeated = weights[source].repeat(1, int(count), *[1] * (weights[source].ndim - 2)) / int(count)

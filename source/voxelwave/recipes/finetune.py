@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from rich.console import Console
 
 from voxelwave import __version__
 from voxelwave.contracts import StepOutput
 from voxelwave.engine.loop import LoopSettings, Trainer, TrainingBatch, stop_on_signal
-from voxelwave.engine.run_log import Record, RunLog
+from voxelwave.engine.run_log import Record
 from voxelwave.engine.runtime import close_runtime, make_fabric
 from voxelwave.engine.schedule import stalled, warmup_cosine
 from voxelwave.errors import InputError
@@ -28,7 +27,7 @@ from voxelwave.recipes.finetune_layers import freeze, parameter_groups
 from voxelwave.recipes.finetune_model import add_head_for
 from voxelwave.recipes.finetune_prepare import Prepared, prepare_fold
 from voxelwave.recipes.finetune_results import RESULTS, over_folds, write_results
-from voxelwave.recipes.run_folder import check_settings_stay, open_run
+from voxelwave.recipes.run_folder import begin, check_settings_stay, open_run, write_config
 
 # What may differ between a run and its continuation: none of it changes what the finished steps computed.
 FREE_TO_CHANGE = {
@@ -71,8 +70,7 @@ def finetune(
         prepared = prepare_fold(fold, checkpoint, kept, Console(quiet=True))
         _check_continues(prepared, checkpoint)
     # 2. Each is a run of its own.
-    folder.mkdir(parents=True, exist_ok=True)
-    _write_config(folder, config)
+    write_config(folder, config)
     for fold in folds:
         if not _finetune_fold(fold, resume, console, stop, kept):
             return False
@@ -187,20 +185,9 @@ def _train(
         # Without validation nothing tells which weights are the best: the last ones are taken.
         score=lambda row: -row[task.score] if data.validation else math.inf,
     )
-    if checkpoint is not None:
-        trainer.restore(checkpoint)
-        console.print(f"resuming {folder} at step {trainer.state.step} of {total_steps}", markup=False)
-    folder.mkdir(parents=True, exist_ok=True)
-    _write_config(folder, config)
+    log = begin(trainer, checkpoint, folder, config, config.run, console)
     if checkpoint is None and prepared.features.report is not None:
         write_text(folder / "load_report.json", json.dumps(asdict(prepared.features.report), indent=2) + "\n")
-    log = RunLog(
-        folder,
-        start_step=trainer.state.step,
-        total_steps=total_steps,
-        console=console,
-        tensorboard=config.run.tensorboard,
-    )
 
     def given_up() -> bool:
         return patience_is_over(log.records, task.score, training.patience)
@@ -236,11 +223,13 @@ def _introduce(prepared: Prepared, console: Console) -> None:
     counts = ", ".join(f"{len(of)} {name}" for name, of in parts.items())
     left_out = f"; {prepared.left_out} left out, none of whose targets is known" if prepared.left_out else ""
     lines = [f"cases: {counts}{left_out}"]
+    modalities = {part: {one.case.modality for one in of} for part, of in parts.items()}
+    lines += [
+        f"note: {part} has cases of {name}, of which none is trained on"
+        for part, names in modalities.items()
+        for name in sorted(names - modalities["training"])
+    ]
     if prepared.features.report is not None:
         lines.append(f"backbone: {prepared.features.report}")
     for line in lines:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
-
-
-def _write_config(folder: Path, config: FinetuneConfig) -> None:
-    write_text(folder / "config.yaml", yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))

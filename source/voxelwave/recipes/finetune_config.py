@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, field_validator
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, StrictInt, field_validator
 
 from voxelwave.data.labelled import Classes
 from voxelwave.downstream.load_backbone import Stem
@@ -19,7 +19,7 @@ from voxelwave.registry import AUGMENTATIONS, BACKBONES, MODALITIES
 # Nothing that turns a head around: names of classes and targets may say left or right.
 DEFAULT_AUGMENTATIONS: dict[str, dict[str, Any]] = {"gamma": {}, "noise": {}}
 
-LabelValue = int | str
+LabelValue = StrictInt | str  # and no true, which YAML makes of yes and on, too
 RESERVED = ("case", "subject", "part", "image", "modality", "model")
 
 

@@ -12,7 +12,7 @@ from torch import nn
 from voxelwave import __version__
 from voxelwave.downstream.classification import ClassificationModel
 from voxelwave.downstream.features import FeaturePyramid, LoadReport
-from voxelwave.downstream.load_backbone import load_backbone
+from voxelwave.downstream.load_backbone import NEW_STEM, load_backbone
 from voxelwave.downstream.segmentation import SegmentationModel
 from voxelwave.downstream.weights import read_weights, save_weights
 from voxelwave.errors import InputError
@@ -45,6 +45,12 @@ def make_features(choice: BackboneChoice, modalities: Sequence[str], seed: int) 
         raise InputError(
             f"the backbone {choice.path} was trained on volumes of {_listed(features.in_channels)} channels, and the "
             f"cases are {' and '.join(modalities)}, of {_listed(sorted(untrained))} too: choose one with data.modality"
+        )
+    assert features.report is not None
+    if choice.train == "frozen" and NEW_STEM in features.report.adapted.values():
+        raise InputError(
+            f"the backbone {choice.path} was not trained on {modalities[0]}, and a new stem would stay random with "
+            f"backbone.train=frozen: set it to full, or backbone.stem to repeat"
         )
     return features
 

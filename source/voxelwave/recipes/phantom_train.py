@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import yaml
 from rich.console import Console
 
 from voxelwave import __version__
@@ -17,7 +16,7 @@ from voxelwave.backbones.embedding2d import EmbeddingModel
 from voxelwave.contracts import StepOutput
 from voxelwave.engine.checkpoint import load_checkpoint
 from voxelwave.engine.loop import LoopSettings, Trainer, stop_on_signal
-from voxelwave.engine.run_log import Record, RunLog, read_metrics
+from voxelwave.engine.run_log import Record, read_metrics
 from voxelwave.engine.runtime import close_runtime, make_fabric
 from voxelwave.engine.schedule import plateau_factor, stalled
 from voxelwave.errors import InputError
@@ -26,7 +25,7 @@ from voxelwave.objectives.metric_learning import MetricLearning
 from voxelwave.ops.files import write_text
 from voxelwave.recipes.phantom_config import PhantomConfig, check_phantom_config
 from voxelwave.recipes.phantom_data import PhantomBatch, PhantomSteps, all_batches, triplets
-from voxelwave.recipes.run_folder import check_settings_stay, open_run
+from voxelwave.recipes.run_folder import begin, check_settings_stay, open_run
 from voxelwave.registry import EMBEDDINGS, METRIC_LOSSES
 from voxelwave.reports.metric_learning import draw_learning
 
@@ -107,18 +106,7 @@ def train_phantoms(
         probe=validated,
         score=lambda row: float(row[LOSS]),
     )
-    if checkpoint is not None:
-        trainer.restore(checkpoint)
-        console.print(f"resuming {folder} at step {trainer.state.step} of {total_steps}", markup=False)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_text(folder / "config.yaml", yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
-    log = RunLog(
-        folder,
-        start_step=trainer.state.step,
-        total_steps=total_steps,
-        console=console,
-        tensorboard=config.run.tensorboard,
-    )
+    log = begin(trainer, checkpoint, folder, config, config.run, console)
 
     def given_up() -> bool:
         return training.patience is not None and stalled(losses(), training.patience)
@@ -140,7 +128,7 @@ def build_model(config: PhantomConfig) -> EmbeddingModel:
     settings = dict(config.model.settings)
     model: EmbeddingModel = EMBEDDINGS.build(config.model.name, 2 * config.data.num_coils, **settings)
     # Channels beside each other: a step of a small convolutional model takes less than half of the time on a CPU.
-    return model.to(memory_format=torch.channels_last)
+    return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
 
 def load_phantom_model(path: Path) -> tuple[EmbeddingModel, PhantomConfig]:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from rich.console import Console
 from rich.table import Table
 
@@ -16,17 +15,16 @@ from voxelwave.contracts import StepOutput
 from voxelwave.downstream.description import describe_run
 from voxelwave.downstream.load_backbone import save_backbone
 from voxelwave.engine.loop import LoopSettings, Trainer, TrainingBatch, stop_on_signal
-from voxelwave.engine.run_log import RunLog, read_metrics
+from voxelwave.engine.run_log import read_metrics
 from voxelwave.engine.runtime import close_runtime, make_fabric
 from voxelwave.engine.schedule import warmup_cosine
 from voxelwave.errors import InputError
 from voxelwave.objectives.masked_modeling import MaskedModeling
-from voxelwave.ops.files import write_text
 from voxelwave.ops.seeding import torch_generator
 from voxelwave.recipes.config import Config
 from voxelwave.recipes.online_probe import OnlineProbe
 from voxelwave.recipes.pretrainer import build_pretrainer, count_parameters
-from voxelwave.recipes.run_folder import check_settings_stay, open_run
+from voxelwave.recipes.run_folder import begin, check_settings_stay, open_run
 from voxelwave.recipes.sparse_choice import choose_sparse
 from voxelwave.recipes.training_data import TrainingData
 from voxelwave.reports.figures import draw_curves, draw_reconstructions
@@ -139,19 +137,7 @@ def _train(
     )
     if checkpoint is not None:
         _check_same_files(checkpoint, data, folder)
-        trainer.restore(checkpoint)
-        console.print(f"resuming {folder} at step {trainer.state.step} of {total_steps}", markup=False)
-    if fabric.is_global_zero:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_text(folder / "config.yaml", yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
-    log = RunLog(
-        folder,
-        start_step=trainer.state.step,
-        total_steps=total_steps,
-        console=console,
-        tensorboard=config.run.tensorboard,
-        writes=fabric.is_global_zero,
-    )
+    log = begin(trainer, checkpoint, folder, config, config.run, console, writes=fabric.is_global_zero)
     with stop_on_signal() as signalled, log:
         batches = data.batches(trainer.state.step, total_steps)
         complete = trainer.run(batches, log, lambda: signalled.asked or should_stop())

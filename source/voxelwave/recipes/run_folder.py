@@ -7,8 +7,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
+from rich.console import Console
+
 from voxelwave.engine.checkpoint import load_checkpoint
+from voxelwave.engine.loop import Trainer
+from voxelwave.engine.run_log import RunLog
 from voxelwave.errors import InputError
+from voxelwave.ops.files import write_text
+from voxelwave.recipes.config import RunConfig, Section
 
 
 def open_run(folder: Path, *, resume: bool) -> dict[str, Any] | None:
@@ -46,6 +53,44 @@ def check_settings_stay(
             f"cannot resume {folder}: '{key}' was {before.get(key)} and is {now.get(key)} now; "
             f"restore it, or start another run.name"
         )
+
+
+def write_config(folder: Path, config: Section) -> None:
+    """Make the folder and write the configuration into it, with every default."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(folder / "config.yaml", yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+
+
+def begin(
+    trainer: Trainer,
+    checkpoint: dict[str, Any] | None,
+    folder: Path,
+    config: Section,
+    run: RunConfig,
+    console: Console,
+    *,
+    writes: bool = True,
+) -> RunLog:
+    """Go on from the checkpoint, where there is one, and return the log of the steps to come.
+
+    Args:
+        run: the part of `config` that says what is logged.
+        writes: whether this process is the one that writes.
+    """
+    total_steps = trainer.settings.total_steps
+    if checkpoint is not None:
+        trainer.restore(checkpoint)
+        console.print(f"resuming {folder} at step {trainer.state.step} of {total_steps}", markup=False)
+    if writes:
+        write_config(folder, config)
+    return RunLog(
+        folder,
+        start_step=trainer.state.step,
+        total_steps=total_steps,
+        console=console,
+        tensorboard=run.tensorboard,
+        writes=writes,
+    )
 
 
 def _flat(values: Any, prefix: str = "") -> dict[str, str]:
