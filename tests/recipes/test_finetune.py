@@ -398,6 +398,22 @@ def test_ct_is_learnt_from_a_backbone_of_mri_and_the_report_says_how(heads, tmp_
     )
     report = json.loads((run(config) / "load_report.json").read_text())
     assert report["adapted"]["stems.3.weight"] == "stems.1.weight repeated 3 times and divided by 3"
+    config.run.name, config.backbone.train, config.backbone.stem = "frozen", "frozen", "new"
+    with pytest.raises(ValueError, match=r"not trained on ct, and a new stem would stay random with backbone.train=fr"):
+        finetune(config)
+
+
+def test_a_modality_that_nothing_is_trained_on_is_named(heads, tmp_path, capsys):
+    cases = {name: find_cases(heads, modality=name) for name in ("mri", "ct")}
+    lines = ["image,label,subject,modality,split"]
+    for number, (case, split) in enumerate([*((case, "") for case in cases["mri"][:2]), (cases["ct"][0], "test")]):
+        lines.append(f"{case.image},{case.label},{number},{case.modality},{split}")
+    (tmp_path / "cases.csv").write_text("\n".join(lines) + "\n")
+    config = config_of(
+        *(tmp_path / "cases.csv", tmp_path, "both"), data={"modality": None, "folds": 1}, training={"max_steps": 1}
+    )
+    finetune(config)
+    assert "note: test has cases of ct, of which none is trained on" in capsys.readouterr().out
 
 
 def test_images_lie_as_their_files_do(heads, tmp_path):

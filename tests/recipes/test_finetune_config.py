@@ -76,6 +76,8 @@ def test_overrides_reach_every_section(tmp_path):
         ("task", {"name": "segmentation", "classes": {"a": 0}}, "key 'task.classes': class 'a': a label is a whole"),
         ("task", {"name": "segmentation", "classes": {"a": 1, "b": "1-3"}}, "of class 'b' is in class 'a' too"),
         ("task", {"name": "segmentation", "classes": []}, "key 'task.classes'"),
+        ("task", {"name": "segmentation", "classes": {"a": True}}, "key 'task.classes.a"),
+        ("task", {"name": "segmentation", "classes": {"": 1}}, "class '' needs a name"),
         ("task", {"name": "classification", "targets": []}, "key 'task.targets'"),
         ("task", {"name": "classification", "targets": ["a", "a"]}, "a target is named twice"),
         ("data", {"cases": "d", "crop": 3}, "unknown key 'data.crop'; known here: cases, modality"),
