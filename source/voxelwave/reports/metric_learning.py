@@ -33,6 +33,7 @@ PANELS = {
     "margin, and share of triplets mined": ("margin", "mined"),
     "learning rate": ("learning_rate",),
 }
+SCHEDULED = ("margin", "learning_rate")  # of which a running mean would show what never was
 VALIDATION = "validation_"
 GOLDEN = 0.618  # of the colours: steps of this share fall nowhere near the last ones
 
@@ -48,7 +49,8 @@ def draw_learning(records: Sequence[Mapping[str, Any]], path: Path) -> None:
             for key, label in ((name, "training"), (VALIDATION + name, "validation")):
                 taken = [(record["step"] + 1, record[key]) for record in records if key in record]
                 if taken:
-                    _draw_line(axis, taken, f"C{2 * colour + (key != name)}", f"{name}, {label}", smooth=key == name)
+                    smooth = key == name and name not in SCHEDULED
+                    _draw_line(axis, taken, f"C{2 * colour + (key != name)}", f"{name}, {label}", smooth=smooth)
         axis.set(title=title, xlabel="step")
         if axis.lines:
             axis.set_ylim(0, 1.05 * axis.dataLim.y1 or 1)
@@ -137,7 +139,7 @@ def draw_preview(rows: Sequence[tuple[str, Sequence[Image]]], titles: Sequence[s
 def _draw_line(axis: Any, taken: Sequence[tuple[int, float]], colour: str, label: str, *, smooth: bool) -> None:
     steps, values = zip(*taken, strict=True)
     if not smooth:
-        axis.plot(steps, values, color=colour, marker=".", label=label)
+        axis.plot(steps, values, color=colour, marker="." if len(values) < 100 else "", label=label)
         return
     reach = max(len(values) // 30, 1)
     mean = [np.mean(values[max(i - reach, 0) : i + reach + 1]) for i in range(len(values))]
