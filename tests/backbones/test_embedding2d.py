@@ -137,6 +137,16 @@ def test_embed_drops_nothing_needs_no_gradient_and_leaves_every_mode_as_it_was()
     assert not torch.equal(model(images()), model(images()))
 
 
+def test_a_centred_model_has_the_mean_vector_0_and_differs_as_before():
+    model, seen = small(4), images(batch_size=8) + 3
+    before = model(seen, normalize=False).detach()
+    model.centre(seen)
+    after = model(seen, normalize=False).detach()
+    assert float(before.mean(0).norm()) > 0.1
+    torch.testing.assert_close(after, before - before.mean(0), atol=1e-5, rtol=0)
+    assert model.head[-1].bias.requires_grad
+
+
 def test_a_nan_in_one_image_reaches_no_other():
     model, seen = small(), images()
     clean = model.embed(seen)

@@ -54,6 +54,18 @@ class EmbeddingModel(nn.Module, ABC):
         unit = self.normalize if normalize is None else normalize
         return F.normalize(vectors, dim=-1) if unit else vectors
 
+    @torch.no_grad()
+    def centre(self, images: Images) -> None:
+        """Move the last bias so that the mean vector of `images` becomes 0; meant for random weights.
+
+        What random features have in common is several times what they differ in, and a loss that sees hardly a
+        difference pulls all vectors into one before it finds what to tell them by.
+        Source: Salimans and Kingma, Weight Normalization, 2016, section 3: initialisation by data.
+        """
+        last = self.head[-1]
+        assert isinstance(last, nn.Linear)
+        last.bias.sub_(self(images, normalize=False).mean(0))
+
     def embed(self, images: Images) -> Float[Tensor, "batch embed"]:
         """Return the vectors without gradient and as in evaluation; every part keeps the mode that it was in."""
         with _evaluating(self), torch.no_grad():

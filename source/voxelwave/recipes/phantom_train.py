@@ -64,6 +64,8 @@ def train_phantoms(
     # 2. Model and optimiser. The rate follows from the losses of validation, which the log remembers.
     torch.manual_seed(seed)
     objective = MetricLearning(build_model(config), METRIC_LOSSES.build(config.loss.name, **config.loss.settings))
+    if checkpoint is None:
+        objective.model.centre(steps[0].volume)  # type: ignore[operator]
     optimizer = torch.optim.AdamW(objective.parameters(), lr=training.learning_rate, weight_decay=training.weight_decay)
     model, optimizer = fabric.setup(objective, optimizer)
     count = sum(parameter.numel() for parameter in objective.parameters())
