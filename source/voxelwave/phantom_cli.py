@@ -16,7 +16,12 @@ app = typer.Typer(
 
 Config = Annotated[Path | None, typer.Argument(help="A YAML file, see configs/phantom; the reference run without one.")]
 Overrides = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key, e.g. loss.mining=semihard.")
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Override a key, e.g. loss.temperature=0.1; an option of its own comes before it.",
+    ),
 ]
 Checkpoint = Annotated[Path, typer.Argument(help="A run folder, of which the best weights are taken, or a checkpoint.")]
 
@@ -58,7 +63,7 @@ def train(
         "training.device": device,
     }
     if out_dir is not None:
-        whole = out_dir.expanduser().absolute()
+        whole = out_dir.expanduser().resolve()
         flags |= {"run.out_dir": str(whole.parent), "run.name": whole.name}
     given = {key: value for key, value in flags.items() if value is not None}
     if not train_phantoms(load_phantom_config(config, overrides or [], given), resume=resume):

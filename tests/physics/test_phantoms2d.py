@@ -31,9 +31,11 @@ def test_neither_mean_nor_deviation_tells_phantoms_apart(phantoms):
 
 def test_a_phantom_is_the_same_in_every_batch(phantoms):
     assert torch.allclose(draw_phantoms(generators(7, start=20), size=SIZE), phantoms[20:27], atol=1e-5)
-    together = draw_phantoms(generators(5), size=33)
-    alone = torch.cat([draw_phantoms([one], size=33) for one in generators(5)])
-    assert torch.allclose(together, alone, atol=1e-5)
+    # Which others are drawn with a phantom depends on what is kept of them: not a bit may.
+    for size in (33, 43, 67, 130):
+        together = draw_phantoms(generators(5), size=size)
+        alone = torch.cat([draw_phantoms([one], size=size) for one in generators(5)])
+        assert torch.equal(together, alone)
     assert draw_phantoms([], size=SIZE).shape == (0, SIZE, SIZE)
 
 

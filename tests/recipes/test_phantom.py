@@ -1,4 +1,7 @@
 import json
+import math
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +15,7 @@ from voxelwave.cli import app
 from voxelwave.engine.checkpoint import load_checkpoint, save_checkpoint
 from voxelwave.engine.run_log import read_metrics
 from voxelwave.engine.schedule import stalled
-from voxelwave.errors import InputError
+from voxelwave.errors import DivergedError, InputError
 from voxelwave.recipes.phantom_config import check_phantom_config, load_phantom_config
 from voxelwave.recipes.phantom_data import PhantomSteps, triplets
 from voxelwave.recipes.phantom_evaluate import embed_phantoms, evaluate_phantoms
@@ -81,6 +84,33 @@ def test_worker_processes_change_no_number(trained, tmp_path):
     of = config(tmp_path, data={"num_workers": 2})
     assert train_phantoms(of, console=QUIET)
     assert measured(of) == measured(trained)
+
+
+def test_nor_do_they_where_sizes_are_odd_and_a_model_draws_numbers(tmp_path):
+    """Of 43² pixels are a vector's length no whole number, in which a processor computes."""
+    odd = {"data": {"image_size": 43}, "model": {"dropout": 0.3}}
+    whole, workers, stopped = (config(tmp_path, name=name, **odd) for name in ("whole", "workers", "stopped"))
+    workers.data.num_workers = 2
+    assert train_phantoms(whole, console=QUIET)
+    assert train_phantoms(workers, console=QUIET)
+    assert measured(workers) == measured(whole)
+    steps = iter(range(100))
+    assert not train_phantoms(stopped, console=QUIET, should_stop=lambda: next(steps) == 5)
+    assert train_phantoms(stopped, resume=True, console=QUIET)
+    assert measured(stopped) == measured(whole)
+
+
+def test_a_batch_does_not_depend_on_the_number_of_threads(tmp_path):
+    of = config(tmp_path, data={"image_size": 130, "num_coils": 8})
+    batches = []
+    before = torch.get_num_threads()
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        steps = PhantomSteps(triplets(of.data, seed=0, validation=False), batch_size=4, seed=0)
+        batches.append(steps[0].volume)
+        assert torch.get_num_threads() == threads
+    torch.set_num_threads(before)
+    assert torch.equal(*batches)
 
 
 def test_every_epoch_has_an_order_of_its_own_and_no_phantom_twice(tmp_path):
@@ -170,10 +200,70 @@ def test_the_flags_of_the_command_are_keys_of_the_configuration(tmp_path):
     assert (tmp_path / "phantoms.png").read_bytes()[:4] == b"\x89PNG"
 
 
-def test_the_shipped_configurations_are_the_reference_and_a_short_one():
+def test_evaluate_and_embed_from_the_command_line(trained, tmp_path):
+    folder = str(trained.run_folder())
+    for command in (["evaluate", folder, "--out", str(tmp_path / "e")], ["embed", folder, str(tmp_path / "v.npz")]):
+        result = CliRunner().invoke(app, ["phantom", *command])
+        assert result.exit_code == 0, result.output
+    assert (tmp_path / "e" / "maps.png").stat().st_size > 0
+    assert (tmp_path / "v.npz").stat().st_size > 0
+
+
+def test_foqus_train_is_phantom_train(tmp_path):
+    flags = "--epochs 1 --train-length 8 --val-length 4 --batch-size 4 --image-size 32 --n-coils 2"
+    command = [Path(sys.executable).with_name("foqus-train"), *flags.split(), "--out-dir", str(tmp_path / "run")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "run" / "best_model.pth").exists()
+
+
+def test_half_precision_trains(tmp_path):
+    of = config(tmp_path, training={"precision": "bf16", "epochs": 1})
+    assert train_phantoms(of, console=QUIET)
+    assert all(math.isfinite(record["loss"]) for record in measured(of))
+
+
+@pytest.mark.parametrize("loss", ["triplet", "ntxent"])
+def test_a_run_that_diverges_says_so_and_so_does_its_evaluation(tmp_path, loss):
+    of = config(tmp_path, data={"train_length": 4}, loss={"name": loss}, training={"learning_rate": 1e30, "epochs": 2})
+    with pytest.raises(DivergedError, match=r"are no numbers: lower training\.learning_rate"):
+        train_phantoms(of, console=QUIET)
+
+
+def test_vectors_that_are_no_numbers_are_not_evaluated(trained, tmp_path):
+    checkpoint = load_checkpoint(trained.run_folder() / "best_model.pth")
+    checkpoint["model"] = {name: torch.full_like(of, torch.nan) for name, of in checkpoint["model"].items()}
+    save_checkpoint(tmp_path / "nan.pth", checkpoint)
+    with pytest.raises(InputError, match="the model's vectors are no numbers"):
+        evaluate_phantoms(tmp_path / "nan.pth", console=QUIET)
+
+
+def test_what_is_not_said_of_a_view_stays_as_it_is_by_default():
+    def second(*overrides):
+        return load_phantom_config(None, [f"data.second.{override}" for override in overrides]).data.second
+
+    default = second()
+    assert (default.sampling.settings["acceleration"], default.sampling.settings["center_fraction"]) == (8.0, 0.04)
+    assert second("sampling.center_fraction=0.06").sampling.settings == default.sampling.settings | {
+        "center_fraction": 0.06
+    }
+    assert second("max_shift=3") == default.model_copy(update={"max_shift": 3.0})
+    # Another sampling has settings of its own.
+    assert second("sampling.name=random_lines").sampling.settings["acceleration"] == 4.0
+
+
+def test_flags_fill_an_empty_section_and_name_one_that_is_none(tmp_path):
+    (tmp_path / "c.yaml").write_text("training:\ndata: 5\n")
+    with pytest.raises(InputError, match=r"cannot set data.image_size: 'data' is a value, not a section"):
+        load_phantom_config(tmp_path / "c.yaml", [], {"training.epochs": 1, "data.image_size": 32})
+
+
+def test_the_shipped_configurations_are_the_reference_the_description_and_a_short_one():
     reference = load_phantom_config(CONFIGS / "reference.yaml").model_dump()
     assert reference == load_phantom_config(None).model_dump()
     assert load_phantom_config(CONFIGS / "smoke.yaml").training.epochs == 1
+    described = load_phantom_config(CONFIGS / "described.yaml")
+    assert (described.loss.name, described.training.learning_rate, described.data.rescan) == ("triplet", 3e-4, False)
 
 
 @pytest.mark.parametrize(
@@ -188,6 +278,8 @@ def test_the_shipped_configurations_are_the_reference_and_a_short_one():
         ({"model": {"depth": 3}}, "unknown key 'model.depth'"),
         ({"loss": {"name": "circle"}}, "unknown metric loss 'circle'"),
         ({"data": {"num_coils": 0}}, "key 'data.num_coils'"),
+        ({"data": {"first": {"max_degrees": 200}}}, "key 'data.first.max_degrees'"),
+        ({"data": {"noise": 1e30}}, "key 'data.noise'"),
         (
             {"data": {"first": {"sampling": {"name": "equispaced", "acceleration": 64}}}},
             "data.first.sampling': acceler",
@@ -206,6 +298,15 @@ def test_an_unknown_encoder_is_one_line_with_what_may_be_meant(tmp_path):
     with pytest.raises(InputError, match=r"did you mean.*resnet18") as caught:
         train_phantoms(check_phantom_config(raw), console=QUIET)
     assert "\n" not in str(caught.value)
+
+
+def test_an_encoder_that_cannot_read_such_images_is_named_before_anything_is_written(tmp_path):
+    raw = config(tmp_path).model_dump(mode="json") | {"model": {"name": "timm", "encoder": "inception_v3"}}
+    of = check_phantom_config(raw)
+    with pytest.raises(InputError, match=r"the model cannot read images of 32 × 32 pixels: ") as caught:
+        train_phantoms(of, console=QUIET)
+    assert "\n" not in str(caught.value)
+    assert not of.run_folder().exists()
 
 
 def test_a_foreign_checkpoint_is_named(trained, tmp_path):

@@ -64,7 +64,8 @@ class EmbeddingModel(nn.Module, ABC):
         """
         last = self.head[-1]
         assert isinstance(last, nn.Linear)
-        last.bias.sub_(self(images, normalize=False).mean(0))
+        with _evaluating(self):
+            last.bias.sub_(self(images, normalize=False).mean(0))
 
     def embed(self, images: Images) -> Float[Tensor, "batch embed"]:
         """Return the vectors without gradient and as in evaluation; every part keeps the mode that it was in."""
@@ -195,6 +196,7 @@ class TimmEmbedding(EmbeddingModel):
     def _check_patches(self, name: str) -> None:
         """What a whole number of patches does not cover, timm would leave unread without a word."""
         patch = getattr(getattr(self.encoder, "patch_embed", None), "patch_size", None)
+        patch = (patch, patch) if isinstance(patch, int) else patch
         if self.image_size and patch and any(side % p for side, p in zip(self.image_size, patch, strict=True)):
             raise ValueError(
                 f"'{name}' cuts images into patches of {tuple(patch)} pixels: image_size {self.image_size} is no "

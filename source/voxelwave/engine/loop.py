@@ -212,10 +212,11 @@ class Trainer:
     def _check_finite(self, value: float, what: str, micro_batches: Sequence[TrainingBatch]) -> None:
         if not math.isfinite(value):
             files = ", ".join(file for batch in micro_batches for file in batch.files)
+            last = self.folder / "last.pth"
+            again = f"go on from {last} with --resume" if last.exists() else "start again"
             raise DivergedError(
-                f"the {what} is {value} at step {self.state.step} on {files}; look at these files with "
-                f"`voxelwave inspect`, or lower training.learning_rate, then go on from {self.folder / 'last.pth'} "
-                f"with --resume"
+                f"the {what} is {value} at step {self.state.step} on {files}; look at these (files: with `voxelwave "
+                f"inspect`), or lower training.learning_rate, then {again}"
             )
 
     def _end_epoch(self, epoch: int, log: RunLog) -> None:

@@ -26,7 +26,11 @@ from voxelwave.errors import InputError
 from voxelwave.ops.files import write_text
 
 Record = dict[str, Any]
-SHOWN = ("reconstruction", "contrastive", "validation_dice", "validation_auc")  # of an epoch, beside its loss
+# Of an epoch, beside its loss.
+SHOWN = (
+    *("reconstruction", "contrastive", "validation_dice", "validation_auc"),
+    *("validation_loss", "validation_recall_at_1"),
+)
 MEASURED = "validation_"  # begins the names of what only some steps have
 
 
@@ -169,5 +173,6 @@ class RunLog:
 def _epoch_line(row: Mapping[str, Any]) -> str:
     losses = [name for name in row if name.endswith("_loss") and not name.startswith(MEASURED)]
     parts = "  ".join(f"{name.removesuffix('_loss')} {row[name]:.4f}" for name in losses)
+    parts = f" ({parts})" if len(losses) > 1 else ""
     shown = "".join(f"  {name.replace('_', ' ')} {row[name]:.4f}" for name in SHOWN if name in row)
-    return f"epoch {row['epoch']}: loss {row['loss']:.4f} ({parts}){shown}  {row['volumes_per_second']:.1f} volumes/s"
+    return f"epoch {row['epoch']}: loss {row['loss']:.4f}{parts}{shown}  {row['volumes_per_second']:.1f} volumes/s"

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from voxelwave.losses.triplet import FURTHEST
 from voxelwave.registry import METRIC_LOSSES
 
 
@@ -17,21 +18,20 @@ class NTXentLoss(nn.Module):
     """The mean of −log(exp(s⁺) / (exp(s⁺) + Σ exp(s⁻))) over all pairs of views of one phantom.
 
     s is the cosine over `temperature`. Negatives of a vector are all vectors of other phantoms in the batch, the third
-    ones of the triplets among them. `alignment` weighs the mean squared distance of the pairs, which is added: once a
-    phantom is told from all others, the first term asks for no more. `margin` is no part of the loss: it says which
-    triplets the logs call violations.
+    ones of the triplets among them. `margin` is no part of the loss: it says which triplets the logs call violations.
 
-    Raises ValueError for a temperature of 0 or less, or a negative alignment.
-    Source: Chen et al., SimCLR, 2020, equation 1; over each pair of several views as in pytorch-metric-learning. Wang
-    and Isola, Understanding Contrastive Representation Learning through Alignment and Uniformity, 2020, section 4.1.
+    Raises ValueError for a temperature of 0 or less, or a margin outside 0…2.
+    Source: Chen et al., SimCLR, 2020, equation 1; over each pair of several views as in pytorch-metric-learning.
     """
 
-    def __init__(self, *, temperature: float = 0.07, alignment: float = 0.0, margin: float = 0.2) -> None:
+    def __init__(self, *, temperature: float = 0.07, margin: float = 0.2) -> None:
         super().__init__()
-        if temperature <= 0 or not 0 <= alignment < math.inf:
-            raise ValueError(f"temperature must be above 0 and alignment at least 0, got {temperature} and {alignment}")
+        if not (0 < temperature < math.inf and 0 <= margin < FURTHEST):
+            raise ValueError(
+                f"temperature must be above 0, and margin at least 0 and below {FURTHEST:g}, "
+                f"got {temperature} and {margin}"
+            )
         self.temperature = temperature
-        self.alignment = alignment
         self.margin = margin
 
     def margin_at(self, step: int) -> float:
@@ -43,13 +43,10 @@ class NTXentLoss(nn.Module):
     ) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
         """Return the loss of unit vectors, given the number of each one's phantom; nothing else is to be logged."""
         vectors, labels = triplets.flatten(0, 1), numbers.flatten()
-        cosines = vectors @ vectors.T
-        similarity = cosines / self.temperature
+        similarity = vectors @ vectors.T / self.temperature
         same = labels[:, None] == labels
         negatives = similarity.masked_fill(same, -torch.inf).logsumexp(1, keepdim=True)
         # −log(p / (p + n)) = log(1 + n / p), which overflows nowhere.
         errors = F.softplus(negatives - similarity)
         pairs = same & ~torch.eye(len(labels), dtype=torch.bool, device=same.device)
-        # Of unit vectors the squared distance is 2 - 2 cos.
-        apart = (2 - 2 * cosines[pairs]).mean()
-        return errors[pairs].mean() + self.alignment * apart, {}
+        return errors[pairs].mean(), {}

@@ -1,6 +1,9 @@
-"""How the process keeps its memory."""
+"""How the process keeps its memory, and on how many threads it computes."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -14,3 +17,14 @@ def keep_freed_memory() -> None:
     """
     # glibc learns from the largest block that was freed.
     torch.empty(KEPT_BYTES, dtype=torch.uint8)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Compute on one thread: several add up in another order, and round otherwise."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

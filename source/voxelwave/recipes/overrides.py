@@ -18,6 +18,11 @@ def apply_override(raw: dict[str, Any], override: str) -> None:
         value = yaml.safe_load(text)
     except yaml.YAMLError:
         raise InputError(f"--set {key}: '{text}' is not a YAML value") from None
+    set_key(raw, key, value)
+
+
+def set_key(raw: dict[str, Any], key: str, value: Any) -> None:
+    """Set a key of nested sections, given as `a.b`; raises InputError where one of them is a value."""
     *parents, last = key.split(".")
     node: Any = raw
     for parent in parents:
@@ -27,14 +32,14 @@ def apply_override(raw: dict[str, Any], override: str) -> None:
     elif isinstance(node, dict):
         node[last] = value
     else:
-        raise InputError(f"--set {key}: '{'.'.join(parents)}' is a value, not a section")
+        raise InputError(f"cannot set {key}: '{'.'.join(parents)}' is a value, not a section")
 
 
 def _entry(node: Any, name: str, key: str) -> Any:
     if isinstance(node, list):
         return node[_position(node, name, key)]
     if not isinstance(node, dict):
-        raise InputError(f"--set {key}: '{name}' lies under a value, not a section")
+        raise InputError(f"cannot set {key}: '{name}' lies under a value, not a section")
     if node.get(name) is None:
         node[name] = {}
     return node[name]
@@ -42,5 +47,5 @@ def _entry(node: Any, name: str, key: str) -> Any:
 
 def _position(node: list[Any], name: str, key: str) -> int:
     if not name.isdecimal() or int(name) >= len(node):
-        raise InputError(f"--set {key}: '{name}' must be a position 0…{len(node) - 1} of the list")
+        raise InputError(f"cannot set {key}: '{name}' must be a position 0…{len(node) - 1} of the list")
     return int(name)

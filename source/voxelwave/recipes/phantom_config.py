@@ -6,14 +6,21 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    field_validator,
+)
 
 from voxelwave.engine.runtime import Precision
 from voxelwave.errors import InputError
 from voxelwave.ops.seeding import torch_generator
 from voxelwave.recipes.config import Component, RunConfig, Section, complete
 from voxelwave.recipes.config_file import read_config, validated
-from voxelwave.recipes.overrides import apply_override
+from voxelwave.recipes.overrides import apply_override, set_key
 from voxelwave.registry import EMBEDDINGS, METRIC_LOSSES, SAMPLINGS
 
 
@@ -33,13 +40,16 @@ class ViewConfig(Section):
     """One of the two ways in which a phantom is seen; it is turned and shifted in training alone."""
 
     sampling: SamplingConfig
-    max_degrees: NonNegativeFloat = 10.0
+    max_degrees: Annotated[float, Field(ge=0, le=180)] = 10.0
     max_shift: NonNegativeFloat = 2.0
 
 
 def _view(acceleration: float, center_fraction: float) -> ViewConfig:
     settings = {"acceleration": acceleration, "center_fraction": center_fraction}
     return ViewConfig(sampling=SamplingConfig(name="equispaced", **settings))
+
+
+VIEWS = {"first": _view(4.0, 0.08), "second": _view(8.0, 0.04)}
 
 
 class PhantomData(Section):
@@ -53,11 +63,23 @@ class PhantomData(Section):
     val_length: Annotated[int, Field(ge=2)] = 200
     image_size: Annotated[int, Field(ge=16)] = 128
     num_coils: PositiveInt = 8
-    noise: NonNegativeFloat = 0.02
+    noise: Annotated[float, Field(ge=0, le=100)] = 0.02
     rescan: bool = True
-    first: ViewConfig = Field(default_factory=lambda: _view(4.0, 0.08))
-    second: ViewConfig = Field(default_factory=lambda: _view(8.0, 0.04))
-    num_workers: NonNegativeInt = 0
+    first: ViewConfig = VIEWS["first"]
+    second: ViewConfig = VIEWS["second"]
+    num_workers: NonNegativeInt = 1
+
+    @field_validator("first", "second", mode="before")
+    @classmethod
+    def _over_the_default(cls, given: Any, info: Any) -> Any:
+        """Keep what is not said of a view, and of a sampling unless it is another one."""
+        if not isinstance(given, dict):
+            return given
+        whole = VIEWS[info.field_name].model_dump()
+        sampling = given.get("sampling", {})
+        if isinstance(sampling, dict) and sampling.get("name", whole["sampling"]["name"]) == whole["sampling"]["name"]:
+            sampling = whole["sampling"] | sampling
+        return whole | given | {"sampling": sampling}
 
 
 class EmbeddingConfig(Component):
@@ -69,7 +91,7 @@ class EmbeddingConfig(Component):
 class MetricLossConfig(Component):
     """The metric loss by name with its settings."""
 
-    name: str = "triplet"
+    name: str = "ntxent"
 
 
 class PlateauConfig(Section):
@@ -85,7 +107,7 @@ class PhantomTraining(Section):
 
     epochs: PositiveInt = 20
     batch_size: PositiveInt = 16
-    learning_rate: PositiveFloat = 3e-4
+    learning_rate: PositiveFloat = 5e-4
     weight_decay: NonNegativeFloat = 1e-4
     plateau: PlateauConfig = PlateauConfig()
     patience: PositiveInt | None = 5
@@ -120,8 +142,7 @@ def load_phantom_config(
         for override in overrides:
             apply_override(raw, override)
     for key, value in (flags or {}).items():
-        section, _, name = key.partition(".")
-        raw.setdefault(section, {})[name] = value
+        set_key(raw, key, value)
     return check_phantom_config(raw, "options" if path is None else str(path))
 
 

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 from voxelwave.data.complex_transforms import Augmentation, ComplexPipeline, Normalize, ToCompatibleTensor, Undersample
 from voxelwave.data.loaders import start_worker
 from voxelwave.data.phantoms import RandomPhantomDataset, RandomPhantomTripletDataset
+from voxelwave.ops.memory import one_thread
 from voxelwave.ops.seeding import torch_generator
 from voxelwave.recipes.phantom_config import PhantomData, ViewConfig
 from voxelwave.registry import SAMPLINGS
@@ -95,4 +96,6 @@ def all_batches(triplets: RandomPhantomTripletDataset, *, batch_size: int) -> It
 def _batch(triplets: RandomPhantomTripletDataset, chosen: list[int]) -> PhantomBatch:
     numbers = torch.tensor([chosen, [triplets.other(index) for index in chosen]])
     names = [f"phantom {triplets.phantoms.offset + index}" for index in chosen]
-    return PhantomBatch(triplets.triplets(chosen).flatten(0, 1), numbers, "phantom", names, [])
+    with one_thread():  # as in a worker process
+        volume = triplets.triplets(chosen).flatten(0, 1)
+    return PhantomBatch(volume, numbers, "phantom", names, [])

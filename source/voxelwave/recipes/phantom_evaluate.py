@@ -86,7 +86,7 @@ def several_views(model: EmbeddingModel, config: PhantomConfig) -> tuple[Vectors
     """Return the vectors of augmented views of some phantoms of validation, with the number of each one's phantom."""
     data, seed = config.data, config.run.seed
     count = min(SHOWN_PHANTOMS, data.val_length)
-    # Other coils, phases and noise for each view, as in training; the phantoms are those of validation.
+    # Other coils, phases and noise for each view, as with `rescan`; the phantoms are those of validation.
     seen = RandomPhantomDataset(
         count,
         image_size=data.image_size,
@@ -118,4 +118,7 @@ def _of_triplets(model: EmbeddingModel, config: PhantomConfig) -> tuple[Vectors,
 
 def _embedded(model: EmbeddingModel, images: torch.Tensor) -> Vectors:
     device = next(model.parameters()).device
-    return np.concatenate([model.embed(part.to(device)).cpu().numpy() for part in images.split(64)])
+    vectors = np.concatenate([model.embed(part.to(device)).cpu().numpy() for part in images.split(64)])
+    if not np.isfinite(vectors).all():
+        raise InputError("the model's vectors are no numbers: its training diverged; take an earlier checkpoint")
+    return vectors

@@ -24,8 +24,8 @@ def preview_phantoms(config: PhantomConfig, out: Path, *, samples: int, console:
 
     Of coils and complex values the largest magnitude is shown.
     """
-    shown = phantoms(config.data, seed=config.run.seed, validation=False)
-    samples = min(samples, len(shown))
+    data = config.data.model_copy(update={"train_length": max(config.data.train_length, samples)})
+    shown = phantoms(data, seed=config.run.seed, validation=False)
     items = shown.items(range(samples))
     columns = [shown.anatomies(range(samples)), coil_maximum(items)]
     for augmented in (False, True):

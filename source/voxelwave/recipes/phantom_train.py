@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from rich.console import Console
+from torch import Tensor
 
 from voxelwave import __version__
 from voxelwave.backbones.embedding2d import EmbeddingModel
@@ -19,10 +20,11 @@ from voxelwave.engine.loop import LoopSettings, Trainer, stop_on_signal
 from voxelwave.engine.run_log import Record, read_metrics
 from voxelwave.engine.runtime import close_runtime, make_fabric
 from voxelwave.engine.schedule import plateau_factor, stalled
-from voxelwave.errors import InputError
+from voxelwave.errors import DivergedError, InputError
 from voxelwave.evaluation.metric_learning import recall_at, triplet_scores
 from voxelwave.objectives.metric_learning import MetricLearning
 from voxelwave.ops.files import write_text
+from voxelwave.ops.seeding import key_to_seed
 from voxelwave.recipes.phantom_config import PhantomConfig, check_phantom_config
 from voxelwave.recipes.phantom_data import PhantomBatch, PhantomSteps, all_batches, triplets
 from voxelwave.recipes.run_folder import begin, check_settings_stay, open_run
@@ -63,9 +65,10 @@ def train_phantoms(
 
     # 2. Model and optimiser. The rate follows from the losses of validation, which the log remembers.
     torch.manual_seed(seed)
-    objective = MetricLearning(build_model(config), METRIC_LOSSES.build(config.loss.name, **config.loss.settings))
+    embedding = build_model(config)
     if checkpoint is None:
-        objective.model.centre(steps[0].volume)  # type: ignore[operator]
+        _centre(embedding, steps[0].volume)
+    objective = MetricLearning(embedding, METRIC_LOSSES.build(config.loss.name, **config.loss.settings))
     optimizer = torch.optim.AdamW(objective.parameters(), lr=training.learning_rate, weight_decay=training.weight_decay)
     model, optimizer = fabric.setup(objective, optimizer)
     count = sum(parameter.numel() for parameter in objective.parameters())
@@ -81,6 +84,7 @@ def train_phantoms(
         return training.learning_rate * factor
 
     def loss(batch: Any, step: int) -> StepOutput:
+        torch.manual_seed(key_to_seed(seed, "dropout", step))
         output: StepOutput = model(batch.volume.to(fabric.device), batch.numbers.to(fabric.device), step)
         return output
 
@@ -125,6 +129,16 @@ def train_phantoms(
     return False
 
 
+def _centre(model: EmbeddingModel, images: Tensor) -> None:
+    """Centre a model with random weights, and find out that it can read such images before anything is written."""
+    try:
+        model.centre(images)
+    except (RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        height, width = images.shape[2:]
+        raise InputError(f"the model cannot read images of {height} × {width} pixels: {reason}") from None
+
+
 def build_model(config: PhantomConfig) -> EmbeddingModel:
     """Return the model of a configuration with random weights."""
     settings = dict(config.model.settings)
@@ -162,6 +176,8 @@ def validate(objective: MetricLearning, batches: Iterable[PhantomBatch], device:
         losses.append(float(objective.compare(embedded, batch.numbers.to(device), 0).loss))
         sizes.append(batch.numbers.shape[1])
         vectors.append(embedded.cpu().numpy())
+        if not np.isfinite(vectors[-1]).all():
+            raise DivergedError(f"the vectors of {', '.join(batch.files)} are no numbers: lower training.learning_rate")
     objective.train(was_training)
     first, second, third = np.concatenate(vectors, 1)
     scores = triplet_scores(first, second, third, margin=objective.loss.margin)

@@ -95,7 +95,9 @@ def _paint_cortex(one: Slice, hull: Planes) -> Planes:
     """
     number, noise = one.draws.number, one.draws.noise
     count = number(10, 16)
-    wave = count * torch.atan2(one.y, one.mirrored - 0.1) + number(0, 7) + number(-0.7, 0.7) * one.side
+    # One by one: the last pixels of a batch are computed otherwise than the others.
+    angles = torch.stack([torch.atan2(y, x) for y, x in zip(one.y, one.mirrored - 0.1, strict=True)])
+    wave = count * angles + number(0, 7) + number(-0.7, 0.7) * one.side
     wave = wave + 2.2 * noise(5) + 1.1 * noise(11)
     away = (wave / 2).sin().abs() * (2 * torch.hypot(one.x, one.y) + 0.3) / count
     sulci = sheet(away, hull - number(0.1, 0.22) - 0.07 * noise(8))

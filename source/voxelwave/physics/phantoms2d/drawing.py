@@ -40,8 +40,8 @@ class Draws:
         # Interpolation is linear in the knots: two small products are faster than a search for each pixel.
         one, shape = torch.eye(count)[None, None], (self.size, count)
         weights = F.interpolate(one, shape, mode="bicubic", align_corners=True)[0, 0]
-        noise: Planes = weights @ knots.unflatten(1, (count, count)) @ weights.T
-        return noise
+        # One by one: a product of a batch rounds otherwise, and a phantom would depend on those drawn with it.
+        return torch.stack([weights @ one @ weights.T for one in knots.unflatten(1, (count, count))])
 
 
 def coordinates(size: int) -> tuple[Float[Tensor, " width"], Float[Tensor, "height 1"]]:
