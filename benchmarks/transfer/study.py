@@ -20,7 +20,19 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from arms import ARMS, CT_ONLY, FEATURES, MAE, MRI_ONLY, OURS, WITHOUT_INFONCE, equal_time, pretrained
+from arms import (
+    ARMS,
+    CT_ONLY,
+    CT_ONLY_SCARCE,
+    FEATURES,
+    MAE,
+    MRI_ONLY,
+    OURS,
+    SCARCE,
+    WITHOUT_INFONCE,
+    equal_time,
+    pretrained,
+)
 from summary import FEW, Cell, write_report
 from tasks import SCRATCH, STEPS, finetuned, probed
 from volumes import LABELLED, Task, generated, probe_cases, real, real_volumes
@@ -32,7 +44,7 @@ PROBES = {"probe mri": "mri", "probe ct": "ct"}
 PROBED_ARMS = (OURS, WITHOUT_INFONCE, MAE, FEATURES)
 # With the attention of the plain MAE a step of fine-tuning takes half as long again: what ours makes of that time, and
 # what is left of a head start with four times the steps.
-MORE_STEPS = ((OURS, 1200), (SCRATCH, 3200), (OURS, 3200))
+MORE_STEPS = {(OURS, 1200): FEW, (SCRATCH, 3200): FEW[-1:], (OURS, 3200): FEW[-1:]}
 
 
 @dataclass(frozen=True)
@@ -74,14 +86,18 @@ def plan(tasks: dict[str, Task], seed: int) -> Iterator[Planned]:
 
 
 def plan_rest(tasks: dict[str, Task], seed: int) -> Iterator[Planned]:
-    """Yield what else is asked: more steps, the rest of a ladder, and a task that no arm solves at this spacing."""
-    for arm, steps in MORE_STEPS:
-        for count in FEW:
-            yield Planned("generated mri", arm, count, seed, steps)
+    """Yield what else is asked: the rest of a ladder, more steps, few CT, and a task that no arm solves at 3 mm."""
     for arm in (SCRATCH, OURS, CT_ONLY):
         for count in tasks["generated ct"].counts:
             if count not in (*FEW, LABELLED):
                 yield Planned("generated ct", arm, count, seed)
+    for count in FEW:
+        yield Planned("generated mri", MRI_ONLY, count, seed)
+        for arm in (SCARCE, CT_ONLY_SCARCE):
+            yield Planned("generated ct", arm, count, seed)
+    for (arm, steps), counts in MORE_STEPS.items():
+        for count in counts:
+            yield Planned("generated mri", arm, count, seed, steps)
     if "real MS lesions" in tasks:
         for arm in (SCRATCH, OURS, MAE):
             yield Planned("real MS lesions", arm, 1, seed)

@@ -186,10 +186,10 @@ def test_vectors_as_a_file_are_those_of_the_model(trained, tmp_path):
 def test_the_flags_of_the_command_are_keys_of_the_configuration(tmp_path):
     flags = "--epochs 1 --train-length 8 --val-length 4 --batch-size 4 --image-size 32 --n-coils 3 --lr 0.001 "
     flags += "--margin 0.3 --num-workers 0 --device cpu"
-    command = ["phantom", "train", *flags.split(), "--out-dir", str(tmp_path / "here")]
+    command = ["phantom", "train", *flags.split(), "--out-dir", str(tmp_path / "my run")]
     result = CliRunner().invoke(app, command)
     assert result.exit_code == 0, result.output
-    written = yaml.safe_load((tmp_path / "here" / "config.yaml").read_text())
+    written = yaml.safe_load((tmp_path / "my run" / "config.yaml").read_text())
     assert (written["data"]["num_coils"], written["data"]["train_length"], written["data"]["image_size"]) == (3, 8, 32)
     assert (written["loss"]["margin"], written["training"]["learning_rate"]) == (0.3, 0.001)
     assert (written["training"]["plateau"]["factor"], written["model"]["embed_dim"]) == (0.5, 256)

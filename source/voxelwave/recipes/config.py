@@ -23,6 +23,8 @@ from voxelwave.registry import (
 )
 
 Share = Annotated[float, Field(gt=0, le=1)]
+# The name of a folder, and of no other folder by `..` or a slash.
+RunName = Annotated[str, Field(pattern=r"^\w[\w. -]*$")]
 
 DEFAULT_AUGMENTATIONS: dict[str, dict[str, Any]] = {"flip": {}, "rotate90": {}, "noise": {}}
 
@@ -51,7 +53,7 @@ class RunConfig(Section):
     `license` is that of the weights, and goes into `backbone.json`.
     """
 
-    name: Annotated[str, Field(pattern=r"^\w[\w.-]*$")] = "pretrain"
+    name: RunName = "pretrain"
     out_dir: Path = Path("checkpoints")
     seed: int = 0
     tensorboard: bool = True

@@ -12,7 +12,7 @@ from voxelwave.data.labelled import Classes
 from voxelwave.downstream.load_backbone import Stem
 from voxelwave.engine.runtime import Precision
 from voxelwave.errors import InputError
-from voxelwave.recipes.config import BackboneConfig, RunConfig, Section, Share, complete
+from voxelwave.recipes.config import BackboneConfig, RunConfig, RunName, Section, Share, complete
 from voxelwave.recipes.config_file import read_config, validated
 from voxelwave.registry import AUGMENTATIONS, BACKBONES, MODALITIES
 
@@ -26,7 +26,7 @@ RESERVED = ("case", "subject", "part", "image", "modality", "model")
 class FinetuneRun(RunConfig):
     """As of pretraining; `figures: false` draws nothing. `license` is that of the fine-tuned weights."""
 
-    name: Annotated[str, Field(pattern=r"^\w[\w.-]*$")] = "finetune"
+    name: RunName = "finetune"
     figures: bool = True
 
 

@@ -11,7 +11,7 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 from voxelwave.engine.runtime import Precision
 from voxelwave.errors import InputError
 from voxelwave.ops.seeding import torch_generator
-from voxelwave.recipes.config import Component, RunConfig, Section, complete
+from voxelwave.recipes.config import Component, RunConfig, RunName, Section, complete
 from voxelwave.recipes.config_file import read_config, validated
 from voxelwave.recipes.overrides import apply_override, set_key
 from voxelwave.registry import EMBEDDINGS, METRIC_LOSSES, SAMPLINGS
@@ -20,7 +20,7 @@ from voxelwave.registry import EMBEDDINGS, METRIC_LOSSES, SAMPLINGS
 class PhantomRun(RunConfig):
     """As of pretraining."""
 
-    name: Annotated[str, Field(pattern=r"^\w[\w.-]*$")] = "phantom"
+    name: RunName = "phantom"
 
 
 class SamplingConfig(Component):
