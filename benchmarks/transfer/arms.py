@@ -6,7 +6,7 @@ import re
 import statistics
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,14 +33,11 @@ class Arm:
 
     overrides: Mapping[str, Any] = field(default_factory=dict)
     modalities: tuple[str, ...] = ("mri", "ct")
-    files: Mapping[str, str] = field(default_factory=dict)  # of a modality's, where not all
 
 
 OURS, MAE, FEATURES = "ours", "plain MAE", "features as target"
 WITHOUT_INFONCE = "ours without InfoNCE"
 MRI_ONLY, CT_ONLY = "MRI only", "CT only"
-SCARCE, CT_ONLY_SCARCE = "ours, of two CT", "CT only, two"
-TWO_CT = {"ct": "ct_00[01].nii.gz"}
 ARMS = {
     OURS: Arm(),
     WITHOUT_INFONCE: Arm({"loss.contrastive_weight": 0.0}),
@@ -54,8 +51,6 @@ ARMS = {
     FEATURES: Arm({"model.target": "features"}),
     MRI_ONLY: Arm(modalities=("mri",)),
     CT_ONLY: Arm(modalities=("ct",)),
-    SCARCE: Arm(files=TWO_CT),
-    CT_ONLY_SCARCE: Arm(modalities=("ct",), files=TWO_CT),
 }
 
 
@@ -71,9 +66,7 @@ def configuration(name: str, arm: Arm, data: Path, out: Path, *, steps: int, see
             "augment": {name: {"flip": {"axes": [0]}, "noise": {}} for name in arm.modalities},
             "num_workers": 0,
             "check_content": False,
-            "sources": [
-                {"path": str(data / name / arm.files.get(name, "")), "modality": name} for name in arm.modalities
-            ],
+            "sources": [{"path": str(data / modality), "modality": modality} for modality in arm.modalities],
         },
         "model": {
             "backbone": dict(BACKBONE),
@@ -106,24 +99,17 @@ def configuration(name: str, arm: Arm, data: Path, out: Path, *, steps: int, see
 
 def equal_time(arms: Mapping[str, Arm], folder: Path) -> dict[str, int]:
     """Measure the arms' steps by turns, and return how many each takes in the time of `STEPS` of ours."""
-    # Which files an arm sees does not change what a step takes.
-    alike = {
-        name: next(one for one, of in arms.items() if replace(of, files=arm.files) == arm) for name, arm in arms.items()
-    }
-    measured = {name: arms[name] for name in alike.values()}
-    steps = {
-        name: _steps_of(configuration(name, arm, folder, folder, steps=1, seed=0)) for name, arm in measured.items()
-    }
-    durations: dict[str, list[float]] = {name: [] for name in measured}
+    steps = {name: _steps_of(configuration(name, arm, folder, folder, steps=1, seed=0)) for name, arm in arms.items()}
+    durations: dict[str, list[float]] = {name: [] for name in arms}
     for round_number in range(ROUNDS + 1):
-        for name, arm in measured.items():
+        for name, arm in arms.items():
             began = time.perf_counter()
             for number in range(STEPS_A_ROUND * len(arm.modalities)):
                 steps[name](arm.modalities[number % len(arm.modalities)], number)
             if round_number:  # the first warms up
                 durations[name].append((time.perf_counter() - began) / (STEPS_A_ROUND * len(arm.modalities)))
     per_step = {name: statistics.median(values) for name, values in durations.items()}
-    return {name: round(STEPS * per_step[OURS] / per_step[alike[name]]) for name in arms}
+    return {name: round(STEPS * per_step[OURS] / value) for name, value in per_step.items()}
 
 
 def _steps_of(config: Config) -> Any:

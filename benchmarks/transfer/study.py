@@ -20,19 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from arms import (
-    ARMS,
-    CT_ONLY,
-    CT_ONLY_SCARCE,
-    FEATURES,
-    MAE,
-    MRI_ONLY,
-    OURS,
-    SCARCE,
-    WITHOUT_INFONCE,
-    equal_time,
-    pretrained,
-)
+from arms import ARMS, CT_ONLY, FEATURES, MAE, MRI_ONLY, OURS, WITHOUT_INFONCE, equal_time, pretrained
 from summary import FEW, Cell, write_report
 from tasks import SCRATCH, STEPS, finetuned, probed
 from volumes import LABELLED, Task, generated, probe_cases, real, real_volumes
@@ -86,15 +74,13 @@ def plan(tasks: dict[str, Task], seed: int) -> Iterator[Planned]:
 
 
 def plan_rest(tasks: dict[str, Task], seed: int) -> Iterator[Planned]:
-    """Yield what else is asked: the rest of a ladder, more steps, few CT, and a task that no arm solves at 3 mm."""
+    """Yield what else is asked: the rest of a ladder, MRI alone on MRI, more steps, and a task that no arm solves."""
     for arm in (SCRATCH, OURS, CT_ONLY):
         for count in tasks["generated ct"].counts:
             if count not in (*FEW, LABELLED):
                 yield Planned("generated ct", arm, count, seed)
     for count in FEW:
         yield Planned("generated mri", MRI_ONLY, count, seed)
-        for arm in (SCARCE, CT_ONLY_SCARCE):
-            yield Planned("generated ct", arm, count, seed)
     for (arm, steps), counts in MORE_STEPS.items():
         for count in counts:
             yield Planned("generated mri", arm, count, seed, steps)

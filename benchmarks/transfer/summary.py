@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from arms import CT_ONLY, CT_ONLY_SCARCE, MAE, MRI_ONLY, OURS, SCARCE, WITHOUT_INFONCE
+from arms import CT_ONLY, MAE, MRI_ONLY, OURS, WITHOUT_INFONCE
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from tasks import RANDOM, SCRATCH, STEPS
@@ -127,7 +127,6 @@ def write_report(cells: Sequence[Cell], steps: dict[str, int], folder: Path) -> 
         *(("generated mri", count, f"{OURS}, 1200 steps", MAE) for count in FEW),
         *(("generated mri", count, f"{OURS}, 3200 steps", f"{SCRATCH}, 3200 steps") for count in FEW),
         *(("generated ct", count, OURS, other) for other in (CT_ONLY, MRI_ONLY) for count in LADDER),
-        *(("generated ct", count, SCARCE, CT_ONLY_SCARCE) for count in FEW),
         *(("generated mri", count, OURS, MRI_ONLY) for count in FEW),
         *((task, count, OURS, WITHOUT_INFONCE) for task in LADDERS for count in LADDER),
         *((task, 1, OURS, other) for task in real for other in (SCRATCH, MAE, WITHOUT_INFONCE, CT_ONLY, MRI_ONLY)),
