@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from volumes import SIDE
+from volumes import NOISE, SIDE
 
 from voxelwave.ops.seeding import torch_generator
 from voxelwave.recipes.config import Config, check_config
@@ -29,15 +29,17 @@ CHANNELS = {"mri": 1, "ct": 3}
 
 @dataclass(frozen=True)
 class Arm:
-    """A way to pretrain: what differs from "ours", and which modalities it sees."""
+    """A way to pretrain: what differs from "ours", which modalities it sees, and in which folder they lie."""
 
     overrides: Mapping[str, Any] = field(default_factory=dict)
     modalities: tuple[str, ...] = ("mri", "ct")
+    volumes: str = "pretrain"
 
 
 OURS, MAE, FEATURES = "ours", "plain MAE", "features as target"
 WITHOUT_INFONCE = "ours without InfoNCE"
 MRI_ONLY, CT_ONLY = "MRI only", "CT only"
+NOISE_ONLY = "smooth noise"  # without a head: what is left of the gain is not anatomy
 ARMS = {
     OURS: Arm(),
     WITHOUT_INFONCE: Arm({"loss.contrastive_weight": 0.0}),
@@ -51,11 +53,12 @@ ARMS = {
     FEATURES: Arm({"model.target": "features"}),
     MRI_ONLY: Arm(modalities=("mri",)),
     CT_ONLY: Arm(modalities=("ct",)),
+    NOISE_ONLY: Arm(modalities=("mri",), volumes=NOISE),
 }
 
 
 def configuration(name: str, arm: Arm, data: Path, out: Path, *, steps: int, seed: int) -> Config:
-    """Return the configuration of an arm's run on `<data>/<modality>`."""
+    """Return the configuration of an arm's run on `<data>/<its volumes>/<modality>`."""
     raw: dict[str, Any] = {
         "run": {"name": re.sub(r"\W+", "_", f"{name} {seed}"), "out_dir": str(out), "seed": seed, "tensorboard": False},
         "data": {
@@ -66,7 +69,9 @@ def configuration(name: str, arm: Arm, data: Path, out: Path, *, steps: int, see
             "augment": {name: {"flip": {"axes": [0]}, "noise": {}} for name in arm.modalities},
             "num_workers": 0,
             "check_content": False,
-            "sources": [{"path": str(data / modality), "modality": modality} for modality in arm.modalities],
+            "sources": [
+                {"path": str(data / arm.volumes / modality), "modality": modality} for modality in arm.modalities
+            ],
         },
         "model": {
             "backbone": dict(BACKBONE),

@@ -20,8 +20,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from arms import ARMS, CT_ONLY, FEATURES, MAE, MRI_ONLY, OURS, WITHOUT_INFONCE, equal_time, pretrained
-from summary import FEW, Cell, write_report
+from arms import ARMS, CT_ONLY, FEATURES, MAE, MRI_ONLY, NOISE_ONLY, OURS, WITHOUT_INFONCE, equal_time, pretrained
+from summary import FEW, LADDERS, Cell, write_report
 from tasks import SCRATCH, STEPS, finetuned, probed
 from volumes import LABELLED, Task, generated, probe_cases, real, real_volumes
 
@@ -74,13 +74,15 @@ def plan(tasks: dict[str, Task], seed: int) -> Iterator[Planned]:
 
 
 def plan_rest(tasks: dict[str, Task], seed: int) -> Iterator[Planned]:
-    """Yield what else is asked: the rest of a ladder, MRI alone on MRI, more steps, and a task that no arm solves."""
+    """Yield what else is asked: the rest of a ladder, MRI alone on MRI, noise, more steps, what no arm solves."""
     for arm in (SCRATCH, OURS, CT_ONLY):
         for count in tasks["generated ct"].counts:
             if count not in (*FEW, LABELLED):
                 yield Planned("generated ct", arm, count, seed)
     for count in FEW:
         yield Planned("generated mri", MRI_ONLY, count, seed)
+        for task in LADDERS:
+            yield Planned(task, NOISE_ONLY, count, seed)
     for (arm, steps), counts in MORE_STEPS.items():
         for count in counts:
             yield Planned("generated mri", arm, count, seed, steps)
@@ -96,7 +98,7 @@ def read_cells() -> list[Cell]:
 
 def pretrain_arm(volumes: str, arm: str, seed: int, steps: dict[str, int], folder: Path) -> Path:
     """Pretrain an arm, unless it is done, and return its run folder."""
-    return pretrained(arm, folder / volumes / "pretrain", folder / "runs" / volumes, steps=steps[arm], seed=seed)
+    return pretrained(arm, folder / volumes, folder / "runs" / volumes, steps=steps[arm], seed=seed)
 
 
 def fill(planned: Planned, cases: Task | Path, steps: dict[str, int], folder: Path) -> Cell:

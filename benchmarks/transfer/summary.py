@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from arms import CT_ONLY, MAE, MRI_ONLY, OURS, WITHOUT_INFONCE
+from arms import CT_ONLY, MAE, MRI_ONLY, NOISE_ONLY, OURS, WITHOUT_INFONCE
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from tasks import RANDOM, SCRATCH, STEPS
@@ -128,6 +128,7 @@ def write_report(cells: Sequence[Cell], steps: dict[str, int], folder: Path) -> 
         *(("generated mri", count, f"{OURS}, 3200 steps", f"{SCRATCH}, 3200 steps") for count in FEW),
         *(("generated ct", count, OURS, other) for other in (CT_ONLY, MRI_ONLY) for count in LADDER),
         *(("generated mri", count, OURS, MRI_ONLY) for count in FEW),
+        *((task, count, NOISE_ONLY, SCRATCH) for task in LADDERS for count in FEW),
         *((task, count, OURS, WITHOUT_INFONCE) for task in LADDERS for count in LADDER),
         *((task, 1, OURS, other) for task in real for other in (SCRATCH, MAE, WITHOUT_INFONCE, CT_ONLY, MRI_ONLY)),
     ]

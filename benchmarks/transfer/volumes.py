@@ -20,13 +20,17 @@ from voxelwave.data.nifti import read_volume
 from voxelwave.data.volume import Volume
 from voxelwave.ops.seeding import numpy_generator
 from voxelwave.physics.heads3d import LESIONS, MRI_CONTRASTS, Tissue, draw_head, render_ct, render_mri
+from voxelwave.physics.smooth_noise import smooth_noise
 
 SIDE = 32  # voxels of a generated head: the crop of every run, 96 mm
 SPACING_MM = 3.0
+AFFINE = np.diag((SPACING_MM, SPACING_MM, SPACING_MM, 1.0))
 # Eight times as many MRI as CT, as in the large public sets.
 PRETRAINED_ON = {"mri": 64, "ct": 8}
 LABELLED, TESTED, PROBED = 12, 12, 96
 CONTRAST_AGENT_HU = 150
+NOISE = "noise"
+NOISE_CELLS = {3: 1.0, 6: 0.7, 12: 0.4}  # along each edge, and how strong
 REGIONS = {
     "cortex": [Tissue.GREY_MATTER],
     "white matter": [Tissue.WHITE_MATTER],
@@ -62,6 +66,8 @@ def generated(folder: Path) -> dict[str, Task]:
     for modality, count in PRETRAINED_ON.items():
         for number in range(count):
             _head(folder / "pretrain" / modality, "pretrain", modality, number)
+    for number in range(PRETRAINED_ON["mri"]):
+        _noise(folder / NOISE / "mri" / f"mri_{number:03d}.nii.gz", number)
     tasks = {}
     for modality in PRETRAINED_ON:
         rows = [
@@ -111,8 +117,17 @@ def _head(
         else:
             shown = render_ct(drawn, generator)
         for path, array in ((labels, drawn), (image, shown)):
-            nibabel.save(nibabel.Nifti1Image(array, np.diag((SPACING_MM, SPACING_MM, SPACING_MM, 1.0))), path)
+            nibabel.save(nibabel.Nifti1Image(array, AFFINE), path)
     return image, labels, np.asarray(nibabel.load(image).dataobj)
+
+
+def _noise(path: Path, number: int) -> None:
+    """Write smooth noise of several scales in the place of a head, unless it is there."""
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        generator = numpy_generator("transfer", NOISE, number)
+        noise = sum(strength * smooth_noise(generator, SIDE, cells) for cells, strength in NOISE_CELLS.items())
+        nibabel.save(nibabel.Nifti1Image(np.asarray(noise - np.min(noise), np.float32), AFFINE), path)
 
 
 def real_volumes() -> Path | None:
