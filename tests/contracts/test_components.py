@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from voxelwave.downstream.load_backbone import load_backbone, save_backbone
 from voxelwave.registry import (
     BACKBONES,
     CONTRASTIVE_LOSSES,
@@ -48,6 +49,19 @@ def test_a_backbone_reads_visible_voxels_alone_and_returns_its_grid(name, channe
         assert grid.movedim(1, -1)[hidden].abs().max() == 0.0
     changed = torch.where(voxels.unsqueeze(1), 100.0, volume)
     assert (backbone(changed, hidden) - final).abs().max() == 0.0
+
+
+@pytest.mark.parametrize("name", BACKBONES.names())
+def test_a_backbone_serves_downstream_and_takes_a_stem_for_other_channels(name, tmp_path):
+    backbone = BACKBONES.build(name, (1,), **SMALL.get(name, {}))
+    description = {"architecture": {"name": name, "in_channels": [1], "settings": SMALL.get(name, {})}}
+    save_backbone(tmp_path, backbone.state_dict(), description)
+    features = load_backbone(tmp_path, in_channels=3, depths=[0, backbone.depth]).eval()
+    side = 2 * backbone.patch_size
+    volume = torch.randn(1, 1, side, side, side)
+    levels = features(volume.expand(-1, 3, -1, -1, -1))
+    assert [level.shape for level in levels] == [(1, backbone.channels, 2, 2, 2)] * 2
+    torch.testing.assert_close(levels[-1], backbone.eval()(volume), atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("name", MASKINGS.names())

@@ -22,13 +22,20 @@ from voxelwave.sparse.volume import SparseVolume
 
 @runtime_checkable
 class Backbone(Protocol):
-    """What the objective asks of a backbone; `backbones.waveformer` is one."""
+    """What the objective, and what is built downstream, ask of a backbone; `backbones.waveformer` is one.
+
+    Attributes:
+        stems: the patch embedding of each channel count, by its number as text.
+        norm: along the channels, of the tokens of any depth.
+    """
 
     in_channels: tuple[int, ...]
     patch_size: int
     channels: int
     depth: int
+    stems: nn.ModuleDict
     blocks: nn.ModuleList
+    norm: nn.Module
 
     def forward_intermediates(
         self, volume: Tensor, hidden: Tensor | None = None, depths: Sequence[int] = ()

@@ -71,12 +71,13 @@ class SourceConfig(Section):
 class DataConfig(Section):
     """Which volumes, and how a training crop is made of one.
 
-    `view_share: [a, b]` takes a random cuboid of that share of the volume's sides and resizes it to `crop_size`
-    (`[1, 1]`: always the whole volume, resized); null crops voxels as they are, `foreground_share` of the crops around
-    one that is not air. `check_content: null` reads every file once before training where there are at most 500, else
-    its header only. `steps` are those of each modality in a cycle, 1 where nothing is said; a source of n volumes gives
-    a share n^(1/source_temperature) of its modality's crops. `augment` names what is done to the batches of a modality,
-    in this order. `probe_cases` is a list of cases: while the run trains, probes of its features ask for their targets.
+    `view_share: [a, b]` takes a random cuboid of that share of the volume's sides and fits it into `crop_size`, its
+    proportions kept, air around it (`[1, 1]`: always the whole volume); null crops voxels as they are,
+    `foreground_share` of the crops around one that is not air. `check_content: null` reads every file once before
+    training where there are at most 500, else its header only. `steps` are those of each modality in a cycle, 1
+    where nothing is said; a source of n volumes gives a share n^(1/source_temperature) of its modality's crops.
+    `augment` names what is done to the batches of a modality, in this order. `probe_cases` is a list of cases:
+    while the run trains, probes of its features ask for their targets.
     """
 
     crop_size: tuple[PositiveInt, PositiveInt, PositiveInt] = (96, 96, 96)

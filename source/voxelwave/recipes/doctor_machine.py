@@ -35,6 +35,13 @@ class Finding:
     remedy: str = ""
 
 
+EXTRAS = {
+    "dicom": "read DICOM series and NRRD",
+    "export": "write ONNX, bundles and Parquet",
+    "umap": "draw maps by UMAP",
+}
+
+
 def installed_version(package: str) -> str | None:
     """The version of an installed package, None where it is missing."""
     try:
@@ -47,8 +54,7 @@ def check_packages() -> Iterator[Finding]:
     """The versions of voxelwave, Python and what voxelwave depends on, and the extras."""
     yield Finding("ok", "voxelwave", metadata.version("voxelwave"))
     yield Finding("ok", "Python", f"{platform.python_version()} at {sys.executable}")
-    needed, dicom = _requirements(""), _requirements("dicom")
-    found, missing = _sorted_out(needed)
+    found, missing = _sorted_out(_requirements(""))
     yield Finding("ok", "dependencies", ", ".join(found))
     for requirement, version in missing:
         yield Finding(
@@ -57,14 +63,13 @@ def check_packages() -> Iterator[Finding]:
             "is not installed" if version is None else f"{version}, which does not fit",
             f"pip install '{requirement.name}{requirement.specifier}'",
         )
-    found, missing = _sorted_out(dicom)
-    if missing:
-        lacking = ", ".join(requirement.name for requirement, _ in missing)
-        yield Finding(
-            "note", "dicom", f"without {lacking}", "to read DICOM series and NRRD: pip install 'voxelwave[dicom]'"
-        )
-    else:
-        yield Finding("ok", "dicom", f"reads DICOM series and NRRD: {', '.join(found)}")
+    for extra, purpose in EXTRAS.items():
+        found, missing = _sorted_out(_requirements(extra))
+        if missing:
+            lacking = ", ".join(requirement.name for requirement, _ in missing)
+            yield Finding("note", extra, f"without {lacking}", f"to {purpose}: pip install 'voxelwave[{extra}]'")
+        else:
+            yield Finding("ok", extra, f"can {purpose}: {', '.join(found)}")
 
 
 def _requirements(extra: str) -> list[Requirement]:

@@ -1,4 +1,4 @@
-"""The backends of the sparse convolutions: what they promise, which of them run here, and which is the fastest."""
+"""The backends of sparse convolutions: what they promise, and which of them run here."""
 
 from __future__ import annotations
 
