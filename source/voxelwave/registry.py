@@ -57,7 +57,7 @@ class Registry:
         self._classes: dict[str, type[Any]] = {}
 
     def register(self, name: str) -> Callable[[Component], Component]:
-        """Make the decorated class available as `name`."""
+        """Make the decorated class available as `name`; raises ValueError where the name is taken."""
 
         def add(component: Component) -> Component:
             if name in self._classes:

@@ -22,7 +22,10 @@ Images = Float[Tensor, "batch channel height width"]
 
 
 class EmbeddingModel(nn.Module, ABC):
-    """What both models share: a head over the encoder's features, and vectors of unit length."""
+    """What both models share: a head over the encoder's features, and vectors of unit length.
+
+    Raises ValueError for a size below 1.
+    """
 
     head: nn.Sequential
 

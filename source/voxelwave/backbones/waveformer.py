@@ -34,6 +34,7 @@ class WaveFormer3D(nn.Module):
     otherwise hidden tokens of cut octets become a learned token, and octets without a visible token are not attended.
     Both ways give the visible tokens the same features. Sides only have to be divisible by the patch size.
     `wavelet_levels=0` is the plain transformer, whose tokens all attend each other.
+    Raises ValueError for a size below 1, or an `embed_dim` that `num_heads` does not divide.
     """
 
     def __init__(

@@ -50,6 +50,7 @@ class WaveletAttention(nn.Module):
     alone; a learned gate scales each high-pass band either way.
     At each further level the low-pass bands of 8 octets form an octet themselves and attend with the same weights; the
     results add up. With no level at all, every token attends: the plain transformer.
+    Raises ValueError for a `dim` that `num_heads` does not divide.
     """
 
     def __init__(self, dim: int, *, num_heads: int, levels: int = 1, high_bands: HighBands = "attend") -> None:

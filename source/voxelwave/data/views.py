@@ -52,6 +52,8 @@ class RandomView:
             proportions. (1, 1) shows every volume whole.
         foreground_share: of the cuts at native resolution are centred on a voxel that is not air, as far as
             the edges allow; the others lie anywhere.
+
+    Raises ValueError for a share outside these ranges.
     """
 
     def __init__(

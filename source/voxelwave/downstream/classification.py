@@ -25,6 +25,8 @@ class ClassificationModel(nn.Module):
         features: the backbone.
         num_targets: logits.
         pooling: "attention", or "mean" for even weights.
+
+    Raises ValueError for no target, or another pooling.
     """
 
     def __init__(self, features: FeaturePyramid, *, num_targets: int, pooling: str = "attention") -> None:

@@ -48,6 +48,8 @@ class FeaturePyramid(nn.Module):
         channels, strides: of each level. A transformer keeps its grid: every stride is the patch size.
         report: what loading did with every key; None for a backbone that was not loaded.
         description: architecture, preprocessing, data, as in `backbone.json`.
+
+    Raises InputError for depths that do not rise to the last one.
     """
 
     def __init__(

@@ -22,6 +22,8 @@ class SegmentationModel(nn.Module):
         features: the backbone; one image stem for each of its channel counts.
         num_classes: with the background.
         width: channels at full resolution, twice as many at each coarser one.
+
+    Raises ValueError for fewer than two classes, or no width.
     """
 
     def __init__(self, features: FeaturePyramid, *, num_classes: int, width: int = 32) -> None:

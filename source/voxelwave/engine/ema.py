@@ -10,7 +10,10 @@ from torch import nn
 
 
 class ExponentialMovingAverage(nn.Module):
-    """Keeps `model`, a copy whose weights follow another module's; part of the state dict, never trained."""
+    """Keeps `model`, a copy whose weights follow another module's; part of the state dict, never trained.
+
+    Raises ValueError for a momentum outside (0, 1).
+    """
 
     def __init__(self, module: Any, *, momentum: float) -> None:
         super().__init__()

@@ -35,7 +35,10 @@ MEASURED = "validation_"  # begins the names of what only some steps have
 
 
 def read_metrics(path: Path) -> list[Record]:
-    """Read `metrics.jsonl`; a last line that was cut while being written is left out."""
+    """Read `metrics.jsonl`; a last line that was cut while being written is left out.
+
+    Raises InputError for any other line that is damaged.
+    """
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
     records: list[Record] = []
     for number, line in enumerate(lines, start=1):

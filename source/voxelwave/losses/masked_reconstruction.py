@@ -31,7 +31,8 @@ class MaskedReconstruction:
 
     A patch whose standard deviation is below `min_std` (in units of the scaled intensity, 0 to 1) is air or a
     saturated window: it has no structure to predict and does not count. `easy_weight` and `hard_weight` weigh the
-    tokens of the two levels of the mask. Source: He et al., MAE, 2022, section 4.1 (normalised pixel targets).
+    tokens of the two levels of the mask. Raises ValueError for negative weights, two of 0, or a `min_std` of 0 or less.
+    Source: He et al., MAE, 2022, section 4.1 (normalised pixel targets).
     """
 
     def __init__(self, *, min_std: float = 0.02, easy_weight: float = 1.0, hard_weight: float = 1.0) -> None:

@@ -92,7 +92,8 @@ class SpatialInfoNCE(nn.Module):
     """Contrast shallow with deep feature grids, place by place within each volume; nothing is pooled.
 
     A projector of its own maps each depth to `projection_dim` dimensions. Where the grids differ in size, their
-    common extent counts. Example: `loss, alignment = SpatialInfoNCE((96, 96))(shallow, deep, counted)`.
+    common extent counts. Raises ValueError for a setting out of range.
+    Example: `loss, alignment = SpatialInfoNCE((96, 96))(shallow, deep, counted)`.
     """
 
     def __init__(

@@ -45,7 +45,10 @@ class Backbone(Protocol):
 
 
 class MaskedModeling(nn.Module, ABC):
-    """What both targets share: the parts, the contrast between depths, and the sum of the losses."""
+    """What both targets share: the parts, the contrast between depths, and the sum of the losses.
+
+    Raises ValueError for a `shallow_depth` that is not below the backbone's depth.
+    """
 
     def __init__(
         self,

@@ -216,7 +216,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
 
 
 def check_config(raw: dict[str, Any], origin: str = "config") -> Config:
-    """Check a configuration given as plain values; `origin` names it in errors."""
+    """Check a configuration given as plain values; raises InputError, which names the `origin` and the key."""
     config = validated(Config, raw, origin)
     try:
         return _resolve(config)

@@ -174,7 +174,7 @@ def load_finetune_config(path: str | Path, overrides: Sequence[str] = ()) -> Fin
 
 
 def check_finetune_config(raw: dict[str, Any], origin: str = "config") -> FinetuneConfig:
-    """Check a configuration given as plain values; `origin` names it in errors."""
+    """Check a configuration given as plain values; raises InputError, which names the `origin` and the key."""
     # One schema a task, so that an error names the key of the task that was asked for.
     task = raw.get("task")
     name = task.get("name") if isinstance(task, dict) else None

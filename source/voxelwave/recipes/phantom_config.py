@@ -49,7 +49,7 @@ class PhantomData(Section):
     """How many phantoms, and how each is seen. Those of validation are never trained on.
 
     `rescan` gives the second view coils, phase and noise of its own. Without it, as first described, the strengths of
-    the coils alone tell which phantom it is: nine of ten are found by them, and none of the anatomy has to be learned.
+    the coils alone tell most phantoms apart, and none of the anatomy has to be learned.
     """
 
     train_length: Annotated[int, Field(ge=2)] = 800
@@ -140,7 +140,7 @@ def load_phantom_config(
 
 
 def check_phantom_config(raw: dict[str, Any], origin: str = "config") -> PhantomConfig:
-    """Check a configuration given as plain values; `origin` names it in errors."""
+    """Check a configuration given as plain values; raises InputError, which names the `origin` and the key."""
     config = validated(PhantomConfig, raw, origin)
     try:
         for name in ("first", "second"):

@@ -166,7 +166,10 @@ def load_phantom_model(path: Path) -> tuple[EmbeddingModel, PhantomConfig]:
 
 
 def validate(objective: MetricLearning, batches: Iterable[PhantomBatch], device: torch.device) -> dict[str, float]:
-    """Return loss, distances, violations, and Recall@K of first views among second ones, as `validation_…`."""
+    """Return loss, distances, violations, and Recall@K of first views among second ones, as `validation_…`.
+
+    Raises DivergedError where vectors are not finite.
+    """
     embedding: EmbeddingModel = objective.model  # type: ignore[assignment]
     was_training = objective.training
     objective.eval()

@@ -30,6 +30,8 @@ class CT(Modality):
     Args:
         windows_hu: (level, width) of the brain, the blood and the bone window.
         require_hu: refuse values that do not look like Hounsfield units; False takes them as such all the same.
+
+    Raises ValueError for a window without width.
     """
 
     channels: int = 3

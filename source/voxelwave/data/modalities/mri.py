@@ -24,6 +24,8 @@ class MRI(Modality):
 
     Args:
         percentiles: of the foreground, mapped to 0 and 1.
+
+    Raises ValueError for percentiles that do not rise within 0 to 100.
     """
 
     channels: int = 1
