@@ -22,7 +22,7 @@ from pathlib import Path
 import torch
 from arms import ARMS, CT_ONLY, FEATURES, MAE, MRI_ONLY, NOISE_ONLY, OURS, WITHOUT_INFONCE, equal_time, pretrained
 from summary import FEW, LADDERS, Cell, write_report
-from tasks import SCRATCH, STEPS, finetuned, probed
+from tasks import FULL_RATE, LR_SCALE, SCRATCH, STEPS, finetuned, probed
 from volumes import LABELLED, Task, generated, probe_cases, real, real_volumes
 
 RESULTS = Path(__file__).parent.parent / "results"
@@ -30,9 +30,9 @@ CELLS, STEPS_RECORD = RESULTS / "transfer.jsonl", RESULTS / "transfer_steps.json
 SEEDS = (0, 1, 2)
 PROBES = {"probe mri": "mri", "probe ct": "ct"}
 PROBED_ARMS = (OURS, WITHOUT_INFONCE, MAE, FEATURES)
-# With the attention of the plain MAE a step of fine-tuning takes half as long again: what ours makes of that time, and
-# what is left of a head start with four times the steps.
-MORE_STEPS = {(OURS, 1200): FEW, (SCRATCH, 3200): FEW[-1:], (OURS, 3200): FEW[-1:]}
+# With the attention of the plain MAE a step of fine-tuning takes half as long again: what ours makes of that time.
+TIME_OF_MAE = 1200
+MORE_STEPS = 3200  # what is left of a head start
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,7 @@ class Planned:
     labels: int
     seed: int
     steps: int = STEPS
+    lr_scale: float = LR_SCALE
 
     @property
     def volumes(self) -> str:
@@ -83,9 +84,10 @@ def plan_rest(tasks: dict[str, Task], seed: int) -> Iterator[Planned]:
         yield Planned("generated mri", MRI_ONLY, count, seed)
         for task in LADDERS:
             yield Planned(task, NOISE_ONLY, count, seed)
-    for (arm, steps), counts in MORE_STEPS.items():
-        for count in counts:
-            yield Planned("generated mri", arm, count, seed, steps)
+        yield Planned("generated mri", OURS, count, seed, TIME_OF_MAE)
+    for arm in (SCRATCH, OURS):
+        for lr_scale in (LR_SCALE, FULL_RATE):
+            yield Planned("generated mri", arm, FEW[-1], seed, MORE_STEPS, lr_scale)
     if "real MS lesions" in tasks:
         for arm in (SCRATCH, OURS, MAE):
             yield Planned("real MS lesions", arm, 1, seed)
@@ -109,9 +111,8 @@ def fill(planned: Planned, cases: Task | Path, steps: dict[str, int], folder: Pa
     if planned.arm != SCRATCH:
         checkpoint = pretrain_arm(planned.volumes, planned.arm, planned.seed, steps, folder)
     if isinstance(cases, Task):
-        found = finetuned(
-            cases, checkpoint, labels=planned.labels, seed=planned.seed, steps=planned.steps, folder=folder
-        )
+        settings = {"labels": planned.labels, "steps": planned.steps, "lr_scale": planned.lr_scale}
+        found = finetuned(cases, checkpoint, **settings, seed=planned.seed, folder=folder)
     else:
         assert checkpoint is not None
         found = {"results": probed(checkpoint, cases, planned.seed, folder)}

@@ -11,7 +11,7 @@ from typing import Any
 from arms import CT_ONLY, MAE, MRI_ONLY, NOISE_ONLY, OURS, WITHOUT_INFONCE
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from tasks import RANDOM, SCRATCH, STEPS
+from tasks import FULL_RATE, RANDOM, SCRATCH, STEPS
 from volumes import LABELLED
 
 Cell = dict[str, Any]
@@ -125,7 +125,10 @@ def write_report(cells: Sequence[Cell], steps: dict[str, int], folder: Path) -> 
         *((task, count, OURS, SCRATCH) for task in LADDERS for count in LADDER),
         *((task, count, OURS, MAE) for task in LADDERS for count in LADDER),
         *(("generated mri", count, f"{OURS}, 1200 steps", MAE) for count in FEW),
-        *(("generated mri", count, f"{OURS}, 3200 steps", f"{SCRATCH}, 3200 steps") for count in FEW),
+        *(
+            ("generated mri", FEW[-1], f"{OURS}, 3200 steps{rate}", f"{SCRATCH}, 3200 steps{rate}")
+            for rate in ("", ", full rate")
+        ),
         *(("generated ct", count, OURS, other) for other in (CT_ONLY, MRI_ONLY) for count in LADDER),
         *(("generated mri", count, OURS, MRI_ONLY) for count in FEW),
         *((task, count, NOISE_ONLY, SCRATCH) for task in LADDERS for count in FEW),
@@ -150,9 +153,9 @@ def write_report(cells: Sequence[Cell], steps: dict[str, int], folder: Path) -> 
 
 
 def _named(cell: Cell) -> str:
-    """Name an arm, with its steps of fine-tuning where they are more."""
-    arm: str = cell["arm"]
-    return arm if cell["steps"] == STEPS else f"{arm}, {cell['steps']} steps"
+    """Name an arm, with what differs from the others in how it is fine-tuned."""
+    steps = "" if cell["steps"] == STEPS else f", {cell['steps']} steps"
+    return f"{cell['arm']}{steps}{', full rate' if cell['lr_scale'] == FULL_RATE else ''}"
 
 
 def transposed(cells: Sequence[Cell], tasks: Sequence[str]) -> str:

@@ -19,14 +19,15 @@ from voxelwave.recipes.probe import probe
 SCRATCH = "scratch"
 STEPS = 800  # of fine-tuning
 RANDOM = "random init"
-# The rate at which scratch does best on the heads of a development seed; the pretrained weights' best is not lower.
+# The rate, and the share of it that the backbone learns at, at which scratch does best on the heads of a development
+# seed; they are also the best of pretrained weights there.
 BATCH_SIZE, LEARNING_RATE, WIDTH = 2, 1e-2, 8
-LR_SCALE = 0.1  # of a pretrained backbone; a random one learns at the rate of the decoder
+LR_SCALE, FULL_RATE = 0.1, 1.0
 _READ: dict[Any, Any] = {}  # cases that this process has read
 
 
 def finetuned(
-    task: Task, checkpoint: Path | None, *, labels: int, seed: int, steps: int, folder: Path
+    task: Task, checkpoint: Path | None, *, labels: int, seed: int, steps: int, lr_scale: float, folder: Path
 ) -> dict[str, Any]:
     """Fine-tune on `labels` volumes and return the mean Dice over classes and test cases, and that of each class."""
     raw = {
@@ -46,7 +47,7 @@ def finetuned(
         },
         "backbone": {
             "path": None if checkpoint is None else str(checkpoint),
-            "lr_scale": 1.0 if checkpoint is None else LR_SCALE,
+            "lr_scale": lr_scale,
             "scratch": BACKBONE,
         },
         "data": {
