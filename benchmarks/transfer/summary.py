@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from arms import CT_ONLY, MAE, MRI_ONLY, NOISE_ONLY, OURS, WITHOUT_INFONCE
+from arms import CT_ONLY, FEATURES, MAE, MRI_ONLY, NOISE_ONLY, OURS, WITHOUT_INFONCE
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from tasks import FULL_RATE, RANDOM, SCRATCH, STEPS
@@ -18,6 +18,7 @@ Cell = dict[str, Any]
 LADDER = (1, 2, 4, 8, LABELLED)
 FEW = (1, 4)  # where not every number is tried
 LADDERS = ("generated mri", "generated ct")
+ORDER = (SCRATCH, OURS, MAE, WITHOUT_INFONCE, FEATURES, MRI_ONLY, CT_ONLY, NOISE_ONLY)
 
 
 def of(cells: Iterable[Cell], **wanted: Any) -> list[Cell]:
@@ -64,10 +65,10 @@ def compared(cells: Sequence[Cell], pairs: Sequence[tuple[str, int, str, str]]) 
 
 
 def draw(cells: Sequence[Cell], ladders: Sequence[str], singles: Sequence[str], path: Path) -> None:
-    """Draw Dice over the number of labelled volumes, and, of tasks with one, a bar for each arm."""
-    figure = Figure(figsize=(5 * len(ladders) + 6, 4.6), layout="constrained")
+    """Draw Dice over the number of labelled volumes, and, of tasks with one, a bar for each arm fine-tuned alike."""
+    figure = Figure(figsize=(5 * len(ladders) + 7, 4.6), layout="constrained")
     FigureCanvasAgg(figure)
-    arms = list(dict.fromkeys(cell["arm"] for cell in cells if cell["task"] in (*ladders, *singles)))
+    arms = [arm for arm in ORDER if of(cells, arm=arm)]
     colours = {arm: f"C{number}" for number, arm in enumerate(arms)}
     axes = figure.subplots(1, len(ladders) + 1, width_ratios=[1] * len(ladders) + [1.3])
     for task, axis in zip(ladders, axes, strict=False):
@@ -83,14 +84,13 @@ def draw(cells: Sequence[Cell], ladders: Sequence[str], singles: Sequence[str], 
                 [max(scores) - mean for mean, scores in zip(means, by_count, strict=True)],
             ]
             # Side by side, so that no arm hides another's range.
-            places = [count * 2 ** (0.05 * (list(arms).index(arm) - len(arms) / 2)) for count in counts]
+            places = [count * 2 ** (0.05 * (arms.index(arm) - len(arms) / 2)) for count in counts]
             line = "-" if len(counts) > len(FEW) else ":"
             axis.errorbar(places, means, errors, fmt=f"o{line}", capsize=2, ms=4, label=arm, color=colours[arm])
         axis.set_xscale("log", base=2)
         axis.set_xticks(sorted({cell["labels"] for cell in of(cells, task=task)}))
         axis.xaxis.set_major_formatter("{x:g}")
         axis.set(title=task, xlabel="labelled volumes", ylabel="mean Dice, test subjects")
-        axis.legend(fontsize=7, loc="lower right")
     width = 0.8 / max(1, len(arms))
     for number, arm in enumerate(arms):
         for place, task in enumerate(singles):
@@ -100,6 +100,10 @@ def draw(cells: Sequence[Cell], ladders: Sequence[str], singles: Sequence[str], 
                 axes[-1].plot([at] * len(scores), scores, "k.", markersize=3)
     axes[-1].set_xticks(range(len(singles)), [task.removeprefix("real ") for task in singles], rotation=15)
     axes[-1].set(title="real scans, one labelled", ylabel="mean Dice")
+    lines = {text: line for axis in axes[:-1] for line, text in zip(*axis.get_legend_handles_labels(), strict=True)}
+    figure.legend(
+        [lines[arm] for arm in arms if arm in lines], [arm for arm in arms if arm in lines], loc="outside right"
+    )
     figure.savefig(path, dpi=90)
 
 
@@ -119,8 +123,9 @@ def probes(cells: Sequence[Cell]) -> list[Cell]:
 
 def write_report(cells: Sequence[Cell], steps: dict[str, int], folder: Path) -> None:
     """Write `transfer.md`, `transfer.json` and `transfer.png` of the cells that are filled."""
+    cells = sorted(cells, key=lambda cell: ORDER.index(cell["arm"]))
     scored = [cell | {"arm": _named(cell)} for cell in cells if "score" in cell]
-    real = list(dict.fromkeys(cell["task"] for cell in scored if cell["task"].startswith("real")))
+    real = sorted({cell["task"] for cell in scored if cell["task"].startswith("real")}, reverse=True)
     questions = [
         *((task, count, OURS, SCRATCH) for task in LADDERS for count in LADDER),
         *((task, count, OURS, MAE) for task in LADDERS for count in LADDER),
