@@ -22,7 +22,7 @@ from pathlib import Path
 import torch
 from arms import ARMS, CT_ONLY, FEATURES, MAE, MRI_ONLY, NOISE_ONLY, OURS, WITHOUT_INFONCE, equal_time, pretrained
 from summary import FEW, LADDERS, Cell, write_report
-from tasks import FULL_RATE, LR_SCALE, SCRATCH, STEPS, finetuned, probed
+from tasks import FULL_RATE, LR_SCALE, MORE_STEPS, SCRATCH, STEPS, TIME_OF_MAE, finetuned, probed
 from volumes import LABELLED, Task, generated, probe_cases, real, real_volumes
 
 RESULTS = Path(__file__).parent.parent / "results"
@@ -30,9 +30,6 @@ CELLS, STEPS_RECORD = RESULTS / "transfer.jsonl", RESULTS / "transfer_steps.json
 SEEDS = (0, 1, 2)
 PROBES = {"probe mri": "mri", "probe ct": "ct"}
 PROBED_ARMS = (OURS, WITHOUT_INFONCE, MAE, FEATURES)
-# With the attention of the plain MAE a step of fine-tuning takes half as long again: what ours makes of that time.
-TIME_OF_MAE = 1200
-MORE_STEPS = 3200  # what is left of a head start
 
 
 @dataclass(frozen=True)

@@ -11,13 +11,14 @@ from typing import Any
 from arms import CT_ONLY, FEATURES, MAE, MRI_ONLY, NOISE_ONLY, OURS, WITHOUT_INFONCE
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from tasks import FULL_RATE, RANDOM, SCRATCH, STEPS
+from tasks import FULL_RATE, MORE_STEPS, RANDOM, SCRATCH, STEPS, TIME_OF_MAE
 from volumes import LABELLED
 
 Cell = dict[str, Any]
 LADDER = (1, 2, 4, 8, LABELLED)
 FEW = (1, 4)  # where not every number is tried
 LADDERS = ("generated mri", "generated ct")
+SEEDS = 3
 ORDER = (SCRATCH, OURS, MAE, WITHOUT_INFONCE, FEATURES, MRI_ONLY, CT_ONLY, NOISE_ONLY)
 
 
@@ -28,11 +29,12 @@ def of(cells: Iterable[Cell], **wanted: Any) -> list[Cell]:
 
 
 def shown(values: Sequence[float]) -> str:
-    """Write a mean and its range over the seeds, in points."""
+    """Write a mean and its range over the seeds, in points, and of how many seeds where some are missing."""
     if not values:
         return "–"
-    mean = f"{100 * statistics.mean(values):.1f}"
-    return mean if len(values) == 1 else f"{mean} ({100 * min(values):.1f}…{100 * max(values):.1f})"
+    spread = f" ({100 * min(values):.1f}…{100 * max(values):.1f})" if len(values) > 1 else ""
+    missing = f" [{len(values)} of {SEEDS} seeds]" if len(values) < SEEDS else ""
+    return f"{100 * statistics.mean(values):.1f}{spread}{missing}"
 
 
 def table(cells: Sequence[Cell], columns: Sequence[tuple[str, dict[str, Any]]], head: str) -> str:
@@ -68,13 +70,14 @@ def draw(cells: Sequence[Cell], ladders: Sequence[str], singles: Sequence[str], 
     """Draw Dice over the number of labelled volumes, and, of tasks with one, a bar for each arm fine-tuned alike."""
     figure = Figure(figsize=(5 * len(ladders) + 7, 4.6), layout="constrained")
     FigureCanvasAgg(figure)
-    arms = [arm for arm in ORDER if of(cells, arm=arm)]
+    arms = [arm for arm in ORDER if len({cell["seed"] for cell in of(cells, arm=arm)}) == SEEDS]
     colours = {arm: f"C{number}" for number, arm in enumerate(arms)}
     axes = figure.subplots(1, len(ladders) + 1, width_ratios=[1] * len(ladders) + [1.3])
     for task, axis in zip(ladders, axes, strict=False):
         for arm in arms:
             own = of(cells, task=task, arm=arm)
-            counts = sorted({cell["labels"] for cell in own})
+            # Means of fewer seeds are no match for the others.
+            counts = [count for count in LADDER if len(of(own, labels=count)) == SEEDS]
             by_count = [[cell["score"] for cell in own if cell["labels"] == count] for count in counts]
             if not counts:
                 continue
@@ -94,7 +97,8 @@ def draw(cells: Sequence[Cell], ladders: Sequence[str], singles: Sequence[str], 
     width = 0.8 / max(1, len(arms))
     for number, arm in enumerate(arms):
         for place, task in enumerate(singles):
-            if scores := [cell["score"] for cell in of(cells, task=task, arm=arm)]:
+            scores = [cell["score"] for cell in of(cells, task=task, arm=arm)]
+            if len(scores) == SEEDS:
                 at = place + (number - len(arms) / 2 + 0.5) * width
                 axes[-1].bar(at, statistics.mean(scores), width, color=colours[arm])
                 axes[-1].plot([at] * len(scores), scores, "k.", markersize=3)
@@ -129,9 +133,9 @@ def write_report(cells: Sequence[Cell], steps: dict[str, int], folder: Path) -> 
     questions = [
         *((task, count, OURS, SCRATCH) for task in LADDERS for count in LADDER),
         *((task, count, OURS, MAE) for task in LADDERS for count in LADDER),
-        *(("generated mri", count, f"{OURS}, 1200 steps", MAE) for count in FEW),
+        *(("generated mri", count, f"{OURS}, {TIME_OF_MAE} steps", MAE) for count in FEW),
         *(
-            ("generated mri", FEW[-1], f"{OURS}, 3200 steps{rate}", f"{SCRATCH}, 3200 steps{rate}")
+            ("generated mri", FEW[-1], f"{OURS}, {MORE_STEPS} steps{rate}", f"{SCRATCH}, {MORE_STEPS} steps{rate}")
             for rate in ("", ", full rate")
         ),
         *(("generated ct", count, OURS, other) for other in (CT_ONLY, MRI_ONLY) for count in LADDER),
