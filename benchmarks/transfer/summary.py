@@ -48,14 +48,14 @@ def table(cells: Sequence[Cell], columns: Sequence[tuple[str, dict[str, Any]]], 
     return "\n".join(lines)
 
 
-def differences(cells: Sequence[Cell], task: str, labels: int, first: str, second: str) -> list[float]:
+def differences(cells: Sequence[Cell], task: str, labels: int | None, first: str, second: str) -> list[float]:
     """Return `first` minus `second` for every seed that has both."""
     by_seed = {cell["seed"]: cell["score"] for cell in of(cells, task=task, arm=second, labels=labels)}
     own = of(cells, task=task, arm=first, labels=labels)
     return [cell["score"] - by_seed[cell["seed"]] for cell in own if cell["seed"] in by_seed]
 
 
-def compared(cells: Sequence[Cell], pairs: Sequence[tuple[str, int, str, str]]) -> str:
+def compared(cells: Sequence[Cell], pairs: Sequence[tuple[str, int | None, str, str]]) -> str:
     """Write differences in points, seed by seed; a pair is a task, a number of labels, and two arms."""
     lines = ["| task | labels | difference | by seed, points | mean |", "| --- " * 5 + "|"]
     for task, labels, first, second in pairs:
@@ -118,7 +118,8 @@ def probes(cells: Sequence[Cell]) -> list[Cell]:
         for result in cell.get("results", ()):
             if result["probe"].startswith("none"):  # gauges, which are no shares
                 continue
-            task = f"{result['task']}, {result['probe']}"
+            _, _, where = cell["task"].partition(", ")
+            task = ", ".join(filter(None, (result["task"], where, result["probe"])))
             flat.append({"task": task, "arm": cell["arm"], "seed": cell["seed"], "score": result["pretrained"]})
             if cell["arm"] == OURS:  # the same for every arm of its architecture
                 flat.append({"task": task, "arm": RANDOM, "seed": cell["seed"], "score": result[RANDOM]})
@@ -155,6 +156,7 @@ def write_report(cells: Sequence[Cell], steps: dict[str, int], folder: Path) -> 
         + table([c for c in scored if c["task"] in real], [(task, {"task": task}) for task in real], "arm"),
         "## Differences\n\n" + compared(scored, questions),
         "## Probes of frozen features\n\n" + transposed(probed, measures),
+        "### Gains of probes\n\n" + compared(probed, [(measure, None, OURS, RANDOM) for measure in measures]),
     ]
     (folder / "transfer.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
     (folder / "transfer.json").write_text(json.dumps({"steps": steps, "cells": list(cells)}, indent=1) + "\n")

@@ -191,6 +191,9 @@ def probe(
     label_classes: Annotated[
         str, typer.Option(help="Label values to tell apart, e.g. grey=6,deep=8+11; all where not given.")
     ] = "",
+    depth: Annotated[
+        int | None, typer.Option(help="The block after which features are taken; the last where not given.")
+    ] = None,
     out: Annotated[Path, typer.Option(help="Written over, with a picture beside it.")] = Path("probe.json"),
     seed: Annotated[int, typer.Option(help="Of the random backbone, the crops, the folds.")] = 0,
 ) -> None:
@@ -204,6 +207,7 @@ def probe(
         label=label,
         targets=asked,
         label_classes=label_classes,
+        depth=depth,
         out=out,
         seed=seed,
     )
@@ -215,6 +219,9 @@ def embed(
     source: Annotated[str, typer.Argument(help="A file, folder, glob, CSV list, list of cases or prepared folder.")],
     out: Annotated[Path, typer.Argument(help="A .parquet, .csv or .npz file, written over.")],
     modality: Annotated[str | None, typer.Option(help="Of scans that do not say it, instead of telling it.")] = None,
+    depth: Annotated[
+        int | None, typer.Option(help="The block after which features are taken; the last where not given.")
+    ] = None,
 ) -> None:
     """Write the features of whole scans, a row each, for search, clustering and simple classifiers.
 
@@ -222,7 +229,7 @@ def embed(
     """
     from voxelwave.recipes.embed import embed as run
 
-    if run(weights, source, out, modality=modality):
+    if run(weights, source, out, modality=modality, depth=depth):
         raise typer.Exit(1)
 
 

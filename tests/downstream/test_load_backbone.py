@@ -124,6 +124,17 @@ def test_the_pyramid_has_a_level_for_each_depth(run):
         torch.testing.assert_close(level.mean(1), torch.zeros(2, 2, 4, 3), atol=1e-5, rtol=0)
 
 
+def test_blocks_above_the_deepest_level_are_left_out(run):
+    volume = torch.rand(2, 1, 8, 16, 12)
+    cut, whole = load_backbone(run[0], depths=[1]), load_backbone(run[0])
+    torch.testing.assert_close(cut(volume)[0], whole(volume)[0])
+    torch.testing.assert_close(cut.backbone(volume), whole(volume)[0])
+    assert (len(cut.backbone.blocks), cut.backbone.depth) == (1, 1)
+    for depths in ([0], [3], [2, 1], []):
+        with pytest.raises(ValueError, match="depths rise within 0…2, and one is above 0"):
+            load_backbone(run[0], depths=depths)
+
+
 def test_prefixes_of_wrappers_are_stripped(trained, tmp_path):
     state = torch.load(trained / "last.pth", weights_only=True)
     state["model"] = {f"_forward_module._orig_mod.{key}": value for key, value in state["model"].items()}

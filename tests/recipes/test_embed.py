@@ -56,7 +56,7 @@ def test_a_row_a_scan_with_all_that_its_list_says(weights, heads, tmp_path):
     assert set(table["model"].to_pylist()) == {sha256}
     assert str(table.schema.field("embedding").type) == "fixed_size_list<element: float>[12]"
     metadata = {key.decode(): value.decode() for key, value in table.schema.metadata.items()}
-    assert (metadata["weights_sha256"], metadata["voxelwave"]) == (sha256, __version__)
+    assert (metadata["weights_sha256"], metadata["depth"], metadata["voxelwave"]) == (sha256, "1", __version__)
     assert json.loads(metadata["preprocessing"])["crop_size"] == [16, 16, 16]
     scaled = read_scaled(heads / "mri" / "head_0002_FLAIR.nii.gz", MRI())
     own = embed_volume(load_backbone(weights), scaled.volume, size=(16, 16, 16))

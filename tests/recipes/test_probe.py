@@ -19,16 +19,18 @@ from voxelwave.ops.seeding import torch_generator
 from voxelwave.recipes.probe import probe
 from voxelwave.recipes.probe_features import CROPS, TOKENS, parse_classes, probe_cases
 
-SETTINGS = {"patch_size": 4, "embed_dim": 12, "depth": 1, "num_heads": 2}
+SETTINGS = {"patch_size": 4, "embed_dim": 12, "num_heads": 2}
 QUIET = Console(quiet=True)
 
 
-def saved(folder, in_channels=(1, 3), **preprocessing):
+def saved(folder, in_channels=(1, 3), depth=1, weights=None, **preprocessing):
+    folder.mkdir(exist_ok=True)
     torch.manual_seed(0)
-    backbone = WaveFormer3D(in_channels, **SETTINGS)
-    architecture = {"name": "waveformer", "in_channels": list(in_channels), "settings": SETTINGS}
+    settings = {**SETTINGS, "depth": depth}
+    weights = WaveFormer3D(in_channels, **settings).state_dict() if weights is None else weights
+    architecture = {"name": "waveformer", "in_channels": list(in_channels), "settings": settings}
     described = {"architecture": architecture, "preprocessing": {"crop_size": [16, 16, 16], **preprocessing}}
-    save_backbone(folder, backbone.state_dict(), described)
+    save_backbone(folder, weights, described)
     return folder
 
 
@@ -95,6 +97,23 @@ def test_a_probe_prints_a_table_and_leaves_results_and_a_picture(weights, cases,
     assert repeated == [row for row in record["results"] if row["modality"] == "ct"]
 
 
+def test_features_of_a_depth_are_those_of_a_backbone_that_ends_there(cases, tmp_path, monkeypatch):
+    monkeypatch.setattr("voxelwave.evaluation.estimates.RESAMPLES", 20)
+    deep = saved(tmp_path / "deep", depth=2)
+    state = {key: value for key, value in load_backbone(deep).backbone.state_dict().items() if "blocks.1." not in key}
+    shallow = saved(tmp_path / "shallow", weights=state)
+    records = []
+    for weights, options in ((deep, ["--depth", "1"]), (shallow, []), (deep, [])):
+        out = tmp_path / f"{len(records)}.json"
+        options = [*options, "--modality", "mri", "--targets", "upright", "--out", str(out)]
+        result = CliRunner().invoke(app, ["probe", str(weights), str(cases), *options])
+        assert result.exit_code == 0, result.output
+        records.append(json.loads(out.read_text()))
+    cut, ends_there, whole = ([row["pretrained"] for row in record["results"]] for record in records)
+    assert cut == ends_there != whole
+    assert [record["depth"] for record in records] == [1, 1, 2]
+
+
 def test_both_backbones_see_the_same_scans_crops_and_tokens(weights, cases):
     features = load_backbone(weights)
     twin, listed = untrained_twin(features, seed=0), find_cases(cases, modality="mri")
@@ -156,6 +175,7 @@ def test_a_label_map_that_lies_elsewhere_leaves_its_case_out(weights, cases, tmp
         ({"label_classes": "grey=1+2,white=2"}, "label value 2…2 of class 'white' is in class 'grey' too"),
         ({"cases": "nowhere"}, "nowhere is neither a list of cases"),
         ({"weights": "nowhere"}, "no checkpoint at nowhere"),
+        ({"depth": 2}, "depths rise within 0…1, and one is above 0; got .2."),
     ],
 )
 def test_what_cannot_be_probed_is_one_clear_line(weights, cases, tmp_path, options, message):

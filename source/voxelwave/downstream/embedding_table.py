@@ -43,8 +43,9 @@ def write_table(
 ) -> None:
     """Write one row for each case: path, subject, modality, model, its embedding, and its targets where there are any.
 
-    `model` is the hash of the weights. Parquet and NumPy files also hold the weights' SHA-256, the `version` of
-    voxelwave and the preprocessing as metadata; the same embeddings give the same file, byte by byte.
+    `model` is the hash of the weights. Parquet and NumPy files also hold the weights' SHA-256, the depth of the
+    features, the `version` of voxelwave and the preprocessing as metadata; the same embeddings give the same file, byte
+    by byte.
     """
     model = model_hash(features)
     columns: dict[str, list[Any]] = {
@@ -59,6 +60,7 @@ def write_table(
         ]
     metadata = {
         "weights_sha256": model,
+        "depth": str(features.depths[-1]),
         "voxelwave": version,
         "preprocessing": json.dumps(features.description.get("preprocessing", {}), sort_keys=True),
     }

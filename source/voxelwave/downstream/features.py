@@ -44,12 +44,12 @@ class FeaturePyramid(nn.Module):
     """A backbone that returns the feature grids of several depths, each through its last norm.
 
     Attributes:
-        depths: after which blocks; the last is the backbone's output.
+        depths: after which blocks; those above the last of them are cut off the backbone.
         channels, strides: of each level. A transformer keeps its grid: every stride is the patch size.
         report: what loading did with every key; None for a backbone that was not loaded.
         description: architecture, preprocessing, data, as in `backbone.json`.
 
-    Raises InputError for depths that do not rise to the last one.
+    Raises InputError for depths that do not rise, or lie outside the backbone.
     """
 
     def __init__(
@@ -61,10 +61,12 @@ class FeaturePyramid(nn.Module):
         description: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        last = backbone.depth
-        depths = _spread(last) if depths is None else tuple(depths)
-        if not depths or list(depths) != sorted(set(depths)) or depths[0] < 0 or depths[-1] != last:
-            raise InputError(f"depths rise within 0…{last} and end at {last}, got {list(depths)}")
+        depths = _spread(backbone.depth) if depths is None else tuple(depths)
+        if not depths or list(depths) != sorted(set(depths)) or depths[0] < 0 or not 1 <= depths[-1] <= backbone.depth:
+            raise InputError(f"depths rise within 0…{backbone.depth}, and one is above 0; got {list(depths)}")
+        if depths[-1] < backbone.depth:
+            del backbone.blocks[depths[-1] :]
+            backbone.depth = depths[-1]
         self.backbone = backbone
         self.depths = tuple(depths)
         self.in_channels: tuple[int, ...] = backbone.in_channels

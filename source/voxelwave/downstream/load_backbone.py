@@ -58,7 +58,7 @@ def load_backbone(
         img_size: sides of these volumes, in voxels; only checked, since nothing in the backbone depends on it.
         stem: for a count that was not trained: the 1-channel stem repeated and divided by the count ("repeat", so that
             a volume repeated as often gives the same features), or a random one ("new").
-        depths: of the levels that are returned; None takes up to four, evenly.
+        depths: of the levels that are returned, blocks above them are left out; None takes up to four, evenly.
         strict: whether a key that is missing or unexpected is an error, or only reported.
 
     Raises:

@@ -23,7 +23,13 @@ from voxelwave.registry import MODALITIES
 
 
 def embed(
-    weights: str | Path, source: str, out: Path, *, modality: str | None = None, console: Console | None = None
+    weights: str | Path,
+    source: str,
+    out: Path,
+    *,
+    modality: str | None = None,
+    depth: int | None = None,
+    console: Console | None = None,
 ) -> int:
     """Write the embedding of every scan at `source` to `out`, and return how many files could not be used.
 
@@ -32,13 +38,14 @@ def embed(
         source: a file, a folder, a glob, a CSV list of files or of cases, or a folder that `voxelwave prepare` wrote.
         out: .parquet, .csv or .npz.
         modality: of every scan that does not say its own; None tells it as `voxelwave prepare` does.
+        depth: the block after which features are taken; None is the last.
 
     Raises InputError where nothing can be embedded.
     """
     console = console or Console()
     # 1. What is asked for, before anything is computed.
     check_table(out)
-    features = load_backbone(weights).to(best_device()).eval()
+    features = load_backbone(weights, depths=None if depth is None else [depth]).to(best_device()).eval()
     reader, size = ScanReader(features), fitted_size(features)
     seen = [name for name in MODALITIES.names() if MODALITIES.get(name).channels in features.in_channels]
     cases, label_maps = find_images(source, modality)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -38,6 +39,7 @@ def probe(
     label: str = "",
     targets: Sequence[str] | None = None,
     label_classes: str = "",
+    depth: int | None = None,
     out: Path = Path("probe.json"),
     seed: int = 0,
     console: Console | None = None,
@@ -56,6 +58,7 @@ def probe(
         label: a word in the names of label maps, where a prepared image has several.
         targets: None takes all that can be learned from these cases.
         label_classes: label values to tell apart, such as "grey=6,deep=8+11"; "" tells all apart.
+        depth: the block after which features are taken, of both; None is the last.
         out: .json, written over.
         seed: of the untrained backbone, the crops, tokens, folds and resamples.
 
@@ -68,7 +71,7 @@ def probe(
     if modality and modality not in MODALITIES.names():
         raise InputError(f"unknown modality '{modality}'; known: {', '.join(MODALITIES.names())}")
     classes = parse_classes(label_classes)
-    features = load_backbone(weights).to(best_device()).eval()
+    features = load_backbone(weights, depths=None if depth is None else [depth]).to(best_device()).eval()
     listed = find_cases(cases, modality=modality, label=label)
     asked = _asked(listed, targets, str(cases))
     if classes is not None and not any(case.label for case in listed):
@@ -106,7 +109,8 @@ def probe(
 
     # 4. What is left of it.
     console.print(_table(comparison.results))
-    _write(out, comparison, probed, {"weights": str(weights), "sha256": model_hash(features), "cases": str(cases)})
+    of_weights = {"weights": str(weights), "sha256": model_hash(features), "depth": features.depths[-1]}
+    _write(out, comparison, probed, of_weights | {"cases": str(cases)})
     picture = out.with_suffix(".png")
     _draw(picture, probed, asked)
     _say(console, f"written: {out} and {picture}")
@@ -160,7 +164,7 @@ def _figure(estimate: Estimate, sign: str = "") -> str:
     )
 
 
-def _write(out: Path, comparison: Comparison, probed: Mapping[str, Probed], of: Mapping[str, str]) -> None:
+def _write(out: Path, comparison: Comparison, probed: Mapping[str, Probed], of: Mapping[str, Any]) -> None:
     record = {
         **of,
         "voxelwave": __version__,
