@@ -8,9 +8,12 @@ python benchmarks/phantom_runs.py [--seeds 0 1 2] [--quick]
 from __future__ import annotations
 
 import argparse
+import multiprocessing
+import os
 import subprocess
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -146,10 +149,16 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true")
     arguments = parser.parse_args()
     runs: dict[str, list[dict[str, Any]]] = {}
-    with TemporaryDirectory() as temporary:
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # of new processes, as in `voxelwave phantom train`
+    context = multiprocessing.get_context("spawn")
+    with (
+        TemporaryDirectory() as temporary,
+        ProcessPoolExecutor(1, mp_context=context, max_tasks_per_child=1) as pool,
+    ):
         for number, (way, (name, overrides)) in enumerate(WAYS.items()):
             own = [*overrides, *QUICK] if arguments.quick else overrides
-            runs[way] = [run(name, own, seed, Path(temporary) / str(number)) for seed in arguments.seeds]
+            folder = Path(temporary) / str(number)
+            runs[way] = [pool.submit(run, name, own, seed, folder).result() for seed in arguments.seeds]
             print(way, [one["best"] for one in runs[way]], flush=True)
         smoke = smoke_seconds(Path(temporary) / "smoke")
     generator = generator_speed(48 if arguments.quick else 128)

@@ -100,8 +100,8 @@ def plan_rest(tasks: dict[str, Task], seed: int) -> Iterator[Planned]:
             yield Planned(task, NOISE_ONLY, count, seed)
         yield Planned("generated mri", OURS, count, seed, TIME_OF_MAE)
     for arm in (SCRATCH, OURS):
-        for lr_scale in (LR_SCALE, FULL_RATE):
-            yield Planned("generated mri", arm, FEW[-1], seed, MORE_STEPS, lr_scale)
+        for count, lr_scale in ((FEW[-1], LR_SCALE), *((count, FULL_RATE) for count in FEW)):
+            yield Planned("generated mri", arm, count, seed, MORE_STEPS, lr_scale)
     if "real MS lesions" in tasks:
         for arm in (SCRATCH, OURS, MAE):
             yield Planned("real MS lesions", arm, 1, seed)

@@ -136,7 +136,8 @@ def write_report(cells: Sequence[Cell], steps: dict[str, int], folder: Path) -> 
         *((task, count, OURS, MAE) for task in LADDERS for count in LADDER),
         *(("generated mri", count, f"{OURS}, {TIME_OF_MAE} steps", MAE) for count in FEW),
         *(
-            ("generated mri", FEW[-1], f"{OURS}, {MORE_STEPS} steps{rate}", f"{SCRATCH}, {MORE_STEPS} steps{rate}")
+            ("generated mri", count, f"{OURS}, {MORE_STEPS} steps{rate}", f"{SCRATCH}, {MORE_STEPS} steps{rate}")
+            for count in FEW
             for rate in ("", ", full rate")
         ),
         *(("generated ct", count, OURS, other) for other in (CT_ONLY, MRI_ONLY) for count in LADDER),
