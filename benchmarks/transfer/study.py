@@ -20,32 +20,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from arms import (
-    ARMS,
-    BACKBONE,
-    CT_ONLY,
-    FEATURES,
-    MAE,
-    MRI_ONLY,
-    NOISE_ONLY,
-    OURS,
-    WITHOUT_INFONCE,
-    equal_time,
-    pretrained,
-)
+from arms import ARMS, CT_ONLY, FEATURES, MAE, MRI_ONLY, NOISE_ONLY, OURS, WITHOUT_INFONCE, equal_time, pretrained
 from summary import FEW, LADDERS, Cell, write_report
 from tasks import FULL_RATE, LR_SCALE, MORE_STEPS, SCRATCH, STEPS, TIME_OF_MAE, finetuned, probed
-from volumes import LABELLED, Probe, Task, generated, probe_cases, real, real_volumes
+from volumes import LABELLED, Task, generated, probe_cases, real, real_volumes
 
 RESULTS = Path(__file__).parent.parent / "results"
 CELLS, STEPS_RECORD = RESULTS / "transfer.jsonl", RESULTS / "transfer_steps.json"
 SEEDS = (0, 1, 2)
-HALF_WAY = BACKBONE["depth"] // 2  # chosen on heads of a development seed
-PROBES = {
-    f"probe {modality}{where}": (modality, depth)
-    for where, depth in (("", None), (f", depth {HALF_WAY}", HALF_WAY))
-    for modality in ("mri", "ct")
-}
+PROBES = {"probe mri": "mri", "probe ct": "ct"}
 PROBED_ARMS = (OURS, WITHOUT_INFONCE, MAE, FEATURES)
 
 
@@ -117,7 +100,7 @@ def pretrain_arm(volumes: str, arm: str, seed: int, steps: dict[str, int], folde
     return pretrained(arm, folder / volumes, folder / "runs" / volumes, steps=steps[arm], seed=seed)
 
 
-def fill(planned: Planned, cases: Task | Probe, steps: dict[str, int], folder: Path) -> Cell:
+def fill(planned: Planned, cases: Task | Path, steps: dict[str, int], folder: Path) -> Cell:
     """Score a cell; its arm is pretrained."""
     torch.set_num_threads(1)
     began = time.perf_counter()
@@ -129,13 +112,13 @@ def fill(planned: Planned, cases: Task | Probe, steps: dict[str, int], folder: P
         found = finetuned(cases, checkpoint, **settings, seed=planned.seed, folder=folder)
     else:
         assert checkpoint is not None
-        found = {"results": probed(cases, checkpoint, seed=planned.seed, folder=folder)}
+        found = {"results": probed(checkpoint, cases, planned.seed, folder)}
     return {**asdict(planned), **found, "duration_s": round(time.perf_counter() - began, 1)}
 
 
 def run(
     cells: Iterable[Planned],
-    cases: dict[str, Task | Probe],
+    cases: dict[str, Task | Path],
     steps: dict[str, int],
     folder: Path,
     pool: ProcessPoolExecutor,
@@ -205,9 +188,7 @@ def main() -> None:
     tasks = generated(folder / "generated")
     if (source := real_volumes()) is not None:
         tasks |= real(source, folder / "real")
-    cases: dict[str, Task | Probe] = {**tasks}
-    for name, (modality, depth) in PROBES.items():
-        cases[name] = Probe(probe_cases(folder / "generated", modality), depth)
+    cases = tasks | {probe: probe_cases(folder / "generated", modality) for probe, modality in PROBES.items()}
     steps = steps_of_arms(folder)
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(arguments.workers, mp_context=context, initializer=end_with_parent) as pool:

@@ -118,8 +118,7 @@ def probes(cells: Sequence[Cell]) -> list[Cell]:
         for result in cell.get("results", ()):
             if result["probe"].startswith("none"):  # gauges, which are no shares
                 continue
-            _, _, where = cell["task"].partition(", ")
-            task = ", ".join(filter(None, (result["task"], where, result["probe"])))
+            task = f"{result['task']}, {result['probe']}"
             flat.append({"task": task, "arm": cell["arm"], "seed": cell["seed"], "score": result["pretrained"]})
             if cell["arm"] == OURS:  # the same for every arm of its architecture
                 flat.append({"task": task, "arm": RANDOM, "seed": cell["seed"], "score": result[RANDOM]})

@@ -10,7 +10,7 @@ from typing import Any
 
 from arms import BACKBONE, PRECISION
 from rich.console import Console
-from volumes import REGIONS, SIDE, Probe, Task
+from volumes import REGIONS, SIDE, Task
 
 from voxelwave.recipes.finetune import finetune
 from voxelwave.recipes.finetune_config import check_finetune_config
@@ -80,14 +80,13 @@ def finetuned(
     return {"score": tested["mean_dice"], "by_class": tested["dice"]}
 
 
-def probed(asked: Probe, checkpoint: Path, *, seed: int, folder: Path) -> list[dict[str, Any]]:
+def probed(checkpoint: Path, cases: Path, seed: int, folder: Path) -> list[dict[str, Any]]:
     """Probe frozen features, beside those of the same backbone with random weights."""
     regions = ",".join(f"{name}={'+'.join(str(int(value)) for value in values)}" for name, values in REGIONS.items())
     results = probe(
         checkpoint,
-        asked.cases,
+        cases,
         label_classes=regions,
-        depth=asked.depth,
         out=folder / f"probe_{os.getpid()}.json",
         seed=seed,
         console=Console(quiet=True),

@@ -61,14 +61,6 @@ class Task:
     counts: tuple[int, ...]
 
 
-@dataclass(frozen=True)
-class Probe:
-    """Cases whose targets and labels are asked of frozen features after block `depth`; None is the last."""
-
-    cases: Path
-    depth: int | None
-
-
 def generated(folder: Path) -> dict[str, Task]:
     """Write the heads where they are missing, and return the tasks; `<folder>/pretrain/<modality>` is unlabelled."""
     for modality, count in PRETRAINED_ON.items():

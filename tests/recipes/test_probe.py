@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -11,13 +12,15 @@ from typer.testing import CliRunner
 
 from voxelwave.backbones.waveformer import WaveFormer3D
 from voxelwave.cli import app
-from voxelwave.data.cases import find_cases
+from voxelwave.data.cases import Case, find_cases
 from voxelwave.downstream.embedding import embed_crops, embed_volume, frame, tissue, untrained_twin
 from voxelwave.downstream.load_backbone import load_backbone, save_backbone
 from voxelwave.downstream.scan_reader import ScanReader
+from voxelwave.evaluation.probing import tissue_probe
 from voxelwave.ops.seeding import torch_generator
 from voxelwave.recipes.probe import probe
-from voxelwave.recipes.probe_features import CROPS, TOKENS, parse_classes, probe_cases
+from voxelwave.recipes.probe_features import CROPS, TOKENS, Probed, parse_classes, probe_cases
+from voxelwave.recipes.probe_tasks import PRETRAINED, UNTRAINED, Comparison
 
 SETTINGS = {"patch_size": 4, "embed_dim": 12, "num_heads": 2}
 QUIET = Console(quiet=True)
@@ -147,6 +150,27 @@ def test_a_coarser_network_shows_which_tissue_prevails(cases, tmp_path):
     probed, problems = probe_cases(find_cases(cases, modality="mri"), {"one": features}, classes=None, seed=0)
     assert not problems
     assert np.array_equal(probed.token_labels, np.tile([1, 2], 4 * 8))
+
+
+@pytest.mark.parametrize(("count", "counted"), [(9, False), (10, True)])
+def test_tissues_that_few_subjects_have_are_not_counted(count, counted):
+    generator = np.random.default_rng(0)
+    cases = [Case(f"{number}", Path(f"{number}.nii"), "mri", f"{number}") for number in range(24)]
+    owners, labels = np.repeat(np.arange(24), 3), np.tile([1, 2, 0], 24)
+    labels[2 : 3 * count : 3] = 3
+    tokens = generator.normal(size=(72, 4)).astype(np.float32)
+    cases[0] = replace(cases[0], label=Path("labels.nii"))
+    scans, crops = np.zeros((24, 4), np.float32), np.zeros((24, 2, 4), np.float32)
+    features = (dict.fromkeys((PRETRAINED, UNTRAINED), array) for array in (scans, crops, tokens))
+    probed = Probed(cases, *features, owners, labels, {3: "ventricles"})
+    comparison = Comparison(seed=0)
+    comparison.tissues("mri", probed)
+    kept = (labels > 0) & ((labels < 3) | counted)
+    expected = tissue_probe(tokens[kept], labels[kept], np.array([f"{owner}" for owner in owners[kept]]), seed=0)
+    found = {result.measure: result.pretrained.value for result in comparison.results}
+    assert found == {name: of.value for name, of in expected.items()}
+    problem = {"tissue (mri)": "fewer than 10 subjects have tokens of ventricles (9)"}
+    assert comparison.problems == ({} if counted else problem)
 
 
 def test_a_label_map_that_lies_elsewhere_leaves_its_case_out(weights, cases, tmp_path):

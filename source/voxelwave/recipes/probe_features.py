@@ -26,7 +26,7 @@ from voxelwave.ops.patches import patchify, token_grid
 from voxelwave.ops.seeding import torch_generator
 
 CROPS = 4
-TOKENS = 128  # of each scan
+TOKENS = 512  # of each scan
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,7 @@ class Probed:
         scans, crops, tokens: features; of tokens as many at random of each scan.
         token_case: the number of the case of each token.
         token_labels: the class of most of its voxels; 0 for none.
+        label_names: of classes that have one.
     """
 
     cases: list[Case]
@@ -46,6 +47,7 @@ class Probed:
     tokens: dict[str, Float32[ndarray, "token embed"]]
     token_case: Int64[ndarray, " token"]
     token_labels: Int64[ndarray, " token"]
+    label_names: Mapping[int, str]
 
 
 def parse_classes(text: str) -> Classes | None:
@@ -109,7 +111,8 @@ def probe_cases(
         {name: join([row[part] for row in own]).numpy() for name, own in rows.items()}
         for part, join in enumerate((torch.stack, torch.stack, torch.cat))
     )
-    return Probed(used, scans, crops, tokens, np.array(owners, dtype=np.int64), torch.cat(labels).numpy()), problems
+    owned, names = np.array(owners, dtype=np.int64), dict(enumerate(classes.names if classes else ()))
+    return Probed(used, scans, crops, tokens, owned, torch.cat(labels).numpy(), names), problems
 
 
 def _token_labels(

@@ -19,6 +19,7 @@ from voxelwave.evaluation.retrieval import retrieval
 from voxelwave.recipes.probe_features import Probed
 
 PRETRAINED, UNTRAINED = "pretrained", "random init"
+COMMON = 10  # subjects that have a tissue, of twenty or more: two for each of five folds
 Vectors = Mapping[str, Float32[ndarray, "..."]]
 
 
@@ -69,13 +70,21 @@ class Comparison:
         labelled = probed.token_labels > 0
         subjects = np.array([probed.cases[number].subject for number in probed.token_case[labelled]])
         labels = probed.token_labels[labelled]
-        # A label that one subject alone has can be learned or asked for, not both.
-        common = [one for one in np.unique(labels) if len(np.unique(subjects[labels == one])) > 1]
-        kept = np.isin(labels, common)
         if not any(case.label for case in probed.cases):
             return
-        if problem := probe_problem(labels[kept], subjects[kept]):
-            self.problems[f"tissue ({modality})"] = problem
+        # A label of few subjects would weigh as much as the others, with a handful of tokens to learn and to be asked.
+        enough = max(2, min(COMMON, len(np.unique(subjects)) // 2))
+        counts = {int(one): len(np.unique(subjects[labels == one])) for one in np.unique(labels)}
+        rare = {one: count for one, count in counts.items() if count < enough}
+        kept = ~np.isin(labels, list(rare))
+        problems = []
+        if rare:
+            named = (f"{probed.label_names.get(one, one)} ({count})" for one, count in rare.items())
+            problems.append(f"fewer than {enough} subjects have tokens of {', '.join(named)}")
+        problem = probe_problem(labels[kept], subjects[kept])
+        if problem or problems:
+            self.problems[f"tissue ({modality})"] = "; ".join(filter(None, (*problems, problem)))
+        if problem:
             return
         features = {name: tokens[labelled][kept] for name, tokens in probed.tokens.items()}
         self._add(
