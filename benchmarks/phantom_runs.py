@@ -151,15 +151,13 @@ def main() -> None:
     runs: dict[str, list[dict[str, Any]]] = {}
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # of new processes, as in `voxelwave phantom train`
     context = multiprocessing.get_context("spawn")
-    with (
-        TemporaryDirectory() as temporary,
-        ProcessPoolExecutor(1, mp_context=context, max_tasks_per_child=1) as pool,
-    ):
-        for number, (way, (name, overrides)) in enumerate(WAYS.items()):
-            own = [*overrides, *QUICK] if arguments.quick else overrides
-            folder = Path(temporary) / str(number)
-            runs[way] = [pool.submit(run, name, own, seed, folder).result() for seed in arguments.seeds]
-            print(way, [one["best"] for one in runs[way]], flush=True)
+    with TemporaryDirectory() as temporary:
+        with ProcessPoolExecutor(1, mp_context=context, max_tasks_per_child=1) as pool:
+            for number, (way, (name, overrides)) in enumerate(WAYS.items()):
+                own = [*overrides, *QUICK] if arguments.quick else overrides
+                folder = Path(temporary) / str(number)
+                runs[way] = [pool.submit(run, name, own, seed, folder).result() for seed in arguments.seeds]
+                print(way, [one["best"] for one in runs[way]], flush=True)
         smoke = smoke_seconds(Path(temporary) / "smoke")
     generator = generator_speed(48 if arguments.quick else 128)
     figures = {"runs": runs, "generator": generator, "smoke_seconds": smoke, "targets": TARGETS}

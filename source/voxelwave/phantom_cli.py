@@ -48,8 +48,8 @@ def train(
 
     The exit code is 0, or 130 where it was stopped.
     """
-    # Threads that spin while they wait take the core that the worker renders phantoms on: an epoch took a third longer
-    # on two cores. OpenMP reads this once, when torch is imported.
+    # Threads that spin while they wait take the core that the worker renders phantoms on: with them a run took a third
+    # longer on two cores. OpenMP reads this once, when torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     from voxelwave.recipes.phantom_config import load_phantom_config
     from voxelwave.recipes.phantom_train import train_phantoms

@@ -62,6 +62,11 @@ def test_a_backbone_serves_downstream_and_takes_a_stem_for_other_channels(name, 
     levels = features(volume.expand(-1, 3, -1, -1, -1))
     assert [level.shape for level in levels] == [(1, backbone.channels, 2, 2, 2)] * 2
     torch.testing.assert_close(levels[-1], backbone.eval()(volume), atol=1e-4, rtol=1e-4)
+    cut = load_backbone(tmp_path, depths=[backbone.depth - 1]).eval()
+    _, (inner,) = backbone.forward_intermediates(volume, None, [backbone.depth - 1])
+    normed = backbone.norm(inner.movedim(1, -1)).movedim(-1, 1)
+    torch.testing.assert_close(cut(volume)[0], normed)
+    torch.testing.assert_close(cut.backbone(volume), normed)
 
 
 @pytest.mark.parametrize("name", MASKINGS.names())

@@ -7,6 +7,8 @@ import torch
 
 from voxelwave import load_backbone
 from voxelwave.backbones.waveformer import WaveFormer3D
+from voxelwave.downstream.embedding import untrained_twin
+from voxelwave.downstream.features import FeaturePyramid
 from voxelwave.downstream.load_backbone import DESCRIPTION, WEIGHTS, save_backbone
 from voxelwave.engine.checkpoint import save_checkpoint
 from voxelwave.recipes.config import check_config
@@ -130,6 +132,12 @@ def test_blocks_above_the_deepest_level_are_left_out(run):
     torch.testing.assert_close(cut(volume)[0], whole(volume)[0])
     torch.testing.assert_close(cut.backbone(volume), whole(volume)[0])
     assert (len(cut.backbone.blocks), cut.backbone.depth) == (1, 1)
+    assert {key.rpartition("blocks.")[2][:2] for key in cut.report.left_out} >= {"1."}
+    assert not [key for key in cut.report.loaded if "blocks.1." in key]
+    twin = untrained_twin(cut, seed=0)
+    assert (len(twin.backbone.blocks), len(whole.backbone.blocks)) == (1, 2)
+    assert len(FeaturePyramid(whole.backbone, depths=[1]).backbone.blocks) == 1
+    assert len(whole.backbone.blocks) == 2
     for depths in ([0], [3], [2, 1], []):
         with pytest.raises(ValueError, match="depths rise within 0…2, and one is above 0"):
             load_backbone(run[0], depths=depths)

@@ -63,6 +63,24 @@ def test_a_row_a_scan_with_all_that_its_list_says(weights, heads, tmp_path):
     assert np.array_equal(vectors(table)[2], own.numpy())
 
 
+def test_features_of_an_inner_depth(heads, tmp_path):
+    settings = {**SETTINGS, "depth": 2}
+    described = {"architecture": {"name": "waveformer", "in_channels": [1, 3], "settings": settings}}
+    save_backbone(tmp_path, WaveFormer3D(**settings).state_dict(), described)
+    scan, tables = heads / "mri" / "head_0002_FLAIR.nii.gz", []
+    for options in (["--depth", "1"], []):
+        out = tmp_path / f"{len(tables)}.parquet"
+        result = CliRunner().invoke(app, ["embed", str(tmp_path), str(scan), str(out), *options])
+        assert result.exit_code == 0, result.output
+        tables.append(parquet.read_table(out))
+    volume = read_scaled(scan, MRI()).volume
+    for table, depth in zip(tables, (1, 2), strict=True):
+        assert table.schema.metadata[b"depth"] == str(depth).encode()
+        own = embed_volume(load_backbone(tmp_path, depths=[depth]), volume, size=None)
+        np.testing.assert_allclose(vectors(table)[0], own.numpy(), atol=1e-6)
+    assert not np.allclose(vectors(tables[0]), vectors(tables[1]))
+
+
 def test_the_same_scans_give_the_same_file(weights, heads, tmp_path):
     for suffix in (".parquet", ".csv", ".npz"):
         first, again = tmp_path / f"first{suffix}", tmp_path / f"again{suffix}"

@@ -1,5 +1,6 @@
 import json
 import math
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -183,7 +184,8 @@ def test_vectors_as_a_file_are_those_of_the_model(trained, tmp_path):
         np.testing.assert_allclose(written[name][[2, 5]], model.embed(images).numpy(), atol=1e-5)
 
 
-def test_the_flags_of_the_command_are_keys_of_the_configuration(tmp_path):
+def test_the_flags_of_the_command_are_keys_of_the_configuration(tmp_path, monkeypatch):
+    monkeypatch.setenv("OMP_WAIT_POLICY", "active")  # of who asks for it, it is kept
     flags = "--epochs 1 --train-length 8 --val-length 4 --batch-size 4 --image-size 32 --n-coils 3 --lr 0.001 "
     flags += "--margin 0.3 --num-workers 0 --device cpu"
     command = ["phantom", "train", *flags.split(), "--out-dir", str(tmp_path / "my run")]
@@ -193,6 +195,7 @@ def test_the_flags_of_the_command_are_keys_of_the_configuration(tmp_path):
     assert (written["data"]["num_coils"], written["data"]["train_length"], written["data"]["image_size"]) == (3, 8, 32)
     assert (written["loss"]["margin"], written["training"]["learning_rate"]) == (0.3, 0.001)
     assert (written["training"]["plateau"]["factor"], written["model"]["embed_dim"]) == (0.5, 256)
+    assert os.environ["OMP_WAIT_POLICY"] == "active"
     preview = CliRunner().invoke(
         app, ["phantom", "preview", "--samples", "2", "--out-dir", str(tmp_path), "--max-rotation", "45"]
     )

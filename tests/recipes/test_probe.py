@@ -13,13 +13,13 @@ from typer.testing import CliRunner
 from voxelwave.backbones.waveformer import WaveFormer3D
 from voxelwave.cli import app
 from voxelwave.data.cases import Case, find_cases
-from voxelwave.downstream.embedding import embed_crops, embed_volume, frame, tissue, untrained_twin
+from voxelwave.downstream.embedding import embed_crops, embed_tokens, embed_volume, frame, tissue, untrained_twin
 from voxelwave.downstream.load_backbone import load_backbone, save_backbone
 from voxelwave.downstream.scan_reader import ScanReader
 from voxelwave.evaluation.probing import tissue_probe
 from voxelwave.ops.seeding import torch_generator
 from voxelwave.recipes.probe import probe
-from voxelwave.recipes.probe_features import CROPS, TOKENS, Probed, parse_classes, probe_cases
+from voxelwave.recipes.probe_features import CROPS, Probed, parse_classes, probe_cases
 from voxelwave.recipes.probe_tasks import PRETRAINED, UNTRAINED, Comparison
 
 SETTINGS = {"patch_size": 4, "embed_dim": 12, "num_heads": 2}
@@ -117,7 +117,8 @@ def test_features_of_a_depth_are_those_of_a_backbone_that_ends_there(cases, tmp_
     assert [record["depth"] for record in records] == [1, 1, 2]
 
 
-def test_both_backbones_see_the_same_scans_crops_and_tokens(weights, cases):
+def test_both_backbones_see_the_same_scans_crops_and_tokens(weights, cases, monkeypatch):
+    monkeypatch.setattr("voxelwave.recipes.probe_features.TOKENS", 8)
     features = load_backbone(weights)
     twin, listed = untrained_twin(features, seed=0), find_cases(cases, modality="mri")
     probed, problems = probe_cases(listed, {"one": features, "same": features, "twin": twin}, classes=None, seed=0)
@@ -131,8 +132,11 @@ def test_both_backbones_see_the_same_scans_crops_and_tokens(weights, cases):
     generator = torch_generator(0, "crops", "scan3")
     crops = embed_crops(twin, volume, count=CROPS, generator=generator, size=size)
     assert np.array_equal(probed.crops["twin"][3], crops.numpy())
-    tokens = min(TOKENS, int(tissue(frame(volume, 4, size=size), 4).sum()))
-    assert (probed.token_case == 3).sum() == tokens
+    chosen = (probed.token_case == 3).nonzero()[0]
+    assert len(chosen) == 8
+    everywhere = embed_tokens(twin, volume, chosen=tissue(frame(volume, 4, size=size), 4), size=size).numpy()
+    rows = [np.flatnonzero((everywhere == token).all(1)) for token in probed.tokens["twin"][chosen]]
+    assert len({int(row[0]) for row in rows}) == 8
 
 
 def test_a_token_has_the_label_of_most_of_its_voxels(cases, tmp_path):
@@ -169,7 +173,7 @@ def test_tissues_that_few_subjects_have_are_not_counted(count, counted):
     expected = tissue_probe(tokens[kept], labels[kept], np.array([f"{owner}" for owner in owners[kept]]), seed=0)
     found = {result.measure: result.pretrained.value for result in comparison.results}
     assert found == {name: of.value for name, of in expected.items()}
-    problem = {"tissue (mri)": "fewer than 10 subjects have tokens of ventricles (9)"}
+    problem = {"rare tissues (mri)": "fewer than 10 subjects have tokens of ventricles (9)"}
     assert comparison.problems == ({} if counted else problem)
 
 

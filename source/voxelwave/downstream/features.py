@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -44,7 +45,7 @@ class FeaturePyramid(nn.Module):
     """A backbone that returns the feature grids of several depths, each through its last norm.
 
     Attributes:
-        depths: after which blocks; those above the last of them are cut off the backbone.
+        depths: after which blocks; a copy of the backbone without those above the last of them is kept.
         channels, strides: of each level. A transformer keeps its grid: every stride is the patch size.
         report: what loading did with every key; None for a backbone that was not loaded.
         description: architecture, preprocessing, data, as in `backbone.json`.
@@ -65,6 +66,7 @@ class FeaturePyramid(nn.Module):
         if not depths or list(depths) != sorted(set(depths)) or depths[0] < 0 or not 1 <= depths[-1] <= backbone.depth:
             raise InputError(f"depths rise within 0…{backbone.depth}, and one is above 0; got {list(depths)}")
         if depths[-1] < backbone.depth:
+            backbone = deepcopy(backbone)
             del backbone.blocks[depths[-1] :]
             backbone.depth = depths[-1]
         self.backbone = backbone

@@ -84,8 +84,12 @@ def load_backbone(
             f"{found.path} does not fit the backbone '{name}' that its {DESCRIPTION} or configuration describes: "
             f"{what}{more}; it is damaged, or of another architecture"
         )
+    pyramid = FeaturePyramid(backbone, depths=depths, report=report, description=found.description)
+    cut = [key for key in report.loaded if key not in pyramid.backbone.state_dict()]
+    report.left_out.update(dict.fromkeys(cut, f"above depth {pyramid.depths[-1]}, the last that was asked for"))
+    report.loaded[:] = [key for key in report.loaded if key not in report.left_out]
     logger.info("%s", report)
-    return FeaturePyramid(backbone, depths=depths, report=report, description=found.description)
+    return pyramid
 
 
 def _read(path: Path) -> _Found:

@@ -26,6 +26,7 @@ class Backbone(Protocol):
 
     Attributes:
         stems: the patch embedding of each channel count, by its number as text.
+        blocks: as many as `depth`; without its last ones the backbone is one that ends there.
         norm: along the channels, of the tokens of any depth.
     """
 

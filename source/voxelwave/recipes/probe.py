@@ -47,9 +47,10 @@ def probe(
     """Probe a backbone and its untrained twin on the same cases; print a table, write `out` and a picture beside it.
 
     Each modality by itself: a linear classifier and nearest neighbours for every target, a linear one for the labels of
-    single tokens, retrieval between the crops of a scan, effective rank and deviation. Where cases are of several
-    modalities, `modality` is a target too, but one that is nearly given away: every channel count has a patch embedding
-    of its own, so that a random backbone tells them apart as well.
+    single tokens (those that ten subjects have, or half of fewer than twenty), retrieval between the crops of a scan,
+    effective rank and deviation. Where cases are of several modalities, `modality` is a target too, but one that is
+    nearly given away: every channel count has a patch embedding of its own, so that a random backbone tells them apart
+    as well.
 
     Args:
         weights: what `load_backbone` takes.

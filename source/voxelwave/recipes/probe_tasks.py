@@ -66,7 +66,7 @@ class Comparison:
         self._add("features", modality, "none", probed.tokens, _gauges)
 
     def tissues(self, modality: str, probed: Probed) -> None:
-        """Add the probe of single tokens, where cases have label maps."""
+        """Add the probe of single tokens, where cases have label maps, for labels that enough subjects have."""
         labelled = probed.token_labels > 0
         subjects = np.array([probed.cases[number].subject for number in probed.token_case[labelled]])
         labels = probed.token_labels[labelled]
@@ -77,14 +77,11 @@ class Comparison:
         counts = {int(one): len(np.unique(subjects[labels == one])) for one in np.unique(labels)}
         rare = {one: count for one, count in counts.items() if count < enough}
         kept = ~np.isin(labels, list(rare))
-        problems = []
         if rare:
-            named = (f"{probed.label_names.get(one, one)} ({count})" for one, count in rare.items())
-            problems.append(f"fewer than {enough} subjects have tokens of {', '.join(named)}")
-        problem = probe_problem(labels[kept], subjects[kept])
-        if problem or problems:
-            self.problems[f"tissue ({modality})"] = "; ".join(filter(None, (*problems, problem)))
-        if problem:
+            named = ", ".join(f"{probed.label_names.get(one, one)} ({count})" for one, count in rare.items())
+            self.problems[f"rare tissues ({modality})"] = f"fewer than {enough} subjects have tokens of {named}"
+        if problem := probe_problem(labels[kept], subjects[kept]):
+            self.problems[f"tissue ({modality})"] = problem
             return
         features = {name: tokens[labelled][kept] for name, tokens in probed.tokens.items()}
         self._add(
