@@ -85,9 +85,10 @@ def load_backbone(
             f"{what}{more}; it is damaged, or of another architecture"
         )
     pyramid = FeaturePyramid(backbone, depths=depths, report=report, description=found.description)
-    cut = [key for key in report.loaded if key not in pyramid.backbone.state_dict()]
+    kept = pyramid.backbone.state_dict().keys()
+    cut = [key for key in report.loaded if key not in kept]
     report.left_out.update(dict.fromkeys(cut, f"above depth {pyramid.depths[-1]}, the last that was asked for"))
-    report.loaded[:] = [key for key in report.loaded if key not in report.left_out]
+    report.loaded[:] = [key for key in report.loaded if key in kept]
     logger.info("%s", report)
     return pyramid
 

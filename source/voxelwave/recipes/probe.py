@@ -110,8 +110,8 @@ def probe(
 
     # 4. What is left of it.
     console.print(_table(comparison.results))
-    of_weights = {"weights": str(weights), "sha256": model_hash(features), "depth": features.depths[-1]}
-    _write(out, comparison, probed, of_weights | {"cases": str(cases)})
+    loaded = {"weights": str(weights), "sha256": model_hash(features), "depth": features.depths[-1]}
+    _write(out, comparison, probed, {**loaded, "cases": str(cases)})
     picture = out.with_suffix(".png")
     _draw(picture, probed, asked)
     _say(console, f"written: {out} and {picture}")
