@@ -16,11 +16,12 @@ from nibabel import orientations
 from torch import Tensor
 
 from voxelwave.contracts import Grid
-from voxelwave.data.cuboids import Cuboids, InMemory, InStore
+from voxelwave.data.batches.cuboids import Cuboids, InMemory, InStore
+from voxelwave.data.batches.views import RandomView
 from voxelwave.data.modalities import Bounds, Modality
-from voxelwave.data.nifti import read_channels, read_volume
+from voxelwave.data.reading.nifti import read_volume
+from voxelwave.data.scaled import read_scaled
 from voxelwave.data.store import StoredInfo, StoredVolume, write_stored
-from voxelwave.data.views import RandomView
 from voxelwave.ops.seeding import numpy_generator, torch_generator
 from voxelwave.physics.heads3d import draw_head, render_ct, render_mri
 from voxelwave.registry import MODALITIES
@@ -107,7 +108,7 @@ def openers(place: Path) -> dict[str, Callable[[], Cuboids]]:
     modality = MODALITIES.build(facts["modality"])
     return {
         "store": lambda: InStore(StoredVolume(place / AT["store"]), modality),
-        "raw": lambda: InMemory(torch.from_numpy(read_channels(place / AT["raw"], modality))),
+        "raw": lambda: InMemory(read_scaled(place / AT["raw"], modality).volume),
         "mapped": lambda: Mapped(place / AT["mapped"], modality, facts["bounds"], facts["foreground"]),
     }
 

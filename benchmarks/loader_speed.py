@@ -16,15 +16,15 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from rich.console import Console
-
 from memory import family_mb, in_fresh_process
 from reporting import publish, shown, spread, table, trend
 from short_runs import MODALITIES, SUBSET, Run, train
-from voxelwave.recipes.config import load_config
-from voxelwave.recipes.prepare import Preparer, preparation
-from voxelwave.recipes.synthesize import synthesize
-from voxelwave.recipes.training_data import TrainingData
+from voxelwave.jobs.common.console import Console
+from voxelwave.jobs.prepare.run import Preparer
+from voxelwave.jobs.prepare.settings import preparation
+from voxelwave.jobs.pretrain.config import load_config
+from voxelwave.jobs.pretrain.data import TrainingData
+from voxelwave.jobs.synthesize.run import synthesize
 
 NO_CACHE = "data.cached_volumes=0"
 # The subset run keeps up to 100 raw volumes in each worker; of stored ones none are kept.

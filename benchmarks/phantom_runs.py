@@ -21,15 +21,15 @@ from typing import Any
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from rich.console import Console
 
 from measuring import RESULTS, seconds
 from reporting import publish, table
-from voxelwave.data.phantoms import RandomPhantomDataset
+from voxelwave.data.kspace.phantoms import RandomPhantomDataset
 from voxelwave.engine.run_log import read_metrics
+from voxelwave.jobs.common.console import Console
+from voxelwave.jobs.phantom.config import load_phantom_config
+from voxelwave.jobs.phantom.train import train_phantoms
 from voxelwave.ops.memory import keep_freed_memory
-from voxelwave.recipes.phantom_config import load_phantom_config
-from voxelwave.recipes.phantom_train import train_phantoms
 
 CONFIGS = Path(__file__).parent.parent / "configs" / "phantom"
 WAYS = {

@@ -26,13 +26,13 @@ from heads import KINDS, make_heads
 from memory import MB, forget_peak, in_fresh_process, peak_mb, resident_mb
 from reporting import publish, shown, spread, table
 from stopwatch import Steps
-from voxelwave.data import preparation as preparing
+from voxelwave.data.listing.scans import Scan
 from voxelwave.data.modalities.ct import CT
 from voxelwave.data.modalities.mri import MRI
-from voxelwave.data.scans import Scan
-from voxelwave.recipes import prepare_work
-from voxelwave.recipes.prepare import preparation
-from voxelwave.recipes.prepare_work import ScanJob, picture_of, store_scan
+from voxelwave.jobs.prepare import preparation as preparing
+from voxelwave.jobs.prepare import work as prepare_work
+from voxelwave.jobs.prepare.settings import preparation
+from voxelwave.jobs.prepare.work import ScanJob, picture_of, store_scan
 
 WORKERS = (1, 2)
 SPACINGS = {"as they are": "1.0", "resampled": "1.1"}

@@ -15,8 +15,8 @@ from typing import Any
 
 from measuring import RESULTS, report
 from short_runs import MODALITIES, Run, over_baseline, run_folder, train
-from voxelwave.data.discovery import Source
-from voxelwave.data.selection import Selection, accept_volumes
+from voxelwave.data.listing.discovery import Source
+from voxelwave.data.listing.selection import Selection, accept_volumes
 from voxelwave.registry import MODALITIES as REGISTERED
 
 FOLDERS = {"mri": "mr", "ct": "ct"}

@@ -11,8 +11,8 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from voxelwave.engine.run_log import read_metrics, summarise
-from voxelwave.recipes.config import Config, load_config
-from voxelwave.recipes.pretrain import pretrain
+from voxelwave.jobs.pretrain.config import Config, load_config
+from voxelwave.jobs.pretrain.run import pretrain
 
 SUBSET = Path(__file__).parent.parent / "configs" / "pretrain" / "subset.yaml"
 GAUGES = ("effective_rank", "feature_std")

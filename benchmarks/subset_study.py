@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 
 from measuring import RESULTS, report
 from short_runs import MODALITIES, Run, over_baseline, run_folder, train
-from voxelwave.recipes.synthesize import synthesize
+from voxelwave.jobs.synthesize.run import synthesize
 
 DATA = Path("data/demo")
 FALL_EPOCHS = 5

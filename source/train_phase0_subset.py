@@ -6,21 +6,20 @@ from typing import Annotated
 import typer
 
 from voxelwave import cli
+from voxelwave.jobs.common.options import Overrides, Resume
 
 # Found from any working directory. Paths inside a config stay relative to the working directory.
 SUBSET = Path(__file__).resolve().parents[1] / "configs" / "pretrain" / "subset.yaml"
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
-@app.command()
 def train(
     config: Annotated[Path, typer.Option(help="A YAML file.", show_default="configs/pretrain/subset.yaml")] = SUBSET,
-    overrides: cli.Overrides = None,
-    resume: cli.Resume = False,
+    overrides: Overrides = None,
+    resume: Resume = False,
 ) -> None:
     """Pretrain one model on MRI and CT, as `voxelwave pretrain CONFIG` does."""
     cli.pretrain(config, overrides, resume)
 
 
 if __name__ == "__main__":
-    cli.main(app)
+    cli.main(cli.commands_of({"train": train}))

@@ -49,7 +49,7 @@ def real_data() -> Path:
 @pytest.fixture(scope="session")
 def heads(tmp_path_factory) -> Path:
     """Five MRI and three CT heads of 32³ voxels."""
-    from voxelwave.recipes.synthesize import synthesize
+    from voxelwave.jobs.synthesize.run import synthesize
 
     folder = tmp_path_factory.mktemp("heads")
     synthesize(folder, num_mri=5, num_ct=3, size=32, seed=0, workers=1)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from dockerfiles import Image, parse, pip_settings
+from support.dockerfiles import Image, parse, pip_settings
 
 ROOT = Path(__file__).parents[1]
 DOCKERFILES = [ROOT / "docker" / name for name in ("Dockerfile", "Dockerfile.cpu")]
@@ -77,7 +77,7 @@ def test_both_images_install_the_same_packages():
 
 
 def test_the_production_config_finds_its_data_and_its_runs_in_the_volumes():
-    from voxelwave.recipes.config import load_config
+    from voxelwave.jobs.pretrain.config import load_config
 
     config = load_config(ROOT / "configs" / "pretrain" / "production.yaml")
     places = [config.run.out_dir, *(source.path for source in config.data.sources)]

@@ -12,12 +12,12 @@ from typing import Any
 
 import torch
 from volumes import NOISE, SIDE
+from voxelwave.jobs.common.overrides import apply_override
 
+from voxelwave.jobs.pretrain.config import Config, check_config
+from voxelwave.jobs.pretrain.pretrainer import build_pretrainer
+from voxelwave.jobs.pretrain.run import pretrain
 from voxelwave.ops.seeding import torch_generator
-from voxelwave.recipes.config import Config, check_config
-from voxelwave.recipes.overrides import apply_override
-from voxelwave.recipes.pretrain import pretrain
-from voxelwave.recipes.pretrainer import build_pretrainer
 
 BACKBONE = {"name": "waveformer", "patch_size": 4, "embed_dim": 96, "depth": 6, "num_heads": 3}
 STEPS = 2500  # of "ours"; the others train for as long

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from arms import BACKBONE, PRECISION
-from rich.console import Console
 from volumes import REGIONS, SIDE, Task
 
-from voxelwave.recipes.finetune import finetune
-from voxelwave.recipes.finetune_config import check_finetune_config
-from voxelwave.recipes.probe import probe
+from voxelwave.jobs.common.console import Console
+from voxelwave.jobs.finetune.config import check_finetune_config
+from voxelwave.jobs.finetune.run import finetune
+from voxelwave.jobs.probe.run import probe
 
 SCRATCH = "scratch"
 STEPS = 800  # of fine-tuning

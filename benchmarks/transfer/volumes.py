@@ -16,8 +16,8 @@ import nibabel
 import numpy as np
 from nibabel.processing import resample_from_to
 
-from voxelwave.data.nifti import read_volume
-from voxelwave.data.volume import Volume
+from voxelwave.data.reading.nifti import read_volume
+from voxelwave.data.reading.volume import Volume
 from voxelwave.ops.seeding import numpy_generator
 from voxelwave.physics.heads3d import LESIONS, MRI_CONTRASTS, Tissue, draw_head, render_ct, render_mri
 from voxelwave.physics.smooth_noise import smooth_noise

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from voxelwave.downstream.load_backbone import load_backbone as load_backbone
-    from voxelwave.recipes.config import load_config as load_config
-    from voxelwave.recipes.pretrainer import build_pretrainer as build_pretrainer
+    from voxelwave.jobs.pretrain.config import load_config as load_config
+    from voxelwave.jobs.pretrain.pretrainer import build_pretrainer as build_pretrainer
 
 __version__ = "0.1.0"
 _PUBLIC = {
-    "load_config": "voxelwave.recipes.config",
-    "build_pretrainer": "voxelwave.recipes.pretrainer",
+    "load_config": "voxelwave.jobs.pretrain.config",
+    "build_pretrainer": "voxelwave.jobs.pretrain.pretrainer",
     "load_backbone": "voxelwave.downstream.load_backbone",
 }
 __all__ = ["__version__", "build_pretrainer", "load_backbone", "load_config"]

@@ -7,3 +7,11 @@ class InputError(ValueError):
 
 class DivergedError(RuntimeError):
     """A loss or its gradient is not finite; the message names the step and the batch's files."""
+
+
+class UnusableVolume(ValueError):
+    """A file cannot serve as a volume; the message is the short reason, without the path."""
+
+
+class DamagedVolume(UnusableVolume):
+    """A file cannot be read at all: cut off, corrupt, or no volume in the first place."""

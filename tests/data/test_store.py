@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from voxelwave.data.modalities import DamagedVolume, UnusableVolume
 from voxelwave.data.store import MAGIC, START, StoredInfo, StoredVolume, write_stored
+from voxelwave.errors import DamagedVolume, UnusableVolume
 
 INFO = StoredInfo(modality="mri", affine=np.diag([1.0, 2, 3, 1]).tolist(), bounds=(3.0, 700.0))
 

@@ -2,7 +2,6 @@ import pytest
 import torch
 
 from voxelwave.backbones.waveformer import WaveFormer3D
-from voxelwave.data.modalities import UnusableVolume
 from voxelwave.downstream.embedding import (
     embed_crops,
     embed_tokens,
@@ -15,8 +14,10 @@ from voxelwave.downstream.embedding import (
 )
 from voxelwave.downstream.features import FeaturePyramid
 from voxelwave.downstream.scan_reader import ScanReader
+from voxelwave.errors import UnusableVolume
+from voxelwave.jobs.prepare.run import Preparer
+from voxelwave.jobs.prepare.settings import preparation
 from voxelwave.ops.seeding import torch_generator
-from voxelwave.recipes.prepare import Preparer, preparation
 
 SETTINGS = {"patch_size": 4, "embed_dim": 24, "depth": 2, "num_heads": 2}
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from voxelwave.data.modalities import UnusableVolume
 from voxelwave.data.store import StoredInfo, write_stored
 from voxelwave.downstream.inference import grid_of, labels_onto_grid, onto_grid, predict_volume, write_prediction
+from voxelwave.errors import UnusableVolume
 
 
 class Doubling(nn.Module):

@@ -11,8 +11,8 @@ from voxelwave.downstream.embedding import untrained_twin
 from voxelwave.downstream.features import FeaturePyramid
 from voxelwave.downstream.load_backbone import DESCRIPTION, WEIGHTS, save_backbone
 from voxelwave.engine.checkpoint import save_checkpoint
-from voxelwave.recipes.config import check_config
-from voxelwave.recipes.pretrain import pretrain
+from voxelwave.jobs.pretrain.config import check_config
+from voxelwave.jobs.pretrain.run import pretrain
 
 SETTINGS = {"patch_size": 4, "embed_dim": 24, "depth": 2, "num_heads": 2}
 

@@ -2,7 +2,6 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from rich.console import Console
 from torch import Tensor, nn
 
 from voxelwave.contracts import StepOutput
@@ -10,6 +9,7 @@ from voxelwave.engine.checkpoint import load_checkpoint
 from voxelwave.engine.loop import LoopSettings, Trainer
 from voxelwave.engine.run_log import RunLog
 from voxelwave.engine.runtime import make_fabric
+from voxelwave.jobs.common.console import Console
 
 
 class Numbers(NamedTuple):

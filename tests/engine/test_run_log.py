@@ -2,9 +2,9 @@ import io
 import json
 
 import pytest
-from rich.console import Console
 
 from voxelwave.engine.run_log import RunLog, read_metrics, summarise
+from voxelwave.jobs.common.console import Console
 
 
 def record(step, epoch=1, modality="mri", loss=1.0, **more):

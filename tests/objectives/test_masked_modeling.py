@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from voxelwave.recipes.config import check_config
-from voxelwave.recipes.pretrainer import build_pretrainer, count_parameters
+from voxelwave.jobs.pretrain.config import check_config
+from voxelwave.jobs.pretrain.pretrainer import build_pretrainer, count_parameters
 
 PATCH = 4
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from masks import blocks
 
+from support.masks import blocks
 from voxelwave.errors import InputError
 from voxelwave.sparse import minkowski as minkowski_module
 from voxelwave.sparse.backends import NAMES, SparseBackend, make_backend, why_not
@@ -18,7 +18,7 @@ from voxelwave.sparse.encoder import SparseEncoder
 from voxelwave.sparse.minkowski import _Map
 from voxelwave.sparse.volume import Sites, SparseVolume
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parents[1]
 WIDTHS = (8, 12, 16)
 
 
@@ -265,7 +265,7 @@ def test_half_precision_stays_near_full_precision(sparse_backend):
 
 COMPILED = """
 import sys, torch
-from masks import blocks
+from support.masks import blocks
 from voxelwave.sparse.encoder import SparseEncoder
 from voxelwave.sparse.volume import SparseVolume
 torch.manual_seed(0)

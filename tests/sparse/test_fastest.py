@@ -2,8 +2,8 @@ import time
 
 import pytest
 import torch
-from masks import blocks
 
+from support.masks import blocks
 from voxelwave.sparse import fastest as module
 from voxelwave.sparse.backends import make_backend
 from voxelwave.sparse.dense import DenseBackend

@@ -6,8 +6,8 @@ from itertools import pairwise
 
 import pytest
 import torch
-from masks import blocks
 
+from support.masks import blocks
 from voxelwave.sparse.encoder import SparseEncoder
 from voxelwave.sparse.volume import Sites, SparseVolume
 

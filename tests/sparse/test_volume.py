@@ -1,7 +1,7 @@
 import pytest
 import torch
-from masks import blocks
 
+from support.masks import blocks
 from voxelwave.sparse.decoder import LightDecoder
 from voxelwave.sparse.encoder import SparseEncoder
 from voxelwave.sparse.volume import Sites, SparseVolume

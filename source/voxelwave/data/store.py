@@ -30,7 +30,7 @@ from numpy import ndarray
 from pydantic import BaseModel, ConfigDict
 
 from voxelwave.contracts import Grid
-from voxelwave.data.modalities import DamagedVolume, UnusableVolume
+from voxelwave.errors import DamagedVolume, UnusableVolume
 from voxelwave.ops.files import replacing
 
 SUFFIX = ".vxw"

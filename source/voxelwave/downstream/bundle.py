@@ -60,7 +60,7 @@ def inference(content: BundleContent) -> dict[str, Any]:
         }
     else:
         network = {
-            "loaded": {"_target_": "voxelwave.recipes.finetune_model.load_finetuned", "run_folder": models},
+            "loaded": {"_target_": f"{DOWNSTREAM}.finetuned.load_finetuned", "run_folder": models},
             "network_def": "$@loaded[0]",
             "features": "$@network_def.features",
         }

@@ -14,12 +14,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from voxelwave.data.cases import Scaled
-from voxelwave.data.discovery import walk
-from voxelwave.data.labels import label_map_reason, without_suffix
-from voxelwave.data.modalities import UnusableVolume
+from voxelwave.data.listing.discovery import walk
+from voxelwave.data.recognition.labels import label_map_reason, without_suffix
+from voxelwave.data.scaled import Scaled
 from voxelwave.downstream.inference import grid_of, labels_onto_grid, write_prediction
-from voxelwave.errors import InputError
+from voxelwave.errors import InputError, UnusableVolume
 from voxelwave.ops.files import replacing, write_text
 
 logger = logging.getLogger("voxelwave")

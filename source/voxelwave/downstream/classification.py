@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from voxelwave.contracts import Grid
-from voxelwave.data.views import fit, pad
+from voxelwave.data.batches.views import fit, pad
 from voxelwave.downstream.features import FeaturePyramid
 
 ATTENTION_WIDTH = 128

@@ -13,8 +13,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from voxelwave.contracts import Grid
-from voxelwave.data.cuboids import InMemory
-from voxelwave.data.views import RandomView, fit, pad
+from voxelwave.data.batches.cuboids import InMemory
+from voxelwave.data.batches.views import RandomView, fit, pad
 from voxelwave.downstream.features import FeaturePyramid
 from voxelwave.errors import InputError
 from voxelwave.ops.patches import patchify, token_grid

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 from jaxtyping import Float
@@ -34,6 +36,11 @@ class LoadReport:
     missing: list[str] = field(default_factory=list)
     unexpected: list[str] = field(default_factory=list)
     left_out: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def sha256(self) -> str:
+        """The checksum of the file that was read."""
+        return hashlib.sha256(Path(self.source).read_bytes()).hexdigest()
 
     def __str__(self) -> str:
         counts = [f"{len(of)} {name.replace('_', ' ')}" for name, of in asdict(self).items() if name != "source" and of]

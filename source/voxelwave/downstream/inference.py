@@ -15,11 +15,10 @@ from scipy.ndimage import affine_transform
 from torch import Tensor, nn
 
 from voxelwave.contracts import Grid
-from voxelwave.data.modalities import without_trailing_ones
-from voxelwave.data.nifti import read_header
+from voxelwave.data.reading.nifti import read_header
+from voxelwave.data.reading.unreadable import as_unusable
+from voxelwave.data.reading.volume import Affine, without_trailing_ones
 from voxelwave.data.store import StoredVolume, is_stored
-from voxelwave.data.unreadable import as_unusable
-from voxelwave.data.volume import Affine
 from voxelwave.ops.files import replacing
 
 SCANNER = 1  # the code of an affine that leads to the coordinates of the scanner

@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from voxelwave.data.cases import Scaled, read_scaled
-from voxelwave.data.discovery import VolumeFile
-from voxelwave.data.modalities import Modality, UnusableVolume
-from voxelwave.data.selection import refusal_reason
+from voxelwave.data.listing.discovery import VolumeFile
+from voxelwave.data.listing.selection import refusal_reason
+from voxelwave.data.modalities import Modality
+from voxelwave.data.scaled import Scaled, read_scaled
 from voxelwave.downstream.description import modality_settings
 from voxelwave.downstream.features import FeaturePyramid
-from voxelwave.errors import InputError
+from voxelwave.errors import InputError, UnusableVolume
 from voxelwave.registry import MODALITIES
 
 

@@ -9,6 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from voxelwave.errors import InputError
+from voxelwave.ops.seeding import key_to_seed
+
+LONGEST_NAME = 200  # bytes; file systems take 255, with what is put before and behind
 
 
 @contextmanager
@@ -39,3 +42,16 @@ def locked(path: Path) -> Iterator[None]:
         except OSError:
             raise InputError(f"{path.parent} is being written to by another process: wait for it to end") from None
         yield
+
+
+def free_stem(plain: str, taken: set[str]) -> str:
+    """Return `plain`, as short as file systems want it and with a number where it is `taken`; it is, then."""
+    folder, slash, name = plain.rpartition("/")
+    if len(name.encode()) > LONGEST_NAME:
+        name = f"{name.encode()[: LONGEST_NAME - 17].decode(errors='ignore')}-{key_to_seed(name):016x}"
+    plain = stem = folder + slash + name
+    number = 2
+    while stem in taken:
+        stem, number = f"{plain}-{number}", number + 1
+    taken.add(stem)
+    return stem

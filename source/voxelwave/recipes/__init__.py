@@ -1,1 +1,1 @@
-"""One file a job: reads a config, builds the parts, runs them."""
+"""Names that exported bundles of voxelwave 0.1.0 call; nothing else lives here."""

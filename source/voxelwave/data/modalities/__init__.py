@@ -14,14 +14,6 @@ HALF_MAX = 6e4
 Bounds = tuple[float, float]
 
 
-class UnusableVolume(ValueError):
-    """A file cannot serve as a volume; the message is the short reason, without the path."""
-
-
-class DamagedVolume(UnusableVolume):
-    """A file cannot be read at all: cut off, corrupt, or no volume in the first place."""
-
-
 class Packed(NamedTuple):
     """Values to be stored, int16 or float16, and which of them become 0 and 1."""
 
@@ -64,13 +56,6 @@ class Modality(Protocol):
     def baked(self) -> dict[str, Any]:
         """The settings that stored bounds follow from: a store made with others cannot be read with these."""
         return {}
-
-
-def without_trailing_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Drop the axes of length 1 that NIfTI files carry behind the three of space."""
-    while len(shape) > 3 and shape[-1] == 1:
-        shape = shape[:-1]
-    return shape
 
 
 def _whole(array: Float32[ndarray, "..."]) -> bool:

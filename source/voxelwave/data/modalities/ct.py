@@ -8,7 +8,9 @@ import numpy as np
 from jaxtyping import Bool, Float32, Real
 from numpy import ndarray
 
-from voxelwave.data.modalities import Bounds, Modality, Packed, UnusableVolume, without_trailing_ones
+from voxelwave.data.modalities import Bounds, Modality, Packed
+from voxelwave.data.reading.volume import without_trailing_ones
+from voxelwave.errors import UnusableVolume
 from voxelwave.registry import MODALITIES
 
 WindowHU = tuple[float, float]

@@ -8,7 +8,9 @@ import numpy as np
 from jaxtyping import Float32, Real
 from numpy import ndarray
 
-from voxelwave.data.modalities import Bounds, Modality, UnusableVolume, without_trailing_ones
+from voxelwave.data.modalities import Bounds, Modality
+from voxelwave.data.reading.volume import without_trailing_ones
+from voxelwave.errors import UnusableVolume
 from voxelwave.registry import MODALITIES
 
 SAMPLED_VOXELS = 200_000

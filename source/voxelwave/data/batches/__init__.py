@@ -1,0 +1,1 @@
+"""From volumes to the batches of a training step."""

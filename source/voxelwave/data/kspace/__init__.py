@@ -1,0 +1,1 @@
+"""Complex multi-coil images: generated phantoms, and transforms of them."""

@@ -1,0 +1,164 @@
+"""Cases of a downstream task: an image with its label map, its targets, and whose scan it is."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from voxelwave.data.listing.discovery import home_expanded
+from voxelwave.data.listing.manifest import DATASET, LABEL, MANIFEST, Row, read_manifest
+from voxelwave.data.recognition.labels import without_suffix
+from voxelwave.errors import InputError
+from voxelwave.registry import MODALITIES
+
+CASES = "cases.csv"
+COLUMNS = ("image", "label", "subject", "modality", "split")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One image of a task.
+
+    Attributes:
+        name: tells it from all other cases.
+        image, label: files; a case need not have a label map.
+        modality: "mri", "ct", …
+        subject: whose scan it is; never parted by a split.
+        targets: whole numbers by name, for classification; a target that is not known is not there.
+        split: as the list has it: "train", "test", … or "".
+    """
+
+    name: str
+    image: Path
+    modality: str
+    subject: str
+    label: Path | None = None
+    targets: Mapping[str, int] = field(default_factory=dict)
+    split: str = ""
+
+
+def find_cases(path: str | Path, *, modality: str = "", label: str = "") -> list[Case]:
+    """List the cases of a CSV, of a folder with a `cases.csv`, or of one that `voxelwave prepare` wrote, in order.
+
+    A CSV has a column `image` and may have `label`, `subject`, `modality` and `split`; every other column is a target
+    of whole numbers, empty where it is not known. Paths are relative to the CSV. Without a subject every image is its
+    own.
+
+    Args:
+        modality: of images that say none; others of another modality are left out. "" takes all.
+        label: a word in the names of label maps, to choose by where a prepared image has several.
+
+    Raises:
+        InputError: for a file that is missing or not such a list, in one line.
+    """
+    place = home_expanded(str(path))
+    if (place / CASES).is_file():
+        place = place / CASES
+    if place.is_file() and place.suffix.lower() == ".csv":
+        cases = _listed(place, modality)
+    elif (place / DATASET).is_file() and (place / MANIFEST).is_file():
+        cases = named_apart(_prepared(place, label))
+    else:
+        raise InputError(
+            f"{place} is neither a list of cases (CSV), nor a folder with a {CASES}, nor one that `voxelwave prepare` "
+            f"wrote (working folder: {Path.cwd()})"
+        )
+    cases = [case for case in cases if modality in ("", case.modality)]
+    if not cases:
+        raise InputError(f"{place} holds no case{f' of modality {modality}' if modality else ''}")
+    return cases
+
+
+def _listed(table: Path, modality: str) -> list[Case]:
+    try:
+        with table.open(newline="", encoding="utf-8-sig") as stream:
+            rows = csv.DictReader(stream, restval="")
+            columns = list(rows.fieldnames or ())
+            if "image" not in columns:
+                raise InputError(f"list '{table}' needs a column 'image' in its first line, got {columns}")
+            targets = [column for column in columns if column not in COLUMNS]
+            cases = [_case(row, table, rows.line_num, targets, modality) for row in rows]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"list '{table}' cannot be read as a CSV text in UTF-8: {error}") from None
+    seen: set[Path] = set()
+    for case in cases:
+        if case.image in seen:
+            raise InputError(f"list '{table}' has {case.image} twice")
+        seen.add(case.image)
+    return [replace(case, subject=case.subject or case.name) for case in named_apart(cases)]
+
+
+def _case(row: dict[str, str], table: Path, line: int, targets: Sequence[str], modality: str) -> Case:
+    where = f"list '{table}', line {line}"
+    if None in row:
+        raise InputError(f"{where}: more cells than columns")
+    files = {}
+    for column in ("image", "label"):
+        given = (row.get(column) or "").strip()
+        files[column] = table.parent / home_expanded(given) if given else None
+        if (file := files[column]) is not None and not file.is_file():
+            raise InputError(f"{where}: no file '{file}'")
+    if (image := files["image"]) is None:
+        raise InputError(f"{where}: the cell 'image' is empty")
+    named = (row.get("modality") or modality).strip().lower()
+    if named not in MODALITIES.names():
+        known = ", ".join(MODALITIES.names())
+        raise InputError(f"{where}: modality '{named}' is none of {known}; name it in a column 'modality'")
+    return Case(
+        name=without_suffix(image.name),
+        image=image,
+        modality=named,
+        subject=(row.get("subject") or "").strip(),
+        label=files["label"],
+        targets={name: _target(row[name], f"{where}, column '{name}'") for name in targets if row[name].strip()},
+        split=(row.get("split") or "").strip(),
+    )
+
+
+def _target(text: str, where: str) -> int:
+    try:
+        # Tables with gaps are often written with 1.0 for 1.
+        if (value := float(text)).is_integer():
+            return int(value)
+        raise ValueError
+    except (ValueError, OverflowError):
+        raise InputError(f"{where}: a target is a whole number, or empty where it is not known, got '{text}'") from None
+
+
+def named_apart(cases: Sequence[Case]) -> list[Case]:
+    """Put as many folders before the names of all cases as tell them apart: results go by name."""
+    folders = 0
+    names = [case.name for case in cases]
+    while len(set(names)) < len(names):
+        folders += 1
+        names = ["_".join([*case.image.absolute().parent.parts[-folders:], case.name]) for case in cases]
+    return [replace(case, name=name) for case, name in zip(cases, names, strict=True)]
+
+
+def _prepared(folder: Path, label: str) -> list[Case]:
+    rows = [row for row in read_manifest(folder / MANIFEST) if row.accepted]
+    labels: dict[str, list[Row]] = {}
+    for row in rows:
+        if row.modality == LABEL and label in Path(row.file).name:
+            labels.setdefault(row.label_for, []).append(row)
+    cases = []
+    for row in rows:
+        if row.modality == LABEL:
+            continue
+        own = labels.get(row.file, [])
+        if len(own) > 1:
+            names = ", ".join(Path(of.file).name for of in own)
+            raise InputError(f"{folder}: {row.output} has several label maps ({names}): choose by a word of their name")
+        cases.append(
+            Case(
+                name=without_suffix(Path(row.output).name),
+                image=folder / row.output,
+                modality=row.modality,
+                subject=row.subject,
+                label=folder / own[0].output if own else None,
+                split=row.split,
+            )
+        )
+    return cases

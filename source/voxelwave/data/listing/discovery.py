@@ -1,0 +1,159 @@
+"""Which files a source names."""
+
+from __future__ import annotations
+
+import csv
+import glob
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from voxelwave.data.listing.manifest import DATASET, LABEL, MANIFEST, read_manifest
+from voxelwave.data.reading.nifti import SUFFIXES as NIFTI_SUFFIXES
+from voxelwave.data.recognition.labels import label_map_reason
+from voxelwave.data.store import SUFFIX as STORE_SUFFIX
+from voxelwave.errors import InputError
+from voxelwave.registry import MODALITIES
+
+SUFFIXES = (*NIFTI_SUFFIXES, STORE_SUFFIX)
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where volumes of one modality are: a folder (searched to the bottom), glob, CSV list or single file.
+
+    A folder that `voxelwave prepare` wrote gives what its manifest accepts; `split` takes "train" or "test" of it.
+    """
+
+    path: str
+    modality: str
+    split: str | None = None
+
+    def __str__(self) -> str:
+        of = f", split '{self.split}'" if self.split else ""
+        return f"{self.modality} source '{self.path}'{of}".lstrip()
+
+
+@dataclass(frozen=True)
+class VolumeFile:
+    """A file that is said to hold a volume of `modality`."""
+
+    path: Path
+    modality: str
+
+
+def has_volume_suffix(path: Path) -> bool:
+    """Tell whether the name of `path` ends like a volume that can be trained on."""
+    return path.name.lower().endswith(SUFFIXES)
+
+
+def home_expanded(path: str) -> Path:
+    """Return `path` with ~ replaced; raises InputError for the home of nobody."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise InputError(f"'{path}': there is no such home folder; write the path out") from None
+
+
+def real_path(path: Path) -> Path:
+    """Return where links lead."""
+    # Path.resolve raises on a link that leads to itself; reading such a file says what is wrong with it.
+    return Path(os.path.realpath(path))
+
+
+def find_files(source: Source) -> list[VolumeFile]:
+    """List the files of `source`, sorted (a CSV keeps its order), hidden ones left out, each file once.
+
+    A CSV has a header with a column `path`, relative to the CSV. Where it has a column `modality`, rows of
+    another modality are left out, so that one list can serve several sources; an empty cell belongs to every
+    source, and a source with an empty modality takes every row.
+
+    Raises:
+        InputError: where nothing is found.
+    """
+    place = home_expanded(source.path)
+    if source.split is not None and not (place / MANIFEST).is_file():
+        raise InputError(f"{source}: a split needs a folder that `voxelwave prepare --holdout` wrote")
+    if (place / DATASET).is_file() and (place / MANIFEST).is_file():
+        found, empty = _prepared(place, source), "prepared data set has no accepted"
+    elif place.is_dir():
+        found, empty = walk(place), "folder holds no"
+    elif place.suffix.lower() == ".csv" and place.is_file():
+        found, empty = _listed(place, source.modality), "list names no such"
+    elif place.is_file():
+        found, empty = [place] if has_volume_suffix(place) else [], "file is no"
+    elif glob.has_magic(source.path):
+        # Path.glob takes no absolute pattern.
+        matches = sorted(glob.glob(str(place), recursive=True))  # noqa: PTH207
+        found = [Path(match) for match in matches if has_volume_suffix(Path(match)) and Path(match).is_file()]
+        empty = "pattern matches no"
+    else:
+        raise InputError(
+            f"{source} does not exist (working folder: {Path.cwd()}): correct data.sources, or "
+            f"generate heads with `voxelwave synthesize`"
+        )
+    if not found:
+        raise InputError(f"{source}: the {empty} volume ({', '.join(SUFFIXES)})")
+    once: dict[Path, Path] = {}
+    for path in found:
+        once.setdefault(real_path(path), path)
+    return [VolumeFile(path, source.modality) for path in once.values()]
+
+
+def _prepared(folder: Path, source: Source) -> list[Path]:
+    rows = [row for row in read_manifest(folder / MANIFEST) if row.accepted and row.modality != LABEL]
+    return [
+        folder / row.output
+        for row in rows
+        if source.modality in ("", row.modality) and source.split in (None, row.split)
+    ]
+
+
+def walk(folder: Path, wanted: Callable[[Path], bool] = has_volume_suffix) -> list[Path]:
+    """List the `wanted` files of `folder` and all folders below it, sorted, without hidden ones.
+
+    Of the derivatives of a BIDS data set, label maps alone are listed: its images are there already.
+    """
+    found, seen, derivatives = [], set(), set()
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        # Links to folders are followed, since data sets are often linked into place; each folder once ends a
+        # circle.
+        place = Path(parent)
+        real = real_path(place)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        if "dataset_description.json" in names and "derivatives" in folders:
+            derivatives.add(place / "derivatives")
+        derived = any(place.is_relative_to(other) for other in derivatives)
+        for name in names:
+            path = place / name
+            if not name.startswith(".") and wanted(path) and not (derived and label_map_reason(path) is None):
+                found.append(path)
+    return sorted(found)
+
+
+def _listed(table: Path, modality: str) -> list[Path]:
+    found = []
+    try:
+        with table.open(newline="", encoding="utf-8-sig") as stream:
+            rows = csv.DictReader(stream)
+            if "path" not in (rows.fieldnames or ()):
+                raise InputError(f"list '{table}' needs a column 'path' in its first line, got {rows.fieldnames or []}")
+            for row in rows:
+                given = (row.get("modality") or "").strip().lower()
+                if given and given not in MODALITIES.names():
+                    known = ", ".join(MODALITIES.names())
+                    raise InputError(f"list '{table}', line {rows.line_num}: modality '{given}' is none of {known}")
+                if given and modality and given != modality:
+                    continue
+                path = table.parent / home_expanded((row["path"] or "").strip())
+                if not path.is_file():
+                    raise InputError(f"list '{table}', line {rows.line_num}: no file '{path}'")
+                found.append(path)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"list '{table}' is not a CSV text in UTF-8: {error}") from error
+    return found

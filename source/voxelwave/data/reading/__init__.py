@@ -1,0 +1,1 @@
+"""Volumes from files of any format, axes towards RAS."""

@@ -1,0 +1,67 @@
+"""The values that a DICOM file stores, compressed or not, before any rescaling."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from jaxtyping import Shaped
+from numpy import ndarray
+
+from voxelwave.errors import InputError, UnusableVolume
+
+# What pydicom itself cannot read, by the transfer syntax (PS3.5, section 8.2).
+CODECS = {
+    "1.2.840.10008.1.2.4.50": "jpeg8_decode",  # baseline
+    "1.2.840.10008.1.2.4.51": "jpeg8_decode",  # of 12 bits
+    "1.2.840.10008.1.2.4.57": "jpeg8_decode",  # lossless
+    "1.2.840.10008.1.2.4.70": "jpeg8_decode",  # lossless, first-order prediction: the usual one of CT and MR
+    "1.2.840.10008.1.2.4.80": "jpegls_decode",
+    "1.2.840.10008.1.2.4.81": "jpegls_decode",
+    "1.2.840.10008.1.2.4.90": "jpeg2k_decode",
+    "1.2.840.10008.1.2.4.91": "jpeg2k_decode",
+}
+
+
+def extra(name: str) -> ModuleType:
+    """Import a package of the extra `dicom`; raises InputError with the way to it."""
+    try:
+        return import_module(name)
+    except ImportError as missing:
+        wanted = f"reading DICOM needs {name}: pip install 'voxelwave[dicom]'"
+        raise InputError(wanted) from missing
+
+
+def read_pixels(file: Path) -> Shaped[ndarray, "frame row column"]:
+    """Read all frames of one grey value a pixel.
+
+    Raises:
+        UnusableVolume: there are no pixels, or others than the header says.
+        InputError: the extra `dicom` is not installed.
+    """
+    pydicom = extra("pydicom")
+    dataset = pydicom.dcmread(file, force=True)
+    if "PixelData" not in dataset:
+        raise UnusableVolume("cut off: its pixels are missing")
+    # Without a file header the values can only be as DICOM writes them by default.
+    dataset.file_meta.setdefault("TransferSyntaxUID", pydicom.uid.ImplicitVRLittleEndian)
+    count, size = int(dataset.get("NumberOfFrames") or 1), (dataset.Rows, dataset.Columns)
+    codec = CODECS.get(dataset.file_meta.TransferSyntaxUID)
+    if codec is None:
+        return np.asarray(dataset.pixel_array).reshape(count, *size)
+    decode = getattr(extra("imagecodecs"), codec)
+    frames = [decode(frame) for frame in pydicom.encaps.generate_frames(dataset.PixelData, number_of_frames=count)]
+    if len(frames) != count or any(frame.shape != size for frame in frames):
+        raise UnusableVolume(f"its pixels are not {count} times {size[0]} by {size[1]}, as its header says")
+    return _signed(np.stack(frames), dataset)
+
+
+def _signed(stored: Shaped[ndarray, "frame row column"], dataset: Any) -> Shaped[ndarray, "frame row column"]:
+    # JPEG knows no sign: negative values come out as bits, the sign being the highest of those stored.
+    if dataset.PixelRepresentation == 0 or stored.dtype.kind != "u":
+        return stored
+    unused = np.uint8(8 * stored.itemsize - dataset.BitsStored)
+    return (stored << unused).view(f"i{stored.itemsize}") >> unused

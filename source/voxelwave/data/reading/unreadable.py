@@ -1,0 +1,52 @@
+"""What a file that cannot be read is instead: cut off, a web page, a pointer, something else."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from nibabel import imageglobals
+from nibabel.filebasedimages import ImageFileError
+
+from voxelwave.errors import DamagedVolume, UnusableVolume
+from voxelwave.ops.loggers import silenced
+
+
+@contextmanager
+def as_unusable(path: Path) -> Iterator[None]:
+    """Turn whatever a damaged file makes its reader raise into a DamagedVolume, and keep readers silent."""
+    try:
+        with silenced(imageglobals.logger), np.errstate(all="ignore"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what is odd in a file but does not keep it from being read
+            yield
+    except UnusableVolume:
+        raise
+    # From arbitrary bytes a reader raises anything: zlib.error, struct.error, OverflowError, MemoryError, …
+    except Exception as error:
+        raise DamagedVolume(_reason(path, error)) from error
+
+
+def _reason(path: Path, error: Exception) -> str:
+    if not path.is_file():
+        return "no such file"
+    try:
+        with path.open("rb") as stream:
+            start = stream.read(256).lstrip().lower()
+    except OSError as denied:
+        return f"unreadable: {denied.strerror}"
+    if not start:
+        return "an empty file"
+    if start.startswith(b"version https://git-lfs"):
+        return "a Git-LFS pointer, not the file itself: run `git lfs pull`"
+    if start.startswith((b"<!doctype", b"<html", b"<?xml")):
+        return "a web page, not a volume: download it again"
+    if isinstance(error, EOFError):
+        return "cut off: the compressed data ends too early"
+    if isinstance(error, ImageFileError):
+        return "not a NIfTI or MGH file"
+    if isinstance(error, MemoryError):
+        return "its header claims more voxels than memory holds"
+    return f"unreadable: {type(error).__name__}: {' '.join(str(error).split())[:120]}"

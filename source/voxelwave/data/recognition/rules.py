@@ -1,0 +1,135 @@
+"""What names and values tell of a file: its modality, and whose scan it is. Each answer says by which rule."""
+
+from __future__ import annotations
+
+import re
+from itertools import takewhile
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float32
+from numpy import ndarray
+
+from voxelwave.data.recognition.labels import LABEL_WORDS, without_suffix
+
+BIDS_SUFFIXES = re.compile(
+    r"T1w|T2w|PDw|PDT2|FLAIR|T2star|T2starw|MP2RAGE|UNIT1|T1rho|inplaneT[12]|MEGRE|MESE|VFA|MPM|angio|SWI|bold|sbref|dwi|epi"
+)
+MODALITY_WORDS = {
+    "ct": re.compile(r"ct|cta|ncct|cect|hu"),
+    "mri": re.compile(
+        r"mr|mri|mra|t1w?c?|t2w?|t1ce|t1gd|t1n|t2f|t2star|mprage|spgr|flair|pd|pdw|dwi|adc|swi|epi|bold|fmri|tof|mp2?rage|unit1|angio|openmind"
+    ),
+    # Neither: these stop the search, so that a folder further up is not believed.
+    "": re.compile(r"pet|spect|phase|phase[12]|phasediff|fieldmap|dose|rtstruct"),
+}
+DICOM_MODALITIES = {"CT": "ct", "MR": "mri"}
+
+AIR_HU, AIR_SHARE = -900, 0.02
+
+DEEP_LESION = re.compile(r"(\d{6})_\d{2}_\d{2}_\d{3}-\d{3}")
+# Words behind a name that tell which scan of a subject it is, and not whose.
+OF_A_SCAN = re.compile(
+    r"\d+(p\d+)?mm|pre|post|visit\d*|ses\d*|session\d*|month\d*|baseline|followup|orig|norm|brain|thin|plain|contrast"
+)
+CHANNEL = re.compile(r"_\d{4}$")  # of nnU-Net, below imagesTr and imagesTs
+OF_NO_DATA_SET = ("rawdata", "sourcedata", "images")
+BIDS_SUBJECT = re.compile(r"(?:^|_)(sub-[A-Za-z0-9]+)(?=_|$)")
+
+
+class Told(NamedTuple):
+    """A modality (None: unknown; "": none of those that can be used), the rule that told it, and whether it is sure."""
+
+    modality: str | None
+    rule: str
+    sure: bool = True
+
+
+def modality_by_name(path: Path, root: Path) -> Told:
+    """Ask the name of the file, then its folders up to and including `root`, the nearest first."""
+    stem = without_suffix(path.name)
+    suffix = stem.rpartition("_")[2]
+    if stem.startswith("sub-") and path.parent.name == "fmap":
+        return Told("", "the BIDS folder fmap")
+    if stem.startswith("sub-") and BIDS_SUFFIXES.fullmatch(suffix):
+        return Told("mri", f"BIDS suffix {suffix}")
+    for place, kind in ((stem, "name"), *((name, "folder") for name in _folders(path, root))):
+        if told := _telling_words(place):
+            # The last word counts, as in CT_to_T1: but where words disagree, nobody can be sure.
+            name, word = told[-1]
+            return Told(name, f"'{word}' in the {kind} '{place}'", sure=len({name for name, _ in told}) == 1)
+    return Told(None, "neither name nor folder tells it")
+
+
+def modality_by_content(array: Float32[ndarray, "..."]) -> Told:
+    """Ask the shape and the values: three channels, or air at -1000, are CT as far as one can tell."""
+    if array.ndim > 3:
+        return Told("ct", "three channels", sure=False)
+    if _holds_air(array):
+        return Told("ct", "air at about -1000, as in Hounsfield units", sure=False)
+    return Told(None, "neither name, folder nor values tell it")
+
+
+def contradiction(told: Told, array: Float32[ndarray, "..."]) -> str | None:
+    """Say why the values speak against a modality told by a name, or None."""
+    if told.modality == "mri" and array.ndim == 3 and _holds_air(array):
+        return f"taken for MRI by {told.rule}, but its values look like Hounsfield units: say which with --modality"
+    return None
+
+
+def subject_by_name(path: Path, root: Path, pattern: re.Pattern[str] | None = None) -> str:
+    """Tell whose scan a file is; scans of one subject must never be parted by a split.
+
+    In this order: the first group of `pattern` in the path below `root`; BIDS' `sub-…`, with the folder of its data
+    set, since another one counts from 01 again; DeepLesion's patient number; the name of the file without words of
+    modality, label and kind of scan (`stroke_T1`, `stroke_T2_post`: stroke) or nnU-Net's number of a channel.
+    Where nothing else is in the name, it is the highest folder that says more (`patient07/month12/T1`: patient07).
+    """
+    stem = without_suffix(path.name)
+    *folders, root_name = _folders(path, root) or [""]
+    folders.reverse()
+    below = "/".join([*folders, stem])
+    if pattern is not None and (found := pattern.search(below)):
+        return str(found[1] if found.groups() else found[0])
+    if found := DEEP_LESION.fullmatch(stem):
+        return found[1]
+    for place, folder in enumerate(folders):
+        if found := BIDS_SUBJECT.search(folder):
+            above = takewhile(lambda name: name != "derivatives", folders[:place])
+            data_set = [name for name in above if _own_words(name) and not _telling_words(name)]
+            return "/".join([*(name for name in data_set if name not in OF_NO_DATA_SET), folder[: found.end()]])
+    if found := BIDS_SUBJECT.search(stem):
+        return stem[: found.end()]
+    if (folders or [root_name])[-1] in ("imagesTr", "imagesTs"):
+        stem = CHANNEL.sub("", stem)
+    names = (stem, *folders, root_name)
+    return next(("_".join(words) for name in names if (words := _own_words(name))), stem)
+
+
+def _own_words(name: str) -> list[str]:
+    """Return the words of a name that are of no modality, label or resolution."""
+    return [word for word in re.split(r"[\W_]+", name) if word and not _is_kind(word.lower())]
+
+
+def _is_kind(word: str) -> bool:
+    return bool(LABEL_WORDS.fullmatch(word.rstrip("0123456789")) or OF_A_SCAN.fullmatch(word)) or any(
+        telling.fullmatch(word) for telling in MODALITY_WORDS.values()
+    )
+
+
+def _telling_words(place: str) -> list[tuple[str, str]]:
+    """Return (modality, word) for each word of a name that tells one."""
+    words = [word for word in re.split(r"[^a-z0-9]+", place.lower()) if word]
+    return [(name, word) for word in words for name, telling in MODALITY_WORDS.items() if telling.fullmatch(word)]
+
+
+def _folders(path: Path, root: Path) -> list[str]:
+    """Return the folders of `path`, the nearest first, up to `root` (all where it is elsewhere)."""
+    folders = path.parent.relative_to(root.parent) if path.is_relative_to(root) else path.parent
+    return list(reversed(folders.parts))
+
+
+def _holds_air(array: Float32[ndarray, "..."]) -> bool:
+    sample = array[::4, ::4, ::4]
+    return bool(np.mean(sample < AIR_HU) > AIR_SHARE)

@@ -1,0 +1,60 @@
+"""What the configurations of all jobs are made of: sections, components by name, and the place of a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from voxelwave.registry import Registry
+
+Share = Annotated[float, Field(gt=0, le=1)]
+# The name of a folder, and of no other folder by `..` or a slash.
+RunName = Annotated[str, Field(pattern=r"^\w[\w. -]*$")]
+
+
+class Section(BaseModel):
+    """Keys that are not declared here are errors."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+
+class Component(BaseModel):
+    """A registered component: its name, and the settings that its constructor takes."""
+
+    model_config = ConfigDict(extra="allow", allow_inf_nan=False)
+    name: str
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What goes to the constructor."""
+        return dict(self.model_extra or {})
+
+
+class RunConfig(Section):
+    """Where the run is written (`<out_dir>/<name>`) and what all its random numbers follow from.
+
+    `license` is that of the weights, and goes into `backbone.json`.
+    """
+
+    name: RunName = "pretrain"
+    out_dir: Path = Path("checkpoints")
+    seed: int = 0
+    tensorboard: bool = True
+    license: str | None = None
+
+
+class BackboneConfig(Component):
+    """The backbone by name with its settings."""
+
+    name: str = "waveformer"
+
+
+ComponentT = TypeVar("ComponentT", bound=Component)
+
+
+def complete(registry: Registry, component: ComponentT, section: str) -> ComponentT:
+    """Fill in the defaults of a component's settings."""
+    settings = registry.settings(component.name, component.settings, section)
+    return type(component)(name=component.name, **settings)

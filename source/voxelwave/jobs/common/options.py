@@ -1,0 +1,23 @@
+"""Options and arguments that several commands take, and their common end."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from voxelwave.jobs.common.outcome import Outcome
+
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key, e.g. training.epochs=5.")
+]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on from last.pth; start where there is none.")]
+Weights = Annotated[Path, typer.Argument(help="A run folder, backbone.safetensors or a checkpoint.")]
+Depth = Annotated[int | None, typer.Option(help="The block after which features are taken; the last where not given.")]
+
+
+def leave(outcome: Outcome) -> None:
+    """End the process with the exit code of an outcome; return where that is 0."""
+    if outcome.exit_code:
+        raise typer.Exit(outcome.exit_code)

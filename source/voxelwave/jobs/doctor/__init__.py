@@ -1,0 +1,1 @@
+"""`voxelwave doctor`: whether voxelwave can train on this machine."""

@@ -1,0 +1,1 @@
+"""`voxelwave embed`: a vector for every scan."""

@@ -1,0 +1,1 @@
+"""`voxelwave export`: the model of a run as files for elsewhere."""

@@ -1,0 +1,1 @@
+"""`voxelwave finetune`: a pretrained backbone for segmentation or classification."""

@@ -1,0 +1,26 @@
+"""The command `voxelwave finetune`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from voxelwave.jobs.common.options import Overrides, Resume, leave
+from voxelwave.jobs.common.outcome import Outcome
+
+
+def finetune(
+    config: Annotated[Path, typer.Argument(help="A YAML file; see configs/finetune.")],
+    overrides: Overrides = None,
+    resume: Resume = False,
+) -> None:
+    """Train a model for segmentation or classification on a pretrained backbone, and evaluate it.
+
+    The exit code is 0, or 130 where it was stopped.
+    """
+    from voxelwave.jobs.finetune.config import load_finetune_config
+    from voxelwave.jobs.finetune.run import finetune as run
+
+    leave(Outcome(run(load_finetune_config(config, overrides or []), resume=resume)))

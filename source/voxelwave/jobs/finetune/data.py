@@ -1,0 +1,178 @@
+"""The cases of a fold, held in memory, and the batch of every step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from voxelwave.contracts import StepOutput
+from voxelwave.data.augmentations import SpatialAugmentation
+from voxelwave.data.batches.alternating import AlternatingSchedule
+from voxelwave.data.listing.cases import Case
+from voxelwave.data.listing.splits import Split
+from voxelwave.data.reading.volume import Affine
+from voxelwave.engine.loop import TrainingBatch
+from voxelwave.ops.seeding import key_to_seed, torch_generator
+from voxelwave.registry import AUGMENTATIONS
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Held:
+    """A case in memory: its scaled image, with labels where the task has them, and the way from voxels to mm."""
+
+    case: Case
+    content: Any
+    affine: Affine
+
+
+class LabelledBatch(NamedTuple):
+    """Samples of one modality and what is to be predicted of them."""
+
+    volume: Float[Tensor, "batch channel depth height width"]
+    target: Tensor
+    modality: str
+    files: list[str]
+    problems: list[str]
+
+
+@runtime_checkable
+class Task(Protocol):
+    """What segmentation and classification do, each in its own way.
+
+    Attributes:
+        score: the name of what validation maximises.
+        reading: what a held case follows from, beside its files.
+    """
+
+    score: str
+    reading: str
+
+    def accept(self, cases: Sequence[Case]) -> list[Case]:
+        """Return the cases that can be used; raises InputError for a list that does not fit the task."""
+        ...
+
+    def check_split(self, split: Split) -> None:
+        """Raise InputError where a part of the split cannot serve, by what the list says."""
+        ...
+
+    def hold(self, case: Case) -> Held:
+        """Read a case; raises InputError, naming the file, where it cannot be used."""
+        ...
+
+    def check_held(self, train: Sequence[Held]) -> None:
+        """Raise InputError where the training cases cannot serve, by what their files hold."""
+        ...
+
+    def sample(self, held: Held, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Return a volume to train on and its target."""
+        ...
+
+    def moved(self, target: Tensor, augmentation: SpatialAugmentation, generator: torch.Generator) -> Tensor:
+        """Return the targets of a batch whose voxels `augmentation` moves."""
+        ...
+
+    def loss(self, logits: Tensor, target: Tensor) -> StepOutput:
+        """Return what is minimised."""
+        ...
+
+    def validate(self, model: nn.Module, cases: Sequence[Held]) -> dict[str, float]:
+        """Return scores by name, `score` among them; each name begins with `validation_`."""
+        ...
+
+    def evaluate(self, model: nn.Module, cases: Mapping[str, Sequence[Held]], folder: Path) -> Row:
+        """Predict the cases of each part, write predictions and tables, and return the summary of each part."""
+        ...
+
+    def draw(self, model: nn.Module, cases: Sequence[Held], path: Path) -> None:
+        """Draw what is predicted of some cases."""
+        ...
+
+
+class FoldData:
+    """The cases of a split, read once, and batches as a function of the step.
+
+    Args:
+        kept: what was read before; other runs with the same cases may share it.
+        augment: settings of augmentations by modality, in their order.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        split: Split,
+        *,
+        batch_size: int,
+        seed: int,
+        augment: Mapping[str, Mapping[str, Mapping[str, Any]]],
+        kept: MutableMapping[Any, Held],
+    ) -> None:
+        self._task, self._seed = task, seed
+
+        def held(cases: Sequence[Case]) -> list[Held]:
+            keys = [(task.reading, case) for case in map(_identity, cases)]
+            for key, case in zip(keys, cases, strict=True):
+                if key not in kept:
+                    kept[key] = task.hold(case)
+            return [Held(case, kept[key].content, kept[key].affine) for key, case in zip(keys, cases, strict=True)]
+
+        self.train, self.validation, self.test = (held(cases) for cases in split)
+        self._by_modality: dict[str, list[Held]] = {}
+        for one in self.train:
+            self._by_modality.setdefault(one.case.modality, []).append(one)
+        self._schedule = AlternatingSchedule(
+            {name: [len(of)] for name, of in self._by_modality.items()},
+            dict.fromkeys(self._by_modality, batch_size),
+            seed=seed,
+        )
+        self._augment = {
+            name: {step: AUGMENTATIONS.build(step, **settings) for step, settings in augment[name].items()}
+            for name in self._by_modality
+        }
+
+    def batches(self, start_step: int, end_step: int) -> Iterator[LabelledBatch]:
+        """Yield the batches of a range of steps, in order."""
+        for step in range(start_step, end_step):
+            draws = self._schedule.draw(step)
+            chosen = [self._by_modality[draw.modality][draw.index] for draw in draws]
+            samples = [
+                self._task.sample(held, torch_generator(self._seed, "sample", step, position))
+                for position, held in enumerate(chosen)
+            ]
+            yield LabelledBatch(
+                torch.stack([volume for volume, _ in samples]),
+                torch.stack([target for _, target in samples]),
+                draws[0].modality,
+                [str(held.case.image) for held in chosen],
+                [],
+            )
+
+    def augmented(self, batch: TrainingBatch, step: int, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Return the volumes and targets of the batch of `step` on `device`, augmented there."""
+        assert isinstance(batch, LabelledBatch)
+        volume, target = batch.volume.to(device), batch.target.to(device)
+        for name, augmentation in self._augment[batch.modality].items():
+            volume = augmentation(volume, torch_generator(self._seed, "augment", step, name))
+            if isinstance(augmentation, SpatialAugmentation):
+                generator = torch_generator(self._seed, "augment", step, name)
+                target = self._task.moved(target, augmentation, generator)
+        return volume, target
+
+    def fingerprint(self) -> dict[str, str]:
+        """The number of cases of each part and a checksum of who they are, in order."""
+        parts = {"train": self.train, "validation": self.validation, "test": self.test}
+        named = {part: [f"{one.case.name} {one.case.subject}" for one in of] for part, of in parts.items()}
+        return {part: f"{len(of)}:{key_to_seed(*of):016x}" for part, of in named.items()}
+
+
+def _identity(case: Case) -> tuple[Any, ...]:
+    """What tells the files of a case from others, and from themselves at another time."""
+    files = [file for file in (case.image, case.label) if file is not None]
+    return (case.modality, *((str(file.absolute()), file.stat().st_mtime_ns) for file in files))

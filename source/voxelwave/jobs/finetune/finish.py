@@ -1,0 +1,62 @@
+"""What a fine-tuning run leaves when its training is complete."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+from torch import nn
+
+from voxelwave.downstream.finetuned import save_finetuned
+from voxelwave.engine.checkpoint import load_checkpoint
+from voxelwave.engine.run_log import read_metrics
+from voxelwave.jobs.common.console import Console
+from voxelwave.jobs.finetune.figures import draw_course
+from voxelwave.jobs.finetune.fold import Prepared
+from voxelwave.jobs.finetune.results import RESULTS, write_results
+
+
+def finish(prepared: Prepared, folder: Path, model: nn.Module, module: nn.Module, step: int, console: Console) -> None:
+    """Take the best weights, and write model, predictions, scores and figures, the scores last."""
+    config, task, data = prepared.config, prepared.task, prepared.data
+    best_step = step
+    if data.validation:
+        best = load_checkpoint(folder / "best_model.pth")
+        module.load_state_dict(best["model"])
+        best_step = best["step"]
+    save_finetuned(
+        folder, module, {**prepared.description, "data": {**prepared.description["data"], "steps": best_step}}
+    )
+    parts = {name: cases for name, cases in (("validation", data.validation), ("test", data.test)) if cases}
+    scores = task.evaluate(model, parts, folder) if parts else {}
+    if config.run.figures:
+        (folder / "figures").mkdir(exist_ok=True)
+        draw_course(read_metrics(folder / "metrics.jsonl"), task.score, folder / "figures" / "losses.png")
+        task.draw(model, data.validation or data.test or data.train, folder / "figures" / "predictions.png")
+    results = {
+        "task": config.task.name,
+        "fold": config.data.fold,
+        "folds": config.data.folds,
+        "steps": step,
+        "best_step": best_step,
+        "trained_on": {"cases": len(data.train), "subjects": len({held.case.subject for held in data.train})},
+        **scores,
+    }
+    write_results(folder, results)
+    for part, of in scores.items():
+        means = ", ".join(
+            f"{name.replace('_', ' ')} {value:.4f}"
+            for name, value in of.items()
+            if name.startswith("mean") and not math.isnan(value)
+        )
+        console.say(f"{part}, {of['cases']} cases: {means}")
+    console.say(f"done: {folder}")
+
+
+def steps_of_results(folder: Path) -> int | None:
+    """Return the steps of the model that was evaluated; the file is written last, so that all else is there too."""
+    try:
+        return int(json.loads((folder / RESULTS).read_text(encoding="utf-8"))["steps"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

@@ -1,0 +1,1 @@
+"""`voxelwave inspect`: what each file holds, and why it could not be used."""

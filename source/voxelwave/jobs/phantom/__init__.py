@@ -1,0 +1,1 @@
+"""`voxelwave phantom`: contrastive embeddings of 2D multi-coil MRI phantoms."""

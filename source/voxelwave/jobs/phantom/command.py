@@ -1,0 +1,115 @@
+"""The commands below `voxelwave phantom`, and `foqus-train`, which is the first of them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from voxelwave.jobs.common.options import Resume, leave
+from voxelwave.jobs.common.outcome import Outcome
+
+Config = Annotated[Path | None, typer.Argument(help="A YAML file, see configs/phantom; the reference run without one.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Override a key, e.g. loss.temperature=0.1; an option of its own comes before it.",
+    ),
+]
+Checkpoint = Annotated[Path, typer.Argument(help="A run folder, of which the best weights are taken, or a checkpoint.")]
+
+
+def train(
+    config: Config = None,
+    overrides: Overrides = None,
+    resume: Resume = False,
+    epochs: Annotated[int | None, typer.Option(help="training.epochs")] = None,
+    train_length: Annotated[int | None, typer.Option(help="data.train_length")] = None,
+    val_length: Annotated[int | None, typer.Option(help="data.val_length")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="training.batch_size")] = None,
+    num_workers: Annotated[int | None, typer.Option(help="data.num_workers")] = None,
+    image_size: Annotated[int | None, typer.Option(help="data.image_size")] = None,
+    n_coils: Annotated[int | None, typer.Option(help="data.num_coils")] = None,
+    lr: Annotated[float | None, typer.Option(help="training.learning_rate")] = None,
+    margin: Annotated[float | None, typer.Option(help="loss.margin")] = None,
+    device: Annotated[str | None, typer.Option(help="training.device: auto, cpu, cuda")] = None,
+    out_dir: Annotated[Path | None, typer.Option(help="Folder of the run.")] = None,
+) -> None:
+    """Train an embedding, and leave curves, history, scores and the best weights in the folder of the run.
+
+    The exit code is 0, or 130 where it was stopped.
+    """
+    # Threads that spin while they wait take the core that the worker renders phantoms on: with them a run took a third
+    # longer on two cores. OpenMP reads this once, when torch is imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    from voxelwave.jobs.phantom.config import load_phantom_config
+    from voxelwave.jobs.phantom.train import train_phantoms
+
+    flags = {
+        "training.epochs": epochs,
+        "data.train_length": train_length,
+        "data.val_length": val_length,
+        "training.batch_size": batch_size,
+        "data.num_workers": num_workers,
+        "data.image_size": image_size,
+        "data.num_coils": n_coils,
+        "training.learning_rate": lr,
+        "loss.margin": margin,
+        "training.device": device,
+    }
+    if out_dir is not None:
+        whole = out_dir.expanduser().resolve()
+        flags |= {"run.out_dir": str(whole.parent), "run.name": whole.name}
+    given = {key: value for key, value in flags.items() if value is not None}
+    leave(Outcome(train_phantoms(load_phantom_config(config, overrides or [], given), resume=resume)))
+
+
+def preview(
+    config: Config = None,
+    overrides: Overrides = None,
+    samples: Annotated[int, typer.Option(min=1, help="Phantoms to draw.")] = 6,
+    out_dir: Annotated[Path, typer.Option(help="Folder for phantoms.png.")] = Path("phantom_preview"),
+    acceleration: Annotated[float | None, typer.Option(help="Of the first view.")] = None,
+    center_fraction: Annotated[float | None, typer.Option(help="Of the first view.")] = None,
+    max_rotation: Annotated[float | None, typer.Option(help="Degrees, of both views.")] = None,
+    max_shift: Annotated[float | None, typer.Option(help="Pixels, of both views.")] = None,
+    seed: Annotated[int | None, typer.Option(help="run.seed")] = None,
+) -> None:
+    """Draw phantoms and what the model sees of them, as a PNG; no display is needed."""
+    from voxelwave.jobs.phantom.config import check_phantom_config, load_phantom_config
+    from voxelwave.jobs.phantom.preview import preview_phantoms
+
+    raw = load_phantom_config(config, overrides or []).model_dump(mode="json")
+    first, second = raw["data"]["first"], raw["data"]["second"]
+    sampling = {"acceleration": acceleration, "center_fraction": center_fraction}
+    first["sampling"] |= {key: value for key, value in sampling.items() if value is not None}
+    moved = {"max_degrees": max_rotation, "max_shift": max_shift}
+    for of in (first, second):
+        of |= {key: value for key, value in moved.items() if value is not None}
+    if seed is not None:
+        raw["run"]["seed"] = seed
+    preview_phantoms(check_phantom_config(raw, "options"), out_dir, samples=samples)
+
+
+def evaluate(
+    checkpoint: Checkpoint,
+    out: Annotated[Path | None, typer.Option(help="Folder; `evaluation` in the run where not given.")] = None,
+) -> None:
+    """Score an embedding on phantoms that it was not trained on, and draw maps of them."""
+    from voxelwave.jobs.phantom.evaluate import evaluate_phantoms
+
+    evaluate_phantoms(checkpoint, out)
+
+
+def embed(
+    checkpoint: Checkpoint,
+    out: Annotated[Path, typer.Argument(help="A .npz file, written over.")],
+) -> None:
+    """Write the vectors of both views of the phantoms of validation."""
+    from voxelwave.jobs.phantom.evaluate import embed_phantoms
+
+    embed_phantoms(checkpoint, out)

@@ -1,0 +1,172 @@
+"""The configuration of a phantom run: YAML, checked; the defaults are the reference run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, field_validator
+
+from voxelwave.engine.runtime import Precision
+from voxelwave.errors import InputError
+from voxelwave.jobs.common.config import Component, RunConfig, RunName, Section, complete
+from voxelwave.jobs.common.config_file import apply_override, read_config, set_key, validated
+from voxelwave.ops.seeding import torch_generator
+from voxelwave.registry import EMBEDDINGS, METRIC_LOSSES, SAMPLINGS
+
+
+class PhantomRun(RunConfig):
+    """As of pretraining."""
+
+    name: RunName = "phantom"
+
+
+class SamplingConfig(Component):
+    """Which k-space is kept, by name with its settings."""
+
+    name: str = "equispaced"
+
+
+class ViewConfig(Section):
+    """One of the two ways in which a phantom is seen; it is turned and shifted in training alone."""
+
+    sampling: SamplingConfig
+    max_degrees: Annotated[float, Field(ge=0, le=180)] = 10.0
+    max_shift: NonNegativeFloat = 2.0
+
+
+def _view(acceleration: float, center_fraction: float) -> ViewConfig:
+    settings = {"acceleration": acceleration, "center_fraction": center_fraction}
+    return ViewConfig(sampling=SamplingConfig(name="equispaced", **settings))
+
+
+VIEWS = {"first": _view(4.0, 0.08), "second": _view(8.0, 0.04)}
+
+
+class PhantomData(Section):
+    """How many phantoms, and how each is seen. Those of validation are never trained on.
+
+    `rescan` gives the second view coils, phase and noise of its own. Without it, as first described, the strengths of
+    the coils alone tell most phantoms apart, and none of the anatomy has to be learned.
+    """
+
+    train_length: Annotated[int, Field(ge=2)] = 800
+    val_length: Annotated[int, Field(ge=2)] = 200
+    image_size: Annotated[int, Field(ge=16)] = 128
+    num_coils: PositiveInt = 8
+    noise: Annotated[float, Field(ge=0, le=100)] = 0.02
+    rescan: bool = True
+    first: ViewConfig = VIEWS["first"]
+    second: ViewConfig = VIEWS["second"]
+    num_workers: NonNegativeInt = 1
+
+    @field_validator("first", "second", mode="before")
+    @classmethod
+    def _over_the_default(cls, given: Any, info: Any) -> Any:
+        """Keep what is not said of a view, and of a sampling unless it is another one."""
+        if not isinstance(given, dict):
+            return given
+        whole = VIEWS[info.field_name].model_dump()
+        sampling = given.get("sampling", {})
+        if isinstance(sampling, dict) and sampling.get("name", whole["sampling"]["name"]) == whole["sampling"]["name"]:
+            sampling = whole["sampling"] | sampling
+        return whole | given | {"sampling": sampling}
+
+
+class EmbeddingConfig(Component):
+    """The embedding model by name with its settings."""
+
+    name: str = "mri_embedding"
+
+
+class MetricLossConfig(Component):
+    """The metric loss by name with its settings."""
+
+    name: str = "ntxent"
+
+
+class PlateauConfig(Section):
+    """The rate falls by `factor` where the validation loss has not fallen for more than `patience` epochs."""
+
+    factor: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    patience: NonNegativeInt = 2
+    floor: NonNegativeFloat = 1e-6
+
+
+class PhantomTraining(Section):
+    """Optimisation. `patience` ends a run after so many epochs without a lower validation loss; null never does."""
+
+    epochs: PositiveInt = 20
+    batch_size: PositiveInt = 16
+    learning_rate: PositiveFloat = 5e-4
+    weight_decay: NonNegativeFloat = 1e-4
+    plateau: PlateauConfig = PlateauConfig()
+    patience: PositiveInt | None = 5
+    clip_norm: PositiveFloat = 1.0
+    precision: Precision = "fp32"
+    device: str = "auto"
+
+
+class PhantomConfig(Section):
+    """A phantom run."""
+
+    run: PhantomRun = PhantomRun()
+    data: PhantomData = Field(default_factory=PhantomData)
+    model: EmbeddingConfig = EmbeddingConfig()
+    loss: MetricLossConfig = MetricLossConfig()
+    training: PhantomTraining = PhantomTraining()
+
+    def run_folder(self) -> Path:
+        """Where everything of this run is written."""
+        return self.run.out_dir.expanduser() / self.run.name
+
+
+def load_phantom_config(
+    path: str | Path | None, overrides: Sequence[str] = (), flags: Mapping[str, Any] | None = None
+) -> PhantomConfig:
+    """Read a YAML file (none: the reference run), apply overrides and `flags` (values by "section.key"), and check it.
+
+    Raises InputError, in one line, for a missing or malformed file, an unknown key, or a value that does not fit.
+    """
+    raw = {} if path is None else read_config(Path(path), overrides)
+    if path is None:
+        for override in overrides:
+            apply_override(raw, override)
+    for key, value in (flags or {}).items():
+        set_key(raw, key, value)
+    return check_phantom_config(raw, "options" if path is None else str(path))
+
+
+def check_phantom_config(raw: dict[str, Any], origin: str = "config") -> PhantomConfig:
+    """Check a configuration given as plain values; raises InputError, which names the `origin` and the key."""
+    config = validated(PhantomConfig, raw, origin)
+    try:
+        for name in ("first", "second"):
+            view = getattr(config.data, name)
+            view.sampling = complete(SAMPLINGS, view.sampling, f"data.{name}.sampling")
+            _check_sampling(view.sampling, config.data.image_size, f"data.{name}.sampling")
+        config.model = complete(EMBEDDINGS, config.model, "model")
+        # Encoders that are made for one size are made for this one.
+        if config.model.settings.get("image_size", 0) is None:
+            config.model = EmbeddingConfig(
+                **{**config.model.settings, "name": config.model.name, "image_size": config.data.image_size}
+            )
+        config.loss = complete(METRIC_LOSSES, config.loss, "loss")
+    except InputError as error:
+        raise InputError(f"{origin}: {error}") from None
+    if config.training.batch_size > config.data.train_length:
+        raise InputError(
+            f"{origin}: key 'training.batch_size': {config.training.batch_size} is above data.train_length="
+            f"{config.data.train_length}, and the last, smaller batch of an epoch is left out: lower it"
+        )
+    return config
+
+
+def _check_sampling(sampling: SamplingConfig, size: int, key: str) -> None:
+    """Raise InputError where images of this size cannot be sampled so."""
+    built = SAMPLINGS.build(sampling.name, **sampling.settings)
+    try:
+        built((size, size), torch_generator("check"))
+    except ValueError as error:
+        raise InputError(f"key '{key}': {error}") from None

@@ -1,0 +1,107 @@
+"""Batches of phantom triplets as a function of the step, the same whatever the number of worker processes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from voxelwave.data.batches.loaders import start_worker
+from voxelwave.data.kspace.complex_transforms import (
+    Augmentation,
+    ComplexPipeline,
+    Normalize,
+    ToCompatibleTensor,
+    Undersample,
+)
+from voxelwave.data.kspace.phantoms import RandomPhantomDataset, RandomPhantomTripletDataset
+from voxelwave.jobs.phantom.config import PhantomData, ViewConfig
+from voxelwave.ops.memory import one_thread
+from voxelwave.ops.seeding import torch_generator
+from voxelwave.registry import SAMPLINGS
+
+
+class PhantomBatch(NamedTuple):
+    """Both views of some phantoms and a view of others, one behind the other, and the numbers of the phantoms."""
+
+    volume: Float[Tensor, "3*batch channel height width"]
+    numbers: Int[Tensor, "2 batch"]
+    modality: str
+    files: list[str]
+    problems: list[str]
+
+
+def seen(config: ViewConfig, *, augmented: bool) -> list[nn.Module]:
+    """Return undersampling, and the augmentation where it is wanted: what changes an image, but not its form."""
+    undersample = Undersample(SAMPLINGS.build(config.sampling.name, **config.sampling.settings))
+    moved = [Augmentation(max_degrees=config.max_degrees, max_shift=config.max_shift)] if augmented else []
+    return [undersample, *moved]
+
+
+def view(config: ViewConfig, *, augmented: bool) -> ComplexPipeline:
+    """Return the way from a multi-coil image to what the model reads."""
+    return ComplexPipeline(*seen(config, augmented=augmented), Normalize(), ToCompatibleTensor())
+
+
+def phantoms(config: PhantomData, *, seed: int, validation: bool) -> RandomPhantomDataset:
+    """Return the phantoms of training, or those of validation, whose numbers follow and which never change."""
+    return RandomPhantomDataset(
+        config.val_length if validation else config.train_length,
+        image_size=config.image_size,
+        num_coils=config.num_coils,
+        noise=config.noise,
+        seed=seed,
+        offset=config.train_length if validation else 0,
+        deterministic=validation,
+    )
+
+
+def triplets(config: PhantomData, *, seed: int, validation: bool) -> RandomPhantomTripletDataset:
+    """Return the triplets of training, or those of validation, which are not augmented."""
+    views = (view(config.first, augmented=not validation), view(config.second, augmented=not validation))
+    of = phantoms(config, seed=seed, validation=validation)
+    return RandomPhantomTripletDataset(of, *views, rescan=config.rescan)
+
+
+class PhantomSteps(Dataset[PhantomBatch]):
+    """The batch of every step: each epoch has an order of its own, and leaves out what fills no batch."""
+
+    def __init__(self, triplets: RandomPhantomTripletDataset, *, batch_size: int, seed: int) -> None:
+        self._triplets, self._batch_size, self._seed = triplets, batch_size, seed
+        self.steps_per_epoch = len(triplets) // batch_size
+
+    def __getitem__(self, step: int) -> PhantomBatch:
+        """Return the batch of `step`."""
+        epoch, place = divmod(step, self.steps_per_epoch)
+        order = torch.randperm(len(self._triplets), generator=torch_generator(self._seed, "order", epoch))
+        chosen = order[place * self._batch_size :][: self._batch_size].tolist()
+        self._triplets.set_epoch(epoch)
+        return _batch(self._triplets, chosen)
+
+    def batches(self, start_step: int, end_step: int, *, num_workers: int) -> Iterator[PhantomBatch]:
+        """Yield the batches of a range of steps, in order."""
+        yield from DataLoader(
+            self,
+            batch_size=None,
+            sampler=range(start_step, end_step),
+            num_workers=num_workers,
+            worker_init_fn=start_worker,
+        )
+
+
+def all_batches(triplets: RandomPhantomTripletDataset, *, batch_size: int) -> Iterator[PhantomBatch]:
+    """Yield all triplets in order; the last batch may be smaller."""
+    for start in range(0, len(triplets), batch_size):
+        yield _batch(triplets, list(range(start, min(start + batch_size, len(triplets)))))
+
+
+def _batch(triplets: RandomPhantomTripletDataset, chosen: list[int]) -> PhantomBatch:
+    numbers = torch.tensor([chosen, [triplets.other(index) for index in chosen]])
+    names = [f"phantom {triplets.phantoms.offset + index}" for index in chosen]
+    with one_thread():  # as in a worker process
+        volume = triplets.triplets(chosen).flatten(0, 1)
+    return PhantomBatch(volume, numbers, "phantom", names, [])

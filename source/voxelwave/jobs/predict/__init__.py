@@ -1,0 +1,1 @@
+"""`voxelwave predict`: a fine-tuned model on other images."""

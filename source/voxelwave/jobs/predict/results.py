@@ -1,0 +1,145 @@
+"""Where predictions go: a folder of label maps or a table of probabilities, which a repeated call goes on with."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from voxelwave.contracts import Grid
+from voxelwave.data.listing.cases import Case
+from voxelwave.data.scaled import Scaled
+from voxelwave.downstream.classification import predict_targets
+from voxelwave.downstream.inference import grid_of, labels_onto_grid, predict_volume, write_prediction
+from voxelwave.errors import InputError
+from voxelwave.ops.files import write_text
+
+LEGEND = "labels.json"
+OF_A_SEGMENTATION = "_seg.nii.gz"  # a word by which label maps are told from images, here and elsewhere
+MODEL_DIGITS = 16
+
+
+class SegmentationFolder:
+    """A label map for each case, in the voxels of its own file, and `labels.json`, which says what the values mean.
+
+    Args:
+        out: the folder.
+        places: of the cases below it, by image, without suffix.
+        overlap: of windows, see `predict_volume`.
+        batch_size: windows at a time.
+
+    Raises InputError for a folder that holds the predictions of another model, or made otherwise.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        description: Mapping[str, Any],
+        out: Path,
+        *,
+        places: Mapping[Path, str],
+        overlap: float,
+        batch_size: int,
+    ) -> None:
+        if out.suffix in (".csv", ".nii", ".gz") or (out.exists() and not out.is_dir()):
+            raise InputError(f"{out} is no folder: the label maps of a segmentation go into one")
+        self._model, self._out, self._places = model, out, places
+        self._window, self._overlap, self._batch_size = _crop_size(description), overlap, batch_size
+        self.lock = out / ".lock"
+        self._legend = {
+            "classes": {str(value): name for value, name in enumerate(description["task"]["classes"])},
+            "model": description["sha256"],
+            "overlap": overlap,
+        }
+        record = out / LEGEND
+        if record.exists() and (differing := _differing(record, self._legend)):
+            raise InputError(f"{out} holds predictions with another {differing} ({record}): choose another folder")
+        out.mkdir(parents=True, exist_ok=True)
+
+    def has(self, case: Case) -> bool:
+        """Tell whether the label map of a case is there."""
+        return self._path(case).exists()
+
+    def add(self, case: Case, scan: Scaled) -> None:
+        """Segment a scan."""
+        logits = predict_volume(
+            self._model, scan.volume, window=self._window, overlap=self._overlap, batch_size=self._batch_size
+        )
+        grid = grid_of(case.image)
+        labels = labels_onto_grid(logits, scan.affine, shape=grid.shape, to_affine=grid.affine)
+        path = self._path(case)
+        write_text(self._out / LEGEND, json.dumps(self._legend, indent=2) + "\n")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_prediction(path, labels, grid.affine, like=case.image)
+
+    def _path(self, case: Case) -> Path:
+        return self._out / f"{self._places[case.image]}{OF_A_SEGMENTATION}"
+
+
+class TargetTable:
+    """A CSV with a row for each case: image, modality, the probability of each target, and which model it is of.
+
+    Raises InputError for a file that is no such table, or one of another model.
+    """
+
+    def __init__(self, model: nn.Module, description: Mapping[str, Any], out: Path) -> None:
+        if out.suffix.lower() != ".csv" or out.is_dir():
+            raise InputError(
+                f"{out} is no table: the probabilities of a classification go into a file that ends in .csv"
+            )
+        self._model, self._out, self._size = model, out, _crop_size(description)
+        self._targets = list(description["task"]["targets"])
+        self._name = description["sha256"][:MODEL_DIGITS]
+        self._columns = ["image", "modality", *self._targets, "model"]
+        self._rows = {row["image"]: row for row in self._read()} if out.exists() else {}
+        out.parent.mkdir(parents=True, exist_ok=True)
+        self.lock = out.with_name(f".lock-{out.name}")
+
+    def has(self, case: Case) -> bool:
+        """Tell whether a case has a row."""
+        return str(case.image) in self._rows
+
+    def add(self, case: Case, scan: Scaled) -> None:
+        """Classify a scan; the table is on disk before the next."""
+        probabilities = predict_targets(self._model, scan.volume, size=self._size).sigmoid().tolist()
+        row = {"image": str(case.image), "modality": case.modality, "model": self._name}
+        named = zip(self._targets, probabilities, strict=True)
+        self._rows[str(case.image)] = row | {target: f"{probability:.6f}" for target, probability in named}
+        table = io.StringIO()
+        writer = csv.DictWriter(table, self._columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self._rows.values())
+        write_text(self._out, table.getvalue())
+
+    def _read(self) -> list[dict[str, str]]:
+        try:
+            with self._out.open(newline="", encoding="utf-8") as file:
+                table = csv.DictReader(file)
+                rows = list(table)
+        except (UnicodeDecodeError, csv.Error) as error:
+            raise InputError(f"{self._out} is no table of predictions ({error}): choose another file") from None
+        if table.fieldnames != self._columns or any(row["model"] != self._name for row in rows):
+            raise InputError(f"{self._out} is no table of predictions of this model: choose another file")
+        return rows
+
+
+def _crop_size(description: Mapping[str, Any]) -> Grid:
+    try:
+        depth, height, width = (int(side) for side in description["preprocessing"]["crop_size"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"the description of the model is damaged: {error!r}; take it from its run again") from None
+    return depth, height, width
+
+
+def _differing(record: Path, legend: Mapping[str, Any]) -> str | None:
+    """Return the first key that a record of before has otherwise."""
+    try:
+        before = json.loads(record.read_text(encoding="utf-8"))
+        return next((key for key, value in legend.items() if before.get(key) != value), None)
+    except (ValueError, AttributeError):
+        return "legend"

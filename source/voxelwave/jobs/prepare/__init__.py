@@ -1,0 +1,1 @@
+"""`voxelwave prepare`: any folder of scans into a data set for training."""

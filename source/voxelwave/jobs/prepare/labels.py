@@ -1,0 +1,116 @@
+"""Which images a label map belongs to."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from voxelwave.data.listing.manifest import LABEL, Row
+from voxelwave.data.listing.scans import Scan
+from voxelwave.data.reading.volume import Affine, towards_ras
+from voxelwave.data.recognition.labels import without_suffix
+from voxelwave.data.recognition.rules import subject_by_name
+from voxelwave.data.store import StoredVolume
+from voxelwave.errors import UnusableVolume
+from voxelwave.jobs.prepare.preparation import Preparation
+from voxelwave.jobs.prepare.work import LabelJob, stem_of, stored_stem
+from voxelwave.ops.files import free_stem
+
+ALONE = ", with no image of its grid"
+SAME_GRID_MM = 0.01  # tools write the same affine to about 1e-4 mm
+
+Images = Mapping[Any, Sequence[tuple[Affine, Row]]]
+
+
+def pair_labels(
+    labels: Mapping[str, Scan], rows: dict[str, Row], kept: set[str], out: Path, how: Preparation
+) -> list[LabelJob]:
+    """Find the images of each label map, and return what is to be stored.
+
+    Images have the shape and the affine of the label map, its session, and its subject; where none has, they lie in its
+    folder and it has their subject and more (`p1_T1`, `p1_T1_brain_mask`). Of several those count that the label map,
+    or its folder, is named after (`T1w__Data/deface_mask`), and of these the nearest in the tree of folders. In `rows`
+    a label map with images is replaced by a row for each, kept where the image's was; one without is refused.
+    """
+    candidates = _images(rows, out) if labels else {}
+    before: dict[str, dict[str, Row]] = {name: {} for name in labels}
+    for key, row in list(rows.items()):
+        if row.file in before:
+            before[row.file][key] = rows.pop(key)
+    pairs = []
+    for name, scan in sorted(labels.items()):
+        first = next(iter(before[name].values()))
+        images = _images_of(scan, candidates, how)
+        for image in images:
+            key = f"{name}>{image.file}"
+            if image.file in kept and key in before[name]:
+                rows[key] = before[name][key]
+            else:
+                pairs.append((scan, image, first.told_by))
+        if not images:
+            rows[name] = first.as_refused(first.told_by + ALONE)
+    taken = {stored_stem(row) for row in rows.values() if row.output and row.modality == LABEL}
+    return [
+        LabelJob(scan, image, free_stem(f"{stored_stem(image)}__{Path(stem_of(scan)).name}", taken), told_by)
+        for scan, image, told_by in pairs
+    ]
+
+
+def _images(rows: Mapping[str, Row], out: Path) -> Images:
+    """Return the images, with the affine of their file, by shape and subject and by shape and folder."""
+    images: dict[Any, list[tuple[Affine, Row]]] = defaultdict(list)
+    for row in rows.values():
+        if row.accepted and row.modality != LABEL:
+            try:
+                info = StoredVolume(out / row.output).info
+            except UnusableVolume:  # of a scan that is not there any more, so that it is not done again
+                continue
+            for key in (row.subject, Path(row.file).parent):
+                images[info.source_shape, key].append((np.array(info.source_affine), row))
+    return images
+
+
+def _images_of(scan: Scan, candidates: Images, how: Preparation) -> list[Row]:
+    try:
+        header = scan.read_header()
+        grid = towards_ras(np.empty(header.shape[:3], dtype=np.uint8), header.affine)
+    except UnusableVolume:
+        return []
+
+    def on_grid(key: str | Path) -> list[Row]:
+        alike = candidates.get((grid.array.shape, key), ())
+        images = [image for affine, image in alike if np.abs(affine - grid.affine).max() < SAME_GRID_MM]
+        return [image for image in images if session in (None, _session(image.file))]
+
+    place, session = Path(scan.name), _session(scan.name)
+    subject = subject_by_name(scan.path, scan.root, how.subject)
+    images = on_grid(subject)
+    images = images or [image for image in on_grid(place.parent) if subject.startswith(f"{image.subject}_")]
+    images = [image for image in images if _named_after(place, image)] or images
+    nearest = max((_shared(place, image) for image in images), default=0)
+    return [image for image in images if _shared(place, image) == nearest]
+
+
+def _named_after(label: Path, image: Row) -> bool:
+    whole_name = re.compile(re.escape(_name(image)) + r"(?![^\W_])")
+    return any(whole_name.match(name) for name in (label.name, label.parent.name))
+
+
+def _shared(label: Path, image: Row) -> int:
+    """Return how deep the folder lies that a label map and an image have in common."""
+    return len(Path(os.path.commonpath((label, image.file))).parts)
+
+
+def _name(image: Row) -> str:
+    return without_suffix(Path(image.file).name.partition("#")[0])
+
+
+def _session(file: str) -> str | None:
+    found = re.search(r"(?<=[_/])ses-[A-Za-z0-9]+", file)
+    return found[0] if found else None

@@ -1,0 +1,241 @@
+"""From a scan to what the store keeps of it: mended, towards RAS, resampled, cropped to its foreground."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float32, Int16, Shaped
+from numpy import ndarray
+from scipy.ndimage import affine_transform
+
+from voxelwave.data.listing.scans import Scan
+from voxelwave.data.modalities import Modality
+from voxelwave.data.reading.volume import SMALLEST_SIDE, Affine, Spacing, Volume, VolumeInfo, resample, three
+from voxelwave.data.recognition.labels import label_map_reason
+from voxelwave.data.recognition.rules import (
+    DICOM_MODALITIES,
+    Told,
+    contradiction,
+    modality_by_content,
+    modality_by_name,
+)
+from voxelwave.data.store import StoredInfo
+from voxelwave.errors import UnusableVolume
+from voxelwave.ops.seeding import numpy_generator
+
+MARGIN_MM = 5.0
+PLANE_SHARE = 0.002  # of a plane must be foreground for the box to reach it: single bright voxels do not count
+STRIDE = 2
+PLACES = 1024
+MOST_VOXELS = 1e9  # four times a CT of a whole body at 1 mm; more would end the process for want of memory
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """How scans are prepared.
+
+    Attributes:
+        modality: of every scan; None tells each by rule.
+        spacing_mm: None keeps that of every scan.
+        crop: to the foreground, with a margin of 5 mm.
+        hu_offset: added to CT of one channel, such as -1024 for scans that are stored with an offset.
+        frames: of files of several volumes "refuse", "first" or "all".
+        modalities: settings, by name.
+        subject: finds the subject in a path.
+    """
+
+    modality: str | None = None
+    spacing_mm: Spacing | None = 1.0
+    crop: bool = True
+    hu_offset: float = 0.0
+    frames: str = "refuse"
+    modalities: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    subject: re.Pattern[str] | None = None
+
+
+class LabelMap(UnusableVolume):
+    """A file is a label map, and not to be pretrained on."""
+
+
+class Prepared(NamedTuple):
+    """A volume ready to be stored, and what its manifest says of it."""
+
+    volume: Shaped[ndarray, "..."]
+    info: StoredInfo
+    foreground: Int16[ndarray, "place 3"]
+    facts: dict[str, Any]
+
+
+def prepare(scan: Scan, how: Preparation, readers: Mapping[str, Modality], facts: dict[str, Any]) -> Prepared:
+    """Read a scan and make of it what is stored; `facts` gathers the columns of its row also where it is refused.
+
+    Raises:
+        LabelMap: where it is one.
+        UnusableVolume: with the reason.
+    """
+    # 1. What header and name tell.
+    header = scan.read_header()
+    facts |= {"shape": header.shape, "spacing_mm": header.spacing_mm, "orientation": header.orientation}
+    told = told_beforehand(scan, how)
+    facts |= _columns(told)
+    if told.modality == "":
+        raise UnusableVolume(f"neither MRI nor CT by {told.rule}; say which with --modality")
+    reader = readers.get(told.modality or "")
+    if problem := header.problem(reader.channels if reader else 3, several=scan.frame is not None):
+        raise UnusableVolume(problem)
+    if (voxels := _voxels_at(how.spacing_mm, header)) > MOST_VOXELS:
+        raise UnusableVolume(
+            f"it would have {voxels:.2g} voxels at the spacing asked for; is that of its header in mm?"
+        )
+    # The folder of a series may be named after what is to be seen in it.
+    named = Path() if scan.series else scan.path
+    if reason := label_map_reason(named):
+        raise LabelMap(reason)
+
+    # 2. The values, as they are.
+    volume = scan.read(channels=reader.channels if reader else 3)
+    if reason := label_map_reason(named, volume.array):
+        raise LabelMap(reason)
+    if told.modality is None:
+        told = modality_by_content(volume.array)
+    if told.modality is None:
+        raise UnusableVolume("modality unknown: " + told.rule + "; say which with --modality")
+    facts |= _columns(told)
+    if how.modality is None and (problem := contradiction(told, volume.array)):
+        raise UnusableVolume(problem)
+    facts["hash"] = content_hash(volume)
+
+    # 3. Mended, resampled, measured.
+    modality = readers[told.modality]
+    array, facts["nonfinite"] = _mended(volume.array, modality.lowest if volume.array.ndim == 3 else -math.inf)
+    if told.modality == "ct" and array.ndim == 3:
+        array = np.maximum(array + np.float32(how.hu_offset), np.float32(modality.lowest))
+    modality.bounds(array)  # refuses before the work of resampling
+    resampled = resample(Volume(array, volume.affine), how.spacing_mm)
+    bounds = modality.bounds(resampled.array)
+
+    # 4. Cropped to the foreground.
+    shown = modality.foreground(resampled.array[::STRIDE, ::STRIDE, ::STRIDE], bounds)
+    box = foreground_box(shown, resampled) if how.crop else tuple(slice(0, side) for side in resampled.array.shape[:3])
+    cropped = _cropped(resampled, box)
+    if min(cropped.array.shape[:3]) < SMALLEST_SIDE:
+        raise UnusableVolume(f"too small at the spacing asked for: shape {cropped.array.shape}")
+    facts |= _statistics(cropped.array, modality.foreground(cropped.array[::STRIDE, ::STRIDE, ::STRIDE], bounds))
+
+    # 5. As it is stored.
+    packed = modality.pack(cropped.array, bounds)
+    info = StoredInfo(
+        modality=told.modality,
+        affine=cropped.affine.tolist(),
+        bounds=packed.bounds,
+        settings=modality.baked(),
+        source_shape=volume.array.shape[:3],
+        source_affine=volume.affine.tolist(),
+    )
+    facts |= {"stored_shape": packed.array.shape, "stored_spacing_mm": cropped.spacing_mm}
+    places = foreground_places(modality.foreground(cropped.array, bounds), facts["hash"])
+    return Prepared(packed.array, info, places, facts)
+
+
+def told_beforehand(scan: Scan, how: Preparation) -> Told:
+    """Tell the modality before the values are read: as given, by DICOM tag, or by name."""
+    if how.modality is not None:
+        return Told(how.modality, "--modality")
+    if scan.series is not None:
+        tag = scan.series.modality
+        return Told(DICOM_MODALITIES.get(tag, ""), f"the DICOM modality {tag}")
+    return modality_by_name(scan.path, scan.root)
+
+
+def label_on_grid(label: Volume, shape: tuple[int, ...], affine: Affine) -> Shaped[ndarray, "depth height width"]:
+    """Return a label map on the grid of a stored image, by nearest neighbour, in the smallest type that holds it.
+
+    Raises:
+        UnusableVolume: for values that are not whole.
+    """
+    values = label.array
+    if not np.isfinite(values).all() or not np.array_equal(values, np.rint(values)):
+        raise UnusableVolume("a label map needs whole numbers")
+    to_label = np.linalg.inv(label.affine) @ affine
+    placed = affine_transform(values, to_label, output_shape=shape[:3], order=0, mode="grid-constant", cval=0.0)
+    for dtype in (np.uint8, np.int16, np.int32):
+        limits = np.iinfo(dtype)
+        if limits.min <= placed.min() and placed.max() <= limits.max:
+            return np.asarray(placed, dtype=dtype)
+    raise UnusableVolume(f"labels go up to {placed.max():g}, beyond 32 bits")
+
+
+def content_hash(volume: Volume) -> str:
+    """Return 32 hex digits of the values and where the axes lead, whatever their order of storage was."""
+    digest = hashlib.blake2b(digest_size=16)
+    # Adding 0 makes one zero of two.
+    digest.update(repr((volume.array.shape, (np.round(volume.affine[:3, :3], 3) + 0.0).tolist())).encode())
+    digest.update(np.ascontiguousarray(volume.array).data)
+    return digest.hexdigest()
+
+
+def foreground_box(shown: Bool[ndarray, "..."], volume: Volume) -> tuple[slice, ...]:
+    """Return the box of `volume` around the foreground, which is given at every second voxel, with a margin."""
+    box = []
+    for axis, (side, spacing) in enumerate(zip(volume.array.shape[:3], volume.spacing_mm, strict=True)):
+        others = tuple(other for other in range(3) if other != axis)
+        planes = np.flatnonzero(shown.mean(axis=others) > PLANE_SHARE) * STRIDE
+        margin = math.ceil(MARGIN_MM / spacing) + STRIDE
+        first, last = (planes[0], planes[-1]) if planes.size else (0, side)
+        box.append(slice(max(0, int(first) - margin), min(side, int(last) + margin + 1)))
+    return tuple(box)
+
+
+def foreground_places(shown: Bool[ndarray, "..."], key: str) -> Int16[ndarray, "place 3"]:
+    """Draw voxels of the foreground, the same for the same `key`, to centre crops on."""
+    found = np.flatnonzero(shown)
+    if found.size > PLACES:
+        found = numpy_generator("foreground", key).choice(found, PLACES, replace=False, shuffle=False)
+    places: Int16[ndarray, "place 3"] = np.stack(np.unravel_index(found, shown.shape), axis=-1).astype(np.int16)
+    return places
+
+
+def _voxels_at(spacing_mm: Spacing | None, header: VolumeInfo) -> float:
+    sides = zip(header.shape, header.spacing_mm, three(spacing_mm or header.spacing_mm), strict=False)
+    return math.prod(side * own / asked for side, own, asked in sides)
+
+
+def _columns(told: Told) -> dict[str, str]:
+    return (
+        {"modality": told.modality, "told_by": told.rule + ("" if told.sure else ", unsure")} if told.modality else {}
+    )
+
+
+def _mended(array: Float32[ndarray, "..."], lowest: float) -> tuple[Float32[ndarray, "..."], int]:
+    """Replace what is not finite by the nearest end of the finite values (NaN: the lowest); count it."""
+    finite = np.isfinite(array)
+    count = int(array.size - finite.sum())
+    if count and count < array.size:
+        low, high = array.min(where=finite, initial=np.inf), array.max(where=finite, initial=-np.inf)
+        array = np.nan_to_num(array, nan=max(float(low), lowest), posinf=float(high), neginf=float(low))
+    return array, count
+
+
+def _cropped(volume: Volume, box: tuple[slice, ...]) -> Volume:
+    shift = np.eye(4)
+    shift[:3, 3] = [side.start for side in box]
+    return Volume(volume.array[box], volume.affine @ shift)
+
+
+def _statistics(array: Float32[ndarray, "..."], shown: Bool[ndarray, "..."]) -> dict[str, float]:
+    values = array[::STRIDE, ::STRIDE, ::STRIDE][shown].astype(np.float64)
+    if not values.size:
+        values = array.reshape(-1).astype(np.float64)
+    return {
+        "minimum": float(array.min()),
+        "maximum": float(array.max()),
+        "mean": float(values.mean()),
+        "std": float(values.std()),
+    }

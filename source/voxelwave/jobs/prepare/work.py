@@ -1,0 +1,224 @@
+"""What a process of `voxelwave prepare` does with one scan or one label map, and the pool of such processes."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float32
+from numpy import ndarray
+
+from voxelwave.data.listing.manifest import LABEL, Row, printable
+from voxelwave.data.listing.scans import Scan
+from voxelwave.data.modalities import Modality
+from voxelwave.data.reading.volume import spacing_of
+from voxelwave.data.recognition.labels import without_suffix
+from voxelwave.data.recognition.rules import subject_by_name
+from voxelwave.data.store import SUFFIX, StoredInfo, StoredVolume, write_stored
+from voxelwave.errors import DamagedVolume, InputError, UnusableVolume
+from voxelwave.jobs.prepare.contact_sheet import save_strip, three_slices
+from voxelwave.jobs.prepare.preparation import LabelMap, Preparation, label_on_grid, prepare
+from voxelwave.ops.seeding import key_to_seed
+from voxelwave.registry import MODALITIES
+
+PICTURES = "pictures"
+PICTURED_SIDE = 192
+PARENT_IS_CHECKED_EVERY_S = 2.0
+
+
+@dataclass(frozen=True)
+class ScanJob:
+    """A scan, and where it goes below the folder of its modality, without a suffix."""
+
+    scan: Scan
+    stem: str
+
+
+@dataclass(frozen=True)
+class LabelJob:
+    """A label map and the rule that told it, the row of its image, and where it goes, without a suffix."""
+
+    scan: Scan
+    image: Row
+    stem: str
+    told_by: str
+
+
+def store_scan(job: ScanJob, *, how: Preparation, out: Path) -> Row:
+    """Prepare and store one scan, and return its row; raises OSError where `out` does not take it."""
+    scan = job.scan
+    readers: dict[str, Modality] = {
+        name: MODALITIES.build(name, **how.modalities.get(name, {})) for name in MODALITIES.names()
+    }
+    facts: dict[str, Any] = {}
+    try:
+        prepared = prepare(scan, how, readers, facts)
+    except UnusableVolume as unusable:
+        return refused(scan, how, unusable, facts)
+    # Of thousands of scans some break what reads them in ways that nobody foresaw; the run goes on without them.
+    except (ValueError, RuntimeError, ArithmeticError, MemoryError) as error:
+        reason = f"cannot be prepared: {type(error).__name__}: {' '.join(str(error).split())[:160]}"
+        return refused(scan, how, DamagedVolume(reason), facts)
+    modality = prepared.info.modality
+    path = out / modality / f"{job.stem}{SUFFIX}"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_stored(path, prepared.volume, prepared.info, prepared.foreground)
+    step = _step(prepared.volume)
+    shown = readers[modality].scale(prepared.volume[::step, ::step, ::step], prepared.info.bounds)
+    _picture(shown, prepared.info.affine, picture_of(out, path), step)
+    return described(scan, how, facts, status="accepted", output=path.relative_to(out).as_posix())
+
+
+def store_label(job: LabelJob, *, how: Preparation, out: Path) -> Row:
+    """Put one label map on the grid of its stored image, and return its row."""
+    image = StoredVolume(out / job.image.output)
+    try:
+        header = job.scan.read_header()
+        label = job.scan.read(channels=1)
+        array = label_on_grid(label, image.grid, image.affine)
+    except UnusableVolume as unusable:
+        return refused(job.scan, how, unusable, {"modality": LABEL, "told_by": job.told_by})
+    path = out / f"{LABEL}s" / f"{job.stem}{SUFFIX}"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    info = StoredInfo(modality=LABEL, affine=image.info.affine)
+    write_stored(path, array, info)
+    step = _step(array)
+    _picture(_greys(array[::step, ::step, ::step]), info.affine, picture_of(out, path), step)
+    facts = {
+        "shape": header.shape,
+        "spacing_mm": header.spacing_mm,
+        "orientation": header.orientation,
+        "minimum": float(array.min()),
+        "maximum": float(array.max()),
+        "modality": LABEL,
+        "told_by": job.told_by,
+        "label_for": job.image.file,
+        "stored_shape": array.shape,
+        "stored_spacing_mm": spacing_of(image.affine),
+    }
+    row = described(job.scan, how, facts, status="accepted", output=path.relative_to(out).as_posix())
+    return row.model_copy(update={"subject": job.image.subject})
+
+
+def refused(scan: Scan, how: Preparation, reason: UnusableVolume, facts: dict[str, Any]) -> Row:
+    """Return the row of a scan that is not used."""
+    if isinstance(reason, LabelMap):
+        facts |= {"modality": LABEL, "told_by": str(reason)}
+    return described(scan, how, facts, status="refused", reason=str(reason), damaged=isinstance(reason, DamagedVolume))
+
+
+def described(scan: Scan, how: Preparation, facts: dict[str, Any], **columns: Any) -> Row:
+    """Return a row of what is known of `scan`."""
+    file_bytes, file_mtime_ns = scan.stamp()
+    patient = scan.series.patient if scan.series else ""
+    return Row(
+        file=scan.name,
+        subject=patient or subject_by_name(scan.path, scan.root, how.subject),
+        note=scan.series.note if scan.series else "",
+        file_bytes=file_bytes,
+        file_mtime_ns=file_mtime_ns,
+        **facts,
+        **columns,
+    )
+
+
+def stem_of(scan: Scan) -> str:
+    """Return the place of a scan below the folder that was searched, without suffix."""
+    place = scan.path.relative_to(scan.root)
+    if scan.series is not None:
+        # A description would be easier to read, but it is free text, and may say who the patient is.
+        return (place / f"series_{key_to_seed(scan.series.uid):016x}").as_posix()
+    stem = printable(without_suffix(place.as_posix()))
+    return stem if scan.frame is None else f"{stem}_t{scan.frame:03d}"
+
+
+def stored_stem(row: Row) -> str:
+    """Return the place of what was stored below the folder of its modality, without suffix."""
+    return Path(*Path(row.output).parts[1:]).as_posix().removesuffix(SUFFIX)
+
+
+def picture_of(out: Path, stored: Path) -> Path:
+    """Return where the picture of a stored volume is."""
+    return (out / PICTURES / stored.relative_to(out)).with_suffix(".jpg")
+
+
+def run_all(
+    work: Callable[[Any], Row], jobs: Sequence[ScanJob | LabelJob], *, workers: int, should_stop: Callable[[], bool]
+) -> Iterator[Row]:
+    """Yield what `work` returns for each of `jobs`, as it is done; asked to stop, those that have begun alone.
+
+    Raises:
+        InputError: where a process was killed.
+    """
+    if workers == 1 or len(jobs) == 1:
+        for job in jobs:
+            if should_stop():
+                return
+            yield work(job)
+        return
+    # Spawned, because the parent may hold threads (torch, a progress bar) that a fork would freeze.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(
+        min(workers, len(jobs)), mp_context=context, initializer=_start_worker, initargs=(os.getpid(),)
+    ) as pool:
+        pending: set[Future[Row]] = {pool.submit(work, job) for job in jobs}
+        try:
+            while pending:
+                if should_stop():
+                    pending = {future for future in pending if not future.cancel()}
+                finished, pending = wait(pending, timeout=0.5, return_when=FIRST_COMPLETED)
+                for future in finished:
+                    yield future.result()
+        except BrokenProcessPool:
+            raise InputError(
+                "a process was killed, most often for lack of memory: use fewer --workers; "
+                "what is done is kept, the same command goes on"
+            ) from None
+        finally:
+            for future in pending:
+                future.cancel()
+
+
+def _picture(shown: Float32[ndarray, "channel depth height width"], affine: Any, path: Path, step: int) -> None:
+    """Save three slices of every `step`-th voxel of a volume."""
+    first, second, third = (step * side for side in spacing_of(np.array(affine)))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_strip(path, three_slices(shown, (first, second, third)))
+
+
+def _step(array: ndarray) -> int:
+    return int(max(1, max(array.shape[:3]) // PICTURED_SIDE))
+
+
+def _greys(labels: ndarray) -> Float32[ndarray, "1 depth height width"]:
+    """Return labels as greys, in their order, so that 2035 does not leave all others black."""
+    values, ranks = np.unique(labels, return_inverse=True)
+    return (ranks.reshape(labels.shape)[None] / max(1, len(values) - 1)).astype(np.float32)
+
+
+def _start_worker(parent: int) -> None:
+    # Ctrl-C, `timeout` and `kill` reach every process; the parent says when it is over.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    os.environ["OMP_NUM_THREADS"] = "1"
+    import torch
+
+    torch.set_num_threads(1)
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def _end_with(parent: int) -> None:
+    """End this process when its parent was killed: nobody else would."""
+    while os.getppid() == parent:
+        time.sleep(PARENT_IS_CHECKED_EVERY_S)
+    os._exit(1)

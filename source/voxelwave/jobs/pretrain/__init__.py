@@ -1,0 +1,1 @@
+"""`voxelwave pretrain`: one model on MRI and CT, without labels."""

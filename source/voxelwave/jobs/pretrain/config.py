@@ -1,0 +1,213 @@
+"""The configuration of a run: YAML, checked, with every default filled in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
+
+from voxelwave.engine.runtime import Precision
+from voxelwave.errors import InputError
+from voxelwave.jobs.common.config import BackboneConfig, Component, RunConfig, Section, Share, complete
+from voxelwave.jobs.common.config_file import read_config, validated
+from voxelwave.losses.masked_reconstruction import MaskedReconstruction
+from voxelwave.registry import (
+    AUGMENTATIONS,
+    BACKBONES,
+    CONTRASTIVE_LOSSES,
+    MASKINGS,
+    MODALITIES,
+    check_settings,
+)
+
+DEFAULT_AUGMENTATIONS: dict[str, dict[str, Any]] = {"flip": {}, "rotate90": {}, "noise": {}}
+
+
+class SourceConfig(Section):
+    """A folder, a glob or a CSV list of files of one modality; of a prepared folder "train" or "test" alone."""
+
+    path: str
+    modality: str
+    split: Literal["train", "test"] | None = None
+
+
+class DataConfig(Section):
+    """Which volumes, and how a training crop is made of one.
+
+    `view_share: [a, b]` takes a random cuboid of that share of the volume's sides and fits it into `crop_size`, its
+    proportions kept, air around it (`[1, 1]`: always the whole volume); null crops voxels as they are,
+    `foreground_share` of the crops around one that is not air. `check_content: null` reads every file once before
+    training where there are at most 500, else its header only. `steps` are those of each modality in a cycle, 1
+    where nothing is said; a source of n volumes gives a share n^(1/source_temperature) of its modality's crops.
+    `augment` names what is done to the batches of a modality, in this order. `probe_cases` is a list of cases:
+    while the run trains, probes of its features ask for their targets.
+    """
+
+    crop_size: tuple[PositiveInt, PositiveInt, PositiveInt] = (96, 96, 96)
+    sources: Annotated[list[SourceConfig], Field(min_length=1)]
+    max_volumes_per_modality: PositiveInt | None = None
+    num_workers: Annotated[int, Field(ge=0)] = 2
+    spacing_mm: PositiveFloat | tuple[PositiveFloat, PositiveFloat, PositiveFloat] | None = None
+    view_share: tuple[Share, Share] | None = None
+    foreground_share: Annotated[float, Field(ge=0, le=1)] = 1.0
+    crops_per_volume: PositiveInt = 1
+    cached_volumes: Annotated[int, Field(ge=0)] = 0
+    steps: dict[str, PositiveInt] = Field(default_factory=dict)
+    source_temperature: Annotated[float, Field(ge=1)] = 1.0
+    augment: dict[str, dict[str, dict[str, Any]]] = Field(default_factory=dict)
+    check_content: bool | None = None
+    modalities: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    probe_cases: str | None = None
+
+    @field_validator("view_share")
+    @classmethod
+    def _ordered(cls, share: tuple[float, float] | None) -> tuple[float, float] | None:
+        if share is not None and share[0] > share[1]:
+            raise ValueError("the first share must not be above the second")
+        return share
+
+
+class MaskingConfig(Component):
+    """The masking by name with its settings."""
+
+    name: str = "mim"
+
+
+class FeatureTarget(Section):
+    """How `target: features` makes its target of the features of the whole volume; all off is the description."""
+
+    stop_gradient: bool = True
+    ema_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    layer_norm: bool = True
+
+
+class ModelConfig(Section):
+    """Backbone, target, and the widths of the SparK encoder's scales and of the decoder.
+
+    `sparse` is the backend of the encoder. `use_sparse: false` is another way to write dense; `true` leaves the choice
+    to `sparse`.
+    """
+
+    backbone: BackboneConfig = BackboneConfig()
+    target: Literal["voxels", "features"] = "voxels"
+    sparse: Literal["auto", "gather", "minkowski", "dense"] = "auto"
+    encoder_widths: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (128, 192, 256)
+    decoder_width: PositiveInt = 128
+    features: FeatureTarget = FeatureTarget()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _use_sparse(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or "use_sparse" not in values:
+            return values
+        wanted = values["use_sparse"]
+        if not isinstance(wanted, bool):
+            raise ValueError(f"use_sparse is true or false, got {wanted}")
+        rest = {key: value for key, value in values.items() if key != "use_sparse"}
+        sparse = rest.get("sparse", "auto")
+        if sparse == "auto" and not wanted:
+            return {**rest, "sparse": "dense"}
+        if sparse != "auto" and wanted == (sparse == "dense"):
+            raise ValueError(f"use_sparse: {str(wanted).lower()} contradicts sparse: {sparse}; keep one of them")
+        return rest
+
+
+class LossConfig(Component):
+    """The contrastive loss by name with its settings, its weight, and the settings of the reconstruction."""
+
+    name: str = "spatial_infonce"
+    contrastive_weight: Annotated[float, Field(ge=0)] = 0.5
+    shallow_depth: Annotated[int, Field(ge=0)] = 1
+    reconstruction: dict[str, Any] = Field(default_factory=dict)
+
+
+class TrainingConfig(Section):
+    """Optimisation: one step is one modality's `accumulate` batches."""
+
+    epochs: PositiveInt = 100
+    max_steps: PositiveInt | None = None
+    batch_size: dict[str, PositiveInt] = Field(default_factory=lambda: {"mri": 2, "ct": 2})
+    accumulate: PositiveInt = 1
+    learning_rate: PositiveFloat = 1e-4
+    warmup_share: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    weight_decay: Annotated[float, Field(ge=0)] = 0.05
+    clip_norm: PositiveFloat = 1.0
+    precision: Precision = "fp32"
+    device: str = "auto"
+    devices: PositiveInt = 1
+    compile: bool = False
+    checkpoint_every_steps: PositiveInt = 500
+    checkpoint_every_epochs: PositiveInt = 1
+    probe_every_steps: PositiveInt = 50
+
+
+class Config(Section):
+    """A pretraining run."""
+
+    run: RunConfig = RunConfig()
+    data: DataConfig
+    model: ModelConfig = ModelConfig()
+    masking: MaskingConfig = MaskingConfig()
+    loss: LossConfig = LossConfig()
+    training: TrainingConfig = TrainingConfig()
+
+    def modalities(self) -> list[str]:
+        """The modalities of the sources in the order of their steps: by number of channels, so that MRI comes first."""
+        names = {source.modality for source in self.data.sources}
+        return sorted(names, key=lambda name: (MODALITIES.get(name).channels, name))
+
+    def run_folder(self) -> Path:
+        """Where everything of this run is written."""
+        return self.run.out_dir.expanduser() / self.run.name
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """Read a YAML file, apply overrides such as `training.learning_rate=1e-3`, check, and fill in every default.
+
+    Raises InputError, in one line, for a missing or malformed file, an unknown key, or a value that does not fit.
+    """
+    return check_config(read_config(Path(path), overrides), str(path))
+
+
+def check_config(raw: dict[str, Any], origin: str = "config") -> Config:
+    """Check a configuration given as plain values; raises InputError, which names the `origin` and the key."""
+    config = validated(Config, raw, origin)
+    try:
+        return _resolve(config)
+    except InputError as error:
+        raise InputError(f"{origin}: {error}") from None
+
+
+def _resolve(config: Config) -> Config:
+    """Check each component's settings against its constructor and fill in its defaults."""
+    loss = config.loss
+    config.model.backbone = complete(BACKBONES, config.model.backbone, "model.backbone")
+    config.masking = complete(MASKINGS, config.masking, "masking")
+    contrastive = CONTRASTIVE_LOSSES.settings(loss.name, loss.settings, "loss")
+    reconstruction = check_settings(
+        MaskedReconstruction, loss.reconstruction, "loss.reconstruction", "loss.reconstruction"
+    )
+    declared = {key: getattr(loss, key) for key in LossConfig.model_fields}
+    config.loss = LossConfig(**{**declared, "reconstruction": reconstruction}, **contrastive)
+    per_modality: dict[str, Iterable[str]] = {
+        "data.modalities": config.data.modalities,
+        "data.steps": config.data.steps,
+        "data.augment": config.data.augment,
+        "training.batch_size": config.training.batch_size,
+    }
+    for section, by_modality in per_modality.items():
+        if unknown := sorted(set(by_modality) - set(MODALITIES.names())):
+            raise InputError(f"unknown modality '{unknown[0]}' in '{section}'; known: {', '.join(MODALITIES.names())}")
+    for modality in config.modalities():
+        given = config.data.modalities.get(modality, {})
+        section = f"data.modalities.{modality}"
+        config.data.modalities[modality] = MODALITIES.settings(modality, given, section)
+        config.data.augment[modality] = {
+            name: AUGMENTATIONS.settings(name, settings, f"data.augment.{modality}.{name}")
+            for name, settings in config.data.augment.get(modality, DEFAULT_AUGMENTATIONS).items()
+        }
+        if modality not in config.training.batch_size:
+            raise InputError(f"key 'training.batch_size' says nothing of modality '{modality}': add `{modality}: 2`")
+    return config

@@ -1,0 +1,77 @@
+"""The pretrainer of a configuration: backbone, masking, encoder, decoder, losses."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from voxelwave.contracts import Masking
+from voxelwave.downstream.description import channel_counts
+from voxelwave.errors import InputError
+from voxelwave.jobs.pretrain.config import Config
+from voxelwave.losses.masked_reconstruction import MaskedReconstruction
+from voxelwave.objectives.masked_modeling import MaskedFeatures, MaskedModeling, MaskedVoxels
+from voxelwave.ops.patches import token_grid
+from voxelwave.ops.seeding import key_to_seed
+from voxelwave.registry import BACKBONES, CONTRASTIVE_LOSSES, MASKINGS
+from voxelwave.sparse.decoder import LightDecoder
+from voxelwave.sparse.encoder import SparseEncoder
+
+
+def build_pretrainer(config: Config) -> MaskedModeling:
+    """Build the module that a run trains; its initial weights follow from `run.seed` alone.
+
+    Called on a volume `[B, 1 or 3, D, H, W]` and a CPU `generator` it returns a `StepOutput`.
+    Raises InputError for settings that do not go together.
+    """
+    model, loss = config.model, config.loss
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(key_to_seed(config.run.seed, "weights"))
+        backbone = BACKBONES.build(model.backbone.name, channel_counts(), **model.backbone.settings)
+        masking = MASKINGS.build(config.masking.name, **config.masking.settings)
+        _check_crop(config, backbone.patch_size, masking)
+        contrastive = CONTRASTIVE_LOSSES.build(loss.name, (backbone.channels, backbone.channels), **loss.settings)
+        parts = (
+            backbone,
+            masking,
+            SparseEncoder(backbone.channels, widths=model.encoder_widths, backend=model.sparse),
+            LightDecoder(model.encoder_widths, width=model.decoder_width),
+            contrastive,
+        )
+        settings: dict[str, Any] = {
+            "decoder_width": model.decoder_width,
+            "contrastive_weight": loss.contrastive_weight,
+            "shallow_depth": loss.shallow_depth,
+        }
+        try:
+            reconstruction = MaskedReconstruction(**loss.reconstruction)
+            if model.target == "features":
+                return MaskedFeatures(*parts, reconstruction, **settings, **model.features.model_dump())
+            return MaskedVoxels(*parts, reconstruction, **settings)
+        except ValueError as error:
+            raise InputError(f"loss: {error}") from error
+
+
+def _check_crop(config: Config, patch_size: int, masking: Masking) -> None:
+    """Draw one mask for the crop, so that a crop too small for patches or blocks is refused before data is read."""
+    crop = config.data.crop_size
+    if any(side % patch_size for side in crop):
+        raise InputError(
+            f"key 'data.crop_size': {list(crop)} is not divisible by model.backbone.patch_size {patch_size}: "
+            f"take multiples of {patch_size}"
+        )
+    try:
+        masking(token_grid(crop, patch_size), 1, torch.Generator())
+    except ValueError as error:
+        raise InputError(f"keys 'data.crop_size' and 'masking' do not go together: {error}") from None
+
+
+def count_parameters(pretrainer: MaskedModeling) -> dict[str, int]:
+    """Count trained parameters by part."""
+    counts: dict[str, int] = {}
+    for name, parameter in pretrainer.named_parameters():
+        if parameter.requires_grad:
+            part = name.split(".")[0]
+            counts[part] = counts.get(part, 0) + parameter.numel()
+    return counts

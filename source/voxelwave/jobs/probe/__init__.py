@@ -1,0 +1,1 @@
+"""`voxelwave probe`: what frozen features tell of scans."""

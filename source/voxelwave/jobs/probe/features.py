@@ -1,0 +1,141 @@
+"""What a probe is asked about: embeddings of scans, of crops of them, and of single tokens with their labels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float32, Int64
+from numpy import ndarray
+from torch import Tensor
+
+from voxelwave.contracts import Grid
+from voxelwave.data.batches.labelled import Classes, check_same_grid, read_labels
+from voxelwave.data.listing.cases import Case
+from voxelwave.data.scaled import Scaled
+from voxelwave.downstream.embedding import embed_crops, embed_tokens, embed_volume, fitted_size, frame, tissue
+from voxelwave.downstream.features import FeaturePyramid
+from voxelwave.downstream.inference import onto_grid
+from voxelwave.downstream.scan_reader import ScanReader
+from voxelwave.errors import InputError, UnusableVolume
+from voxelwave.jobs.common.console import tracked
+from voxelwave.ops.patches import patchify, token_grid
+from voxelwave.ops.seeding import torch_generator
+
+CROPS = 4
+TOKENS = 512  # of each scan
+
+
+@dataclass(frozen=True)
+class Probed:
+    """What several backbones say of the same cases, by the backbone's name.
+
+    Attributes:
+        cases: those that could be read.
+        scans, crops, tokens: features; of tokens as many at random of each scan.
+        token_case: the number of the case of each token.
+        token_labels: the class of most of its voxels; 0 for none.
+        label_names: of classes that have one.
+    """
+
+    cases: list[Case]
+    scans: dict[str, Float32[ndarray, "scan embed"]]
+    crops: dict[str, Float32[ndarray, "scan crop embed"]]
+    tokens: dict[str, Float32[ndarray, "token embed"]]
+    token_case: Int64[ndarray, " token"]
+    token_labels: Int64[ndarray, " token"]
+    label_names: Mapping[int, str]
+
+
+def parse_classes(text: str) -> Classes | None:
+    """Read `grey=6,white=7,deep=8+11-13`: classes by name, each of the label values that it joins; "" is None.
+
+    Raises InputError for another form, or a value in two classes.
+    """
+    if not text.strip():
+        return None
+    values: dict[str, list[str | int]] = {}
+    for part in text.split(","):
+        name, _, joined = part.partition("=")
+        values[name.strip()] = [*(joined or name).split("+")]
+    try:
+        return Classes(values, others="background")
+    except ValueError as error:
+        raise InputError(f"--label-classes takes NAME=VALUE+VALUE,… such as grey=6,deep=8+11: {error}") from None
+
+
+def probe_cases(
+    cases: Sequence[Case], backbones: Mapping[str, FeaturePyramid], *, classes: Classes | None, seed: int
+) -> tuple[Probed, list[str]]:
+    """Embed cases of one modality, each read once, and say which could not be used and why."""
+    first = next(iter(backbones.values()))
+    reader, size, patch_size = ScanReader(first), fitted_size(first), first.strides[-1]
+    used: list[Case] = []
+    problems: list[str] = []
+    labels: list[Tensor] = []
+    owners: list[int] = []
+    rows: dict[str, list[tuple[Tensor, Tensor, Tensor]]] = {name: [] for name in backbones}
+    for case in tracked(cases, f"embedded {cases[0].modality} scans"):
+        try:
+            scaled = reader(case.image, case.modality)
+            framed = frame(scaled.volume, patch_size, size=size)
+            grid = token_grid(framed.shape, patch_size)
+            label = _token_labels(case, scaled, classes, grid, patch_size, size)
+        except UnusableVolume as unusable:
+            problems.append(f"{case.image}: {unusable}")
+            continue
+        generator = torch_generator(seed, "tokens", case.name)
+        places = tissue(framed, patch_size).nonzero()
+        places = places[torch.randperm(len(places), generator=generator)[:TOKENS]]
+        chosen = torch.zeros(grid, dtype=torch.bool)
+        chosen[tuple(places.T)] = True
+        for name, features in backbones.items():
+            # The same crops for all of them.
+            generator = torch_generator(seed, "crops", case.name)
+            rows[name].append(
+                (
+                    embed_volume(features, scaled.volume, size=size),
+                    embed_crops(features, scaled.volume, count=CROPS, generator=generator, size=size),
+                    embed_tokens(features, scaled.volume, chosen=chosen, size=size),
+                )
+            )
+        labels.append(label[chosen])
+        owners += [len(used)] * len(labels[-1])
+        used.append(case)
+    if not used:
+        raise InputError(f"none of the {len(cases)} {cases[0].modality} cases can be used: {problems[0]}")
+    scans, crops, tokens = (
+        {name: join([row[part] for row in own]).numpy() for name, own in rows.items()}
+        for part, join in enumerate((torch.stack, torch.stack, torch.cat))
+    )
+    owned, names = np.array(owners, dtype=np.int64), dict(enumerate(classes.names if classes else ()))
+    return Probed(used, scans, crops, tokens, owned, torch.cat(labels).numpy(), names), problems
+
+
+def _token_labels(
+    case: Case, scaled: Scaled, classes: Classes | None, grid: Grid, patch_size: int, size: Grid | None
+) -> Tensor:
+    """Return the class of most voxels of each token: its number in `classes`, or the value of its label.
+
+    Raises UnusableVolume for a label map that cannot be read or lies elsewhere.
+    """
+    if case.label is None:
+        return torch.zeros(grid, dtype=torch.int64)
+    try:
+        labels = read_labels(case.label)
+        check_same_grid(labels, case.image)
+    except UnusableVolume as unusable:
+        raise UnusableVolume(f"its label map {case.label.name}: {unusable}") from None
+    array = labels.array if classes is None else classes.indices(labels.array)
+    depth, height, width = scaled.volume.shape[1:]
+    array = onto_grid(array, labels.affine, shape=(depth, height, width), to_affine=scaled.affine)
+    # The share of a patch that each class takes, by the way that the image went.
+    names = np.unique(array)
+    shares = []
+    for name in names:
+        framed = frame(torch.from_numpy((array == name).astype(np.float32))[None], patch_size, size=size)
+        shares.append(patchify(framed[None], patch_size)[0, :, 0].mean(1))
+    most: Tensor = torch.from_numpy(names.astype(np.int64))[torch.stack(shares).argmax(0)]
+    return most.view(grid)

@@ -1,0 +1,1 @@
+"""`voxelwave synthesize`: generated heads as NIfTI files."""

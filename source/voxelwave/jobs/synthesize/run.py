@@ -1,0 +1,157 @@
+"""Generated heads as NIfTI files: pretraining for who has no data at hand."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+from collections.abc import Iterable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+
+from voxelwave.data.listing.cases import CASES
+from voxelwave.data.modalities.ct import CT
+from voxelwave.errors import InputError
+from voxelwave.jobs.common.console import tracked
+from voxelwave.ops.files import replacing, write_text
+from voxelwave.ops.seeding import numpy_generator
+from voxelwave.physics.heads3d import LESIONS, MRI_CONTRASTS, Tissue, draw_head, render_ct, render_mri
+
+CT_LAYOUTS = ("hu", "windows", "windows5d")
+SMALLEST_SIZE = 32
+HEADS_PER_PROCESS = 8
+
+
+@dataclass(frozen=True)
+class Head:
+    """One head to write: the place of its image and of its labels, and the key of its generator."""
+
+    image: Path
+    labels: Path
+    modality: str
+    variant: str
+    index: int
+
+
+def synthesize(
+    out: Path, *, num_mri: int, num_ct: int, size: int = 96, seed: int = 0, workers: int | None = None
+) -> None:
+    """Write `num_mri` MRI and `num_ct` CT heads of `size` voxels of 1 mm to `out`, with label maps and `cases.csv`.
+
+    MRI contrasts and CT layouts (Hounsfield units; three windows in the last axis, `[D, H, W, 3]` and
+    `[D, H, W, 1, 3]`) take turns. A head depends on `seed` and its own index only; files that exist are kept.
+
+    Raises:
+        InputError: nothing to write, too small a size, or `out` holds heads made with other settings.
+    """
+    if num_mri < 0 or num_ct < 0 or num_mri + num_ct < 1:
+        raise InputError(f"there is no head to write: num_mri is {num_mri}, num_ct is {num_ct}; ask for 1 or more")
+    if size < SMALLEST_SIZE:
+        raise InputError(f"size is {size}: a head needs at least {SMALLEST_SIZE} voxels along each edge")
+    if workers is not None and workers < 1:
+        raise InputError(f"workers is {workers}: at least 1 process is needed; leave it out for one a core")
+    settings = {"num_mri": num_mri, "num_ct": num_ct, "size": size, "seed": seed}
+    record = out / "synthesize.json"
+    _refuse_other_settings(record, settings)
+    out.mkdir(parents=True, exist_ok=True)
+    # Before the first head, so that a run that was interrupted cannot be continued with other settings.
+    write_text(record, json.dumps(settings | {"complete": False}, indent=2) + "\n")
+
+    heads = _plan(out, num_mri=num_mri, num_ct=num_ct)
+    for folder in {path.parent for head in heads for path in (head.image, head.labels)}:
+        folder.mkdir(parents=True, exist_ok=True)
+    missing = [head for head in heads if not (head.image.exists() and head.labels.exists())]
+    # Unless told otherwise, a process is started only for as many heads as make up for its start.
+    processes = workers or min(os.cpu_count() or 1, len(missing) // HEADS_PER_PROCESS)
+    write = partial(_write_head, size=size, seed=seed)
+    if processes > 1 and missing:
+        # Spawned, because the parent may hold threads (torch, a progress bar) that a fork would freeze.
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(min(processes, len(missing)), mp_context=context, initializer=_ignore_ctrl_c) as pool:
+            _show(pool.map(write, missing), len(missing))
+    else:
+        _show(map(write, missing), len(missing))
+    names = "".join(f"{tissue.value}\t{tissue.name.lower()}\n" for tissue in Tissue)
+    write_text(out / "labels" / "labels.tsv", f"value\tname\n{names}")
+    write_text(out / CASES, _list_cases(heads, out))
+    write_text(record, json.dumps(settings | {"complete": True}, indent=2) + "\n")
+
+
+def _refuse_other_settings(record: Path, settings: dict[str, int]) -> None:
+    """Raise InputError where `record` tells of other settings, or where its folder is a file."""
+    if record.parent.exists() and not record.parent.is_dir():
+        raise InputError(f"{record.parent} is a file: give a folder to write the heads to")
+    if not record.exists():
+        return
+    try:
+        made = json.loads(record.read_text(encoding="utf-8"))
+        differing = [
+            f"{key} {made.get(key)} and not {value}" for key, value in settings.items() if made.get(key) != value
+        ]
+    except (ValueError, AttributeError):
+        raise InputError(f"{record} cannot be read: delete its folder, or give another one") from None
+    if differing:
+        raise InputError(
+            f"{record.parent} holds heads made with {', '.join(differing)}: delete it, or give another folder"
+        )
+
+
+def _plan(out: Path, *, num_mri: int, num_ct: int) -> list[Head]:
+    heads = []
+    for modality, count, variants in (("mri", num_mri, MRI_CONTRASTS), ("ct", num_ct, CT_LAYOUTS)):
+        for index in range(count):
+            variant = variants[index % len(variants)]
+            stem = f"head_{index:04d}_{variant}"
+            image, labels = out / modality / f"{stem}.nii.gz", out / "labels" / f"{stem}_labels.nii.gz"
+            heads.append(Head(image, labels, modality, variant, index))
+    return heads
+
+
+def _list_cases(heads: list[Head], out: Path) -> str:
+    """Return the heads as a list for downstream tasks, with what their label maps tell."""
+    lines = ["image,label,subject,modality,contrast,lesion,aneurysm"]
+    for head in heads:
+        present = set(np.unique(np.asarray(nib.load(head.labels).dataobj)).tolist())
+        contrast = MRI_CONTRASTS.index(head.variant) if head.modality == "mri" else ""
+        lesion, aneurysm = int(not present.isdisjoint(LESIONS)), int(Tissue.ANEURYSM in present)
+        files = f"{head.image.relative_to(out)},{head.labels.relative_to(out)}"
+        subject = f"{head.modality}_{head.index:04d}"
+        lines.append(f"{files},{subject},{head.modality},{contrast},{lesion},{aneurysm}")
+    return "\n".join(lines) + "\n"
+
+
+def _ignore_ctrl_c() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # it reaches every process; the parent ends the others
+
+
+def _write_head(head: Head, *, size: int, seed: int) -> None:
+    generator = numpy_generator(seed, "head", head.modality, head.index)
+    labels = draw_head(generator, size=size)
+    image: np.ndarray
+    if head.modality == "mri":
+        image = render_mri(labels, generator, contrast=head.variant)
+    else:
+        image = render_ct(labels, generator)
+        if head.variant != "hu":
+            image = np.moveaxis(CT()(image), 0, -1)
+        if head.variant == "windows5d":
+            image = image[:, :, :, None]
+    affine = np.eye(4)
+    affine[:3, 3] = -(size - 1) / 2
+    for path, array in ((head.labels, labels), (head.image, image)):
+        volume = nib.Nifti1Image(array, affine)
+        volume.header.set_xyzt_units("mm")
+        with replacing(path) as part:
+            nib.save(volume, part)
+
+
+def _show(written: Iterable[None], total: int) -> None:
+    """Wait for every head, with a progress bar."""
+    for _ in tracked(written, "generated heads", total=total):
+        pass

@@ -1,0 +1,110 @@
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+
+from voxelwave.data.listing.cases import find_cases
+from voxelwave.data.modalities.mri import MRI
+from voxelwave.data.scaled import read_scaled
+from voxelwave.errors import UnusableVolume
+from voxelwave.jobs.prepare.run import Preparer
+from voxelwave.jobs.prepare.settings import preparation
+
+
+@pytest.fixture
+def table(heads, tmp_path):
+    """A list of two heads, one of them with all that a list can say."""
+    names = ["head_0000_T1", "head_0001_T2"]
+    lines = ["image,label,subject,modality,split,lesion,grade"]
+    lines.append(f"{heads}/mri/{names[0]}.nii.gz,{heads}/labels/{names[0]}_labels.nii.gz,anna,MRI,train,1,2")
+    lines.append(f"{heads}/mri/{names[1]}.nii.gz,,,mri,,0,")
+    path = tmp_path / "list.csv"
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def test_a_list_says_what_each_case_is(table):
+    first, second = find_cases(table)
+    assert (first.name, first.subject, first.modality, first.split) == ("head_0000_T1", "anna", "mri", "train")
+    assert first.label.name == "head_0000_T1_labels.nii.gz"
+    assert first.targets == {"lesion": 1, "grade": 2}
+    assert (second.subject, second.label, second.split) == ("head_0001_T2", None, "")
+    assert second.targets == {"lesion": 0}
+
+
+def test_whole_numbers_may_be_written_as_tables_with_gaps_write_them(table):
+    table.write_text(table.read_text().replace(",1,2", ",1.0,2.0"))
+    assert find_cases(table)[0].targets == {"lesion": 1, "grade": 2}
+
+
+def test_generated_heads_come_with_their_cases(heads):
+    mri, ct = find_cases(heads, modality="mri"), find_cases(heads, modality="ct")
+    assert [len(mri), len(ct)] == [5, 3]
+    assert [case.targets["contrast"] for case in mri] == [0, 1, 2, 3, 0]
+    for case in (*mri, *ct):
+        values = np.unique(np.asarray(nib.load(case.label).dataobj))
+        assert case.targets["lesion"] == int((values >= 15).any())
+        assert case.targets["aneurysm"] == int((values == 14).any())
+    assert len({case.subject for case in (*mri, *ct)}) == 8
+
+
+def test_a_prepared_folder_gives_its_images_with_their_label_maps(heads, tmp_path):
+    scans = tmp_path / "scans"
+    scans.mkdir()
+    for number in (0, 4):
+        name = f"head_{number:04d}_T1"
+        (scans / f"{name}.nii.gz").symlink_to(heads / "mri" / f"{name}.nii.gz")
+        (scans / f"{name}_labels.nii.gz").symlink_to(heads / "labels" / f"{name}_labels.nii.gz")
+    how = preparation(modality="mri", spacing="1.0", crop=False)
+    Preparer(tmp_path / "prepared", how, workers=1)([str(scans)])
+    cases = find_cases(tmp_path / "prepared")
+    assert len(cases) == 2
+    assert all(case.label is not None for case in cases)
+    raw = read_scaled(scans / "head_0000_T1.nii.gz", MRI())
+    stored = read_scaled(cases[0].image, MRI())
+    torch.testing.assert_close(stored.volume, raw.volume, rtol=0, atol=1e-3)
+    np.testing.assert_allclose(stored.affine, raw.affine)
+
+
+def test_resampling_goes_before_scaling(heads):
+    scaled = read_scaled(heads / "mri" / "head_0000_T1.nii.gz", MRI(), spacing_mm=2.0)
+    assert scaled.volume.shape == (1, 16, 16, 16)
+    np.testing.assert_allclose(np.abs(np.diag(scaled.affine)[:3]), 2.0)
+    with pytest.raises(UnusableVolume, match="a label map by its name"):
+        read_scaled(heads / "labels" / "head_0000_T1_labels.nii.gz", MRI())
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("file\na.nii.gz\n", "needs a column 'image'"),
+        ("image,modality\nnowhere.nii.gz,mri\n", "line 2: no file '.*nowhere.nii.gz'"),
+        ("image,modality\n,mri\n", "line 2: the cell 'image' is empty"),
+        ("image\nhere.csv\n", "line 2: modality '' is none of ct, mri"),
+        ("image,modality\nhere.csv,pet\n", "line 2: modality 'pet' is none of ct, mri"),
+        ("image,modality,lesion\nhere.csv,mri,yes\n", "column 'lesion': a target is a whole number.*got 'yes'"),
+        ("image,modality\nhere.csv,mri,1\n", "line 2: more cells than columns"),
+        ("image,modality\nhere.csv,mri\nhere.csv,mri\n", "twice"),
+        ("image,modality\n", "holds no case"),
+    ],
+)
+def test_a_list_that_cannot_be_used_is_one_clear_line(tmp_path, text, message):
+    path = tmp_path / "here.csv"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=message) as caught:
+        find_cases(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_is_no_list_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="is neither a list of cases"):
+        find_cases(tmp_path)
+
+
+def test_images_of_one_name_in_different_folders_are_different_cases_and_subjects(tmp_path):
+    for folder in ("anna", "bob"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "T1.nii.gz").touch()
+    table = tmp_path / "cases.csv"
+    table.write_text("image,modality\nanna/T1.nii.gz,mri\nbob/T1.nii.gz,mri\n")
+    assert [(case.name, case.subject) for case in find_cases(table)] == [("anna_T1",) * 2, ("bob_T1",) * 2]

@@ -1,0 +1,107 @@
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from voxelwave.data.listing.cases import Case
+from voxelwave.data.listing.splits import few, k_folds, split_cases
+
+seeds = st.integers(0, 2**31)
+names = st.sets(st.text("abc123", min_size=1, max_size=4), min_size=1, max_size=20)
+
+
+def cases_of(subjects, *, scans=2, split=""):
+    return [
+        Case(name=f"{subject}_{scan}", image=Path("x.nii"), modality="mri", subject=subject, split=split)
+        for scan in range(scans)
+        for subject in sorted(subjects)
+    ]
+
+
+def subjects_of(cases):
+    return {case.subject for case in cases}
+
+
+@given(names, seeds, st.data())
+def test_every_subject_is_validated_once_and_never_trained_on_then(subjects, seed, data):
+    folds = data.draw(st.integers(2, max(2, len(subjects))))
+    cases = cases_of(subjects)
+    if len(subjects) < folds:
+        with pytest.raises(ValueError, match="folds need as many subjects"):
+            split_cases(cases, folds=folds, seed=seed)
+        return
+    validated = []
+    for fold in range(folds):
+        train, validation, test = split_cases(cases, folds=folds, fold=fold, seed=seed)
+        assert not test
+        assert not subjects_of(train) & subjects_of(validation)
+        assert sorted([*train, *validation], key=cases.index) == cases
+        assert train
+        assert validation
+        validated += sorted(subjects_of(validation))
+    assert sorted(validated) == sorted(subjects)
+
+
+@given(names, seeds, st.data())
+def test_few_subjects_are_nested_whatever_the_order_of_the_cases(subjects, seed, data):
+    counts = sorted(data.draw(st.lists(st.integers(1, len(subjects)), min_size=2, max_size=4)))
+    chosen = [few(subjects, count, seed=seed) for count in counts]
+    for smaller, larger in pairwise(chosen):
+        assert larger[: len(smaller)] == smaller
+    assert [len(set(one)) for one in chosen] == counts
+    turned = data.draw(st.permutations(sorted(subjects)))
+    assert few(turned, counts[-1], seed=seed) == chosen[-1]
+    assert k_folds(turned, folds=2, seed=seed) == k_folds(subjects, folds=2, seed=seed)
+
+
+def test_another_seed_gives_other_folds_and_other_subjects():
+    subjects = [f"s{number}" for number in range(30)]
+    assert k_folds(subjects, folds=3, seed=0) != k_folds(subjects, folds=3, seed=1)
+    assert few(subjects, 5, seed=0) != few(subjects, 5, seed=1)
+    # How the folds were made does not tell which subjects are the few.
+    assert set(few(subjects, 10, seed=0)) != set(k_folds(subjects, folds=3, seed=0)[0])
+    assert {len(fold) for fold in k_folds(subjects, folds=4, seed=0)} == {7, 8}
+
+
+def test_few_are_taken_of_what_the_fold_leaves_and_validation_stays():
+    cases = cases_of("abcdefgh")
+    whole = split_cases(cases, folds=4, fold=1)
+    before: set[str] = set()
+    for count in (1, 2, 4, 6):
+        train, validation, _ = split_cases(cases, folds=4, fold=1, num_train_subjects=count)
+        assert before < subjects_of(train) <= subjects_of(whole.train)
+        assert len(subjects_of(train)) == count
+        assert len(train) == 2 * count
+        assert validation == whole.validation
+        before = subjects_of(train)
+
+
+def test_test_cases_are_in_no_fold_and_one_fold_validates_on_none():
+    cases = cases_of("abcd") + cases_of("xy", split="test")
+    for fold in range(4):
+        train, validation, test = split_cases(cases, folds=4, fold=fold)
+        assert subjects_of(test) == {"x", "y"}
+        assert subjects_of(train) | subjects_of(validation) == set("abcd")
+    train, validation, test = split_cases(cases, folds=1)
+    assert subjects_of(train) == set("abcd")
+    assert not validation
+    assert subjects_of(test) == {"x", "y"}
+
+
+@pytest.mark.parametrize(
+    ("cases", "settings", "message"),
+    [
+        (cases_of("ab"), {"folds": 3}, "3 folds need as many subjects, got 2: ask for fewer folds"),
+        (cases_of("a", split="test"), {"folds": 1}, "all 2 cases have the split test"),
+        (cases_of("abcd"), {"folds": 2, "num_train_subjects": 3}, "num_train_subjects is 3: fold 0 of 2 leaves 1…2"),
+        (cases_of("abcd"), {"folds": 2, "fold": 2}, "fold is 0…1, got 2"),
+        (cases_of("abc") + cases_of("a", split="test"), {"folds": 2}, "subject 'a' has cases with split test and"),
+        (cases_of("abc", split="val"), {"folds": 2}, "case 'a_0' has the split 'val'"),
+    ],
+)
+def test_a_split_that_cannot_be_is_one_clear_line(cases, settings, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        split_cases(cases, **settings)
+    assert "\n" not in str(caught.value)

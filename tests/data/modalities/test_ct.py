@@ -1,0 +1,78 @@
+"""CT windows against their formula, and the three layouts on disk against each other."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from voxelwave.data.modalities.ct import CT
+from voxelwave.errors import UnusableVolume
+
+WINDOWS_HU = ((40, 80), (80, 200), (600, 2800))
+
+
+def hounsfield(shape=(5, 6, 7), seed=0):
+    return np.random.default_rng(seed).uniform(-1000, 2200, shape).astype(np.float32)
+
+
+def test_windows_follow_the_formula_at_and_around_their_edges():
+    edges = [level + side * width / 2 + off for level, width in WINDOWS_HU for side in (-1, 0, 1) for off in (-1, 0, 1)]
+    array = np.array([-1024.0, 3071.0, *edges], dtype=np.float32).reshape(-1, 1, 1)
+    for channel, (level, width) in zip(CT()(array), WINDOWS_HU, strict=True):
+        for value, scaled in zip(array.ravel(), channel.ravel(), strict=True):
+            expected = min(max((value - (level - width / 2)) / width, 0.0), 1.0)
+            assert scaled == pytest.approx(expected, abs=1e-6)
+
+
+def test_the_three_layouts_of_one_head_are_bit_equal():
+    raw = hounsfield()
+    from_raw = CT()(raw)
+    last = np.moveaxis(from_raw, 0, -1)
+    assert from_raw.dtype == np.float32
+    assert from_raw.shape == (3, 5, 6, 7)
+    assert np.array_equal(CT()(last), from_raw)
+    assert np.array_equal(CT()(last[:, :, :, None, :]), from_raw)
+
+
+def test_eight_bit_windows_are_divided_by_255():
+    stored = np.random.default_rng(0).integers(0, 256, (4, 5, 6, 3), dtype=np.uint8)
+    assert np.array_equal(CT()(stored), np.moveaxis(stored, -1, 0).astype(np.float32) / np.float32(255))
+
+
+def test_a_missing_value_becomes_zero_and_an_infinite_one_the_nearest_end():
+    raw = hounsfield()
+    raw[0, 0, 0], raw[0, 0, 1], raw[0, 0, 2] = np.nan, np.inf, -np.inf
+    volume = CT()(raw)
+    assert volume[:, 0, 0, :3].tolist() == [[0, 1, 0]] * 3
+
+
+@pytest.mark.parametrize(
+    ("array", "reason"),
+    [
+        (hounsfield() + 1024, "not in Hounsfield units"),
+        (hounsfield() / 1000 * np.pi, "not in Hounsfield units"),
+        (np.zeros((4, 4, 4)), "every value is 0"),
+        (np.full((4, 4, 4), np.nan), "no value is a number"),
+        (np.linspace(-1, 1, 192).reshape(4, 4, 4, 3), "-1 to 1"),
+        (np.linspace(0, 300, 192).reshape(4, 4, 4, 3), "0 to 300"),
+        (np.zeros((4, 4, 4, 2)), r"\(4, 4, 4, 2\)"),
+        (np.zeros((4, 4, 4, 2, 3)), r"\(4, 4, 4, 2, 3\)"),
+    ],
+)
+def test_what_is_no_ct_is_refused_with_the_reason(array, reason):
+    with pytest.raises(UnusableVolume, match=reason):
+        CT()(array)
+
+
+def test_the_input_is_left_as_it_was():
+    raw = hounsfield()
+    before = raw.copy()
+    CT()(raw)
+    assert np.array_equal(raw, before)
+
+
+def test_values_in_another_unit_are_not_rounded_away():
+    array = np.random.default_rng(0).uniform(0, 1, (9, 9, 9)).astype(np.float32)
+    taken = CT(windows_hu=((0.5, 1), (0.5, 0.5), (0.2, 0.4)), require_hu=False)
+    packed = taken.pack(array, taken.bounds(array))
+    assert np.allclose(taken.scale(packed.array, packed.bounds), taken(array), atol=1.5e-3)

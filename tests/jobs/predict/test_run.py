@@ -1,0 +1,274 @@
+import csv
+import io
+import json
+import shutil
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from voxelwave.data.modalities.mri import MRI
+from voxelwave.data.scaled import read_scaled
+from voxelwave.downstream.finetuned import build_model, load_finetuned, save_finetuned
+from voxelwave.downstream.inference import labels_onto_grid, predict_volume
+from voxelwave.errors import InputError
+from voxelwave.jobs.common.console import Console
+from voxelwave.jobs.predict import run as recipe
+from voxelwave.jobs.predict.run import predict
+from voxelwave.jobs.prepare.run import Preparer
+from voxelwave.jobs.prepare.settings import preparation
+
+SEGMENTATION = {"name": "segmentation", "classes": ["background", "bright"], "width": 4}
+CLASSIFICATION = {"name": "classification", "targets": ["lesion", "aneurysm"], "pooling": "attention"}
+
+
+def described(task, *, counts=(1,), spacing_mm=None):
+    settings = {"patch_size": 4, "embed_dim": 24, "depth": 2, "num_heads": 2}
+    return {
+        "architecture": {"name": "waveformer", "in_channels": list(counts), "settings": settings, "depths": [1, 2]},
+        "task": task,
+        "preprocessing": {"spacing_mm": spacing_mm, "crop_size": [16] * 3, "modalities": {"mri": {}}},
+    }
+
+
+def finished_run(folder, task, **options):
+    folder.mkdir()
+    description = described(task, **options)
+    torch.manual_seed(0)
+    save_finetuned(folder, build_model(description), description)
+    return folder
+
+
+@pytest.fixture
+def run(tmp_path):
+    return finished_run(tmp_path / "run", SEGMENTATION)
+
+
+class Threshold(nn.Module):
+    """Says 1 where the first channel is above 0.5."""
+
+    def __init__(self, features):
+        super().__init__()
+        self.features = features
+
+    def forward(self, volume):
+        above = 100 * (volume[:, :1] - 0.5)
+        return torch.cat([-above, above], dim=1)
+
+
+@pytest.fixture
+def threshold(monkeypatch):
+    """Every run's model is a threshold."""
+
+    def load(folder):
+        model, description = load_finetuned(folder)
+        return Threshold(model.features), description
+
+    monkeypatch.setattr(recipe, "load_finetuned", load)
+
+
+@pytest.fixture
+def scans(heads, tmp_path):
+    """Heads in other orders of their axes, in folders, with a label map."""
+    folder = tmp_path / "scans"
+    for number, (name, codes) in enumerate([("a/T1.nii.gz", "RAS"), ("b/T1.nii.gz", "LPS"), ("b/T1.mgz", "PSR")]):
+        image = nib.load(sorted((heads / "mri").iterdir())[number])
+        turn = nib.orientations.ornt_transform(
+            nib.orientations.axcodes2ornt("RAS"), nib.orientations.axcodes2ornt(tuple(codes))
+        )
+        image = image.as_reoriented(turn)
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        if name.endswith(".mgz"):
+            image = nib.MGHImage(np.asarray(image.dataobj, dtype=np.float32), image.affine)
+        nib.save(image, folder / name)
+    shutil.copy(heads / "labels" / "head_0000_T1_labels.nii.gz", folder / "a" / "T1_labels.nii.gz")
+    return folder
+
+
+def said(run, source, out, **options):
+    output = io.StringIO()
+    outcome = predict(run, str(source), out, console=Console(file=output, width=400), **options)
+    return outcome, output.getvalue()
+
+
+def files_of(folder):
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+def test_every_image_gets_a_label_map_in_its_own_voxels(run, scans, threshold, tmp_path):
+    outcome, output = said(run, scans, tmp_path / "out")
+    assert (outcome.complete, outcome.unusable) == (True, 0)
+    assert "label maps, left out: 1" in output
+    names = ["a/T1_seg.nii.gz", "b/T1-2_seg.nii.gz", "b/T1_seg.nii.gz"]
+    assert files_of(tmp_path / "out") == [".lock", *names, "labels.json"]
+    for image_name, name in (("a/T1.nii.gz", names[0]), ("b/T1.mgz", names[2]), ("b/T1.nii.gz", names[1])):
+        image, labels = nib.load(scans / image_name), nib.load(tmp_path / "out" / name)
+        np.testing.assert_allclose(labels.affine, image.affine, atol=1e-6)
+        expected = MRI()(np.asarray(image.dataobj, dtype=np.float32))[0]
+        written = np.asarray(labels.dataobj)
+        clear = np.abs(expected - 0.5) > 1e-4
+        np.testing.assert_array_equal(written[clear], (expected > 0.5)[clear])
+        assert 0 < written.mean() < 1
+    legend = json.loads((tmp_path / "out" / "labels.json").read_text())
+    assert legend["classes"] == {"0": "background", "1": "bright"}
+
+
+def test_a_model_of_another_spacing_is_interpolated_onto_the_voxels_of_the_file(heads, tmp_path):
+    run = finished_run(tmp_path / "run", SEGMENTATION, spacing_mm=2.0)
+    path = heads / "mri" / "head_0000_T1.nii.gz"
+    said(run, path, tmp_path / "out", overlap=0.25)
+    scan, image = read_scaled(path, MRI(), spacing_mm=2.0), nib.load(path)
+    logits = predict_volume(load_finetuned(run)[0], scan.volume, window=(16, 16, 16), overlap=0.25)
+    expected = labels_onto_grid(logits, scan.affine, shape=(32, 32, 32), to_affine=image.affine)
+    written = np.asarray(nib.load(tmp_path / "out" / "head_0000_T1_seg.nii.gz").dataobj)
+    np.testing.assert_array_equal(written, expected)
+
+
+def test_a_stored_volume_is_predicted_in_the_space_of_its_file(run, heads, threshold, tmp_path):
+    scans = tmp_path / "scans"
+    scans.mkdir()
+    shutil.copy(heads / "mri" / "head_0000_T1.nii.gz", scans)
+    for name in ("labels", "lesions"):  # of a prepared image there may be any number
+        shutil.copy(heads / "labels" / "head_0000_T1_labels.nii.gz", scans / f"head_0000_T1_{name}.nii.gz")
+    Preparer(tmp_path / "prepared", preparation(modality="mri", spacing="1.0"), workers=1)([str(scans)])
+    said(run, scans, tmp_path / "of_file")
+    said(run, tmp_path / "prepared", tmp_path / "of_store")
+    of_file, of_store = (nib.load(tmp_path / name / "head_0000_T1_seg.nii.gz") for name in ("of_file", "of_store/mri"))
+    np.testing.assert_allclose(of_store.affine, of_file.affine)
+    assert of_store.shape == of_file.shape
+    assert (np.asarray(of_store.dataobj) == np.asarray(of_file.dataobj)).mean() > 0.999
+
+
+def test_a_call_goes_on_where_the_last_was_stopped(run, scans, threshold, tmp_path):
+    out, answers = tmp_path / "out", iter([False, True])
+    outcome, output = said(run, scans, out, should_stop=lambda: next(answers))
+    assert not outcome.complete
+    assert "stopped, the same command goes on; so far: 1 images" in output
+    first = out / "a" / "T1_seg.nii.gz"
+    assert files_of(out) == [".lock", "a/T1_seg.nii.gz", "labels.json"]
+    before = first.stat().st_mtime_ns
+    outcome, output = said(run, scans, out)
+    assert outcome.complete
+    assert "predicted: 2 images, 1 were there, 0 cannot be used" in output
+    assert first.stat().st_mtime_ns == before
+
+
+def test_label_maps_beside_their_images_are_not_predicted_again(run, scans, threshold):
+    said(run, scans, scans)
+    names = files_of(scans)
+    said(run, scans, scans)
+    assert files_of(scans) == names
+
+
+def test_a_classification_is_a_table_of_probabilities(heads, tmp_path):
+    run = finished_run(tmp_path / "run", CLASSIFICATION)
+    out, answers = tmp_path / "out.csv", iter([False, False, True])
+    assert not said(run, heads / "mri", out, should_stop=lambda: next(answers))[0].complete
+    assert len(out.read_text().splitlines()) == 3
+    assert said(run, heads / "mri", out)[0].complete
+    with out.open() as file:
+        rows = list(csv.DictReader(file))
+    model, description = load_finetuned(run)
+    assert [row["image"] for row in rows] == [str(path) for path in sorted((heads / "mri").iterdir())]
+    for row in rows:
+        volume = torch.nn.functional.adaptive_avg_pool3d(read_scaled(Path(row["image"]), MRI()).volume, 16)
+        with torch.no_grad():
+            expected = model(volume[None])[0].sigmoid().tolist()
+        assert [float(row[name]) for name in ("lesion", "aneurysm")] == pytest.approx(expected, abs=1e-5)
+        assert (row["modality"], row["model"]) == ("mri", description["sha256"][:16])
+
+
+def test_files_that_cannot_be_used_are_named_and_the_others_done(run, heads, threshold, tmp_path):
+    scans = tmp_path / "scans"
+    scans.mkdir()
+    shutil.copy(heads / "mri" / "head_0000_T1.nii.gz", scans / "head_T1.nii.gz")
+    shutil.copy(heads / "ct" / "head_0000_hu.nii.gz", scans / "head_ct.nii.gz")
+    shutil.copy(heads / "ct" / "head_0000_hu.nii.gz", scans / "wrong_T2.nii.gz")
+    shutil.copy(heads / "mri" / "head_0001_T2.nii.gz", scans / "unnamed.nii.gz")
+    (scans / "text_T1.nii.gz").write_text("no volume")
+    outcome, output = said(run, scans, tmp_path / "out")
+    assert (outcome.complete, outcome.unusable) == (True, 4)
+    for name, reason in (
+        ("head_ct.nii.gz", "ct, and the model takes mri"),
+        ("text_T1.nii.gz", "not a NIfTI or MGH file"),
+        ("unnamed.nii.gz", "modality unknown: neither name, folder nor values tell it; say which with --modality"),
+        ("wrong_T2.nii.gz", "taken for MRI by 't2' in the name 'wrong_T2', but its values look like Hounsfield units"),
+    ):
+        assert f"{scans / name}: {reason}" in output
+    assert files_of(tmp_path / "out") == [".lock", "head_T1_seg.nii.gz", "labels.json"]
+    assert said(run, scans / "unnamed.nii.gz", tmp_path / "out", modality="mri")[0].unusable == 0
+
+
+def test_an_image_that_does_not_fit_into_memory_is_named(run, heads, monkeypatch, tmp_path):
+    def load(folder):
+        model, description = load_finetuned(folder)
+        forward, calls = model.forward, []
+
+        def failing(volume):
+            calls.append(volume)
+            if len(calls) == 1:
+                raise RuntimeError("not enough memory:\nyou tried to allocate 9 TB")
+            return forward(volume)
+
+        model.forward = failing
+        return model, description
+
+    monkeypatch.setattr(recipe, "load_finetuned", load)
+    outcome, output = said(run, heads / "mri", tmp_path / "out")
+    assert outcome == recipe.Outcome(complete=True, unusable=1)
+    first = heads / "mri" / "head_0000_T1.nii.gz"
+    assert f"{first}: cannot be predicted: RuntimeError: not enough memory: you tried to allocate 9 TB" in output
+    assert len(files_of(tmp_path / "out")) == 4 + len([".lock", "labels.json"])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"run": "nowhere"}, "no model.safetensors in .*nowhere: give a finished run of `voxelwave finetune`"),
+        ({"source": "nowhere"}, "'.*nowhere' does not exist"),
+        ({"source": "empty"}, "the folder holds no volume"),
+        ({"source": "text_T1.nii"}, "none of 1 files at .* can be used; the first, .*text_T1.nii: not a NIfTI"),
+        ({"modality": "pet"}, "unknown modality 'pet'; known: ct, mri"),
+        ({"modality": "ct"}, "none of 3 files at .* can be used; the first, .*: ct, and the model takes mri"),
+        ({"overlap": 1.0}, "overlap lies in 0 to 1 .*got 1.0"),
+        ({"batch_size": 0}, "batch_size is at least 1"),
+        ({"out": "out.csv"}, "out.csv is no folder"),
+        ({"out": "text_T1.nii"}, "text_T1.nii is no folder"),
+        ({"out": "of_another"}, "of_another holds predictions with another model"),
+    ],
+)
+def test_bad_input_is_one_line(run, scans, tmp_path, options, message):
+    (tmp_path / "text_T1.nii").write_text("no volume")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "of_another").mkdir()
+    legend = {"classes": {"0": "background", "1": "bright"}, "model": "abc", "overlap": 0.5}
+    (tmp_path / "of_another" / "labels.json").write_text(json.dumps(legend))
+    given = {"run": run, "source": str(scans), "out": tmp_path / "out"}
+    for name, value in options.items():
+        given[name] = type(given[name])(tmp_path / value) if name in given else value
+    with pytest.raises(InputError, match=message) as caught:
+        predict(given.pop("run"), given.pop("source"), given.pop("out"), **given)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out" / "labels.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("out", None, "ends in .csv"),
+        ("out.csv", "image,age\na,1\n", "no table of predictions of this model"),
+        ("out.csv", "image,modality,lesion,aneurysm,model\na,mri,0,0,abc\n", "no table of predictions of this model"),
+        ("out.csv", b"\xff\xfe", "is no table of predictions"),
+    ],
+)
+def test_a_table_is_never_written_over_something_else(heads, tmp_path, name, content, message):
+    run, out = finished_run(tmp_path / "run", CLASSIFICATION), tmp_path / name
+    if content is not None:
+        out.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(InputError, match=message):
+        predict(run, str(heads / "mri"), out)
+    if content is not None:
+        assert out.read_bytes() == (content if isinstance(content, bytes) else content.encode())

@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from voxelwave.data.modalities.ct import CT
+from voxelwave.errors import InputError
+from voxelwave.jobs.synthesize import run as recipe
+from voxelwave.jobs.synthesize.run import synthesize
+from voxelwave.physics.heads3d import Tissue
+
+
+def digests(folder: Path) -> dict[str, str]:
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("heads")
+    synthesize(out, num_mri=4, num_ct=3, size=32, workers=1)
+    return out
+
+
+def test_every_contrast_and_layout_is_written_with_its_labels(written: Path) -> None:
+    images = {path.name: nib.load(path) for folder in ("mri", "ct") for path in (written / folder).iterdir()}
+    shapes = {name: (image.shape, image.get_data_dtype().name) for name, image in images.items()}
+    assert shapes == {
+        "head_0000_T1.nii.gz": ((32, 32, 32), "float32"),
+        "head_0001_T2.nii.gz": ((32, 32, 32), "float32"),
+        "head_0002_FLAIR.nii.gz": ((32, 32, 32), "float32"),
+        "head_0003_MRA.nii.gz": ((32, 32, 32), "float32"),
+        "head_0000_hu.nii.gz": ((32, 32, 32), "int16"),
+        "head_0001_windows.nii.gz": ((32, 32, 32, 3), "float32"),
+        "head_0002_windows5d.nii.gz": ((32, 32, 32, 1, 3), "float32"),
+    }
+    for name in images:
+        labels = nib.load(written / "labels" / name.replace(".nii.gz", "_labels.nii.gz"))
+        assert labels.get_data_dtype() == np.uint8
+        assert set(np.unique(labels.dataobj)) <= set(Tissue)
+    rows = (written / "labels" / "labels.tsv").read_text().splitlines()
+    assert rows[0] == "value\tname"
+    assert rows[1 + Tissue.VESSEL] == f"{Tissue.VESSEL.value}\tvessel"
+
+
+def test_the_affine_is_ras_in_1_mm_around_the_centre(written: Path) -> None:
+    for path in written.rglob("*.nii.gz"):
+        image = nib.load(path)
+        assert nib.aff2axcodes(image.affine) == ("R", "A", "S")
+        np.testing.assert_array_equal(image.header.get_zooms()[:3], (1, 1, 1))
+        np.testing.assert_allclose(image.affine @ (15.5, 15.5, 15.5, 1), (0, 0, 0, 1))
+
+
+def test_the_package_reads_all_ct_layouts_alike(written: Path) -> None:
+    for path in (written / "ct").iterdir():
+        windows = CT()(np.asarray(nib.load(path).dataobj))
+        assert windows.shape == (3, 32, 32, 32)
+        # Brain tissue lies within the brain window, neither black nor white.
+        labels = np.asarray(nib.load(written / "labels" / path.name.replace(".nii", "_labels.nii")).dataobj)
+        assert 0.2 < np.median(windows[0][labels == Tissue.WHITE_MATTER]) < 0.8
+
+
+def test_a_head_depends_neither_on_the_number_of_heads_nor_on_that_of_workers(written: Path, tmp_path: Path) -> None:
+    synthesize(tmp_path, num_mri=1, num_ct=2, size=32, workers=2)
+    few, all_heads = digests(tmp_path), digests(written)
+    for of_all in ("synthesize.json", "cases.csv"):
+        del few[of_all]
+    assert few.items() <= all_heads.items()
+
+
+def test_mri_and_ct_heads_and_other_seeds_are_other_subjects(written: Path, tmp_path: Path) -> None:
+    synthesize(tmp_path, num_mri=1, num_ct=0, size=32, seed=1)
+    subjects = [
+        written / "labels" / "head_0000_T1_labels.nii.gz",
+        written / "labels" / "head_0000_hu_labels.nii.gz",
+        tmp_path / "labels" / "head_0000_T1_labels.nii.gz",
+    ]
+    assert len({np.asarray(nib.load(path).dataobj).tobytes() for path in subjects}) == 3
+
+
+def test_an_interrupted_run_leaves_no_partial_file_and_is_continued(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save = nib.save
+
+    def stop_halfway(image: nib.Nifti1Image, path: Path) -> None:
+        save(image, path)
+        if "head_0001" in path.name:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(recipe.nib, "save", stop_halfway)
+        with pytest.raises(KeyboardInterrupt):
+            synthesize(tmp_path, num_mri=2, num_ct=0, size=32)
+    begun = {path.name: path.stat().st_mtime_ns for path in tmp_path.rglob("*.nii.gz")}
+    assert sorted(begun) == ["head_0000_T1.nii.gz", "head_0000_T1_labels.nii.gz"]
+    with pytest.raises(InputError, match="seed 0 and not 3"):
+        synthesize(tmp_path, num_mri=2, num_ct=0, size=32, seed=3)
+
+    synthesize(tmp_path, num_mri=2, num_ct=0, size=32)
+    finished = {path.name: path.stat().st_mtime_ns for path in tmp_path.rglob("*.nii.gz")}
+    assert len(finished) == 4
+    assert begun.items() <= finished.items()
+
+
+@pytest.mark.parametrize(
+    ("asked", "problem"),
+    [
+        ({"num_mri": 0, "num_ct": 0}, "no head to write"),
+        ({"num_mri": -1, "num_ct": 2}, "num_mri is -1"),
+        ({"num_mri": 1, "num_ct": 0, "size": 31}, "size is 31"),
+        ({"num_mri": 1, "num_ct": 0, "workers": 0}, "workers is 0"),
+    ],
+)
+def test_what_cannot_be_made_is_refused_before_anything_is_written(
+    tmp_path: Path, asked: dict[str, int], problem: str
+) -> None:
+    with pytest.raises(InputError, match=problem):
+        synthesize(tmp_path / "out", **asked)
+    assert not (tmp_path / "out").exists()
