@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from volumes import NOISE, SIDE
-from voxelwave.jobs.common.overrides import apply_override
+from voxelwave.jobs.common.config_file import apply_override
 
 from voxelwave.jobs.pretrain.config import Config, check_config
 from voxelwave.jobs.pretrain.pretrainer import build_pretrainer
