@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 from volumes import NOISE, SIDE
-from voxelwave.jobs.common.config_file import apply_override
 
+from voxelwave.jobs.common.config_file import apply_override
 from voxelwave.jobs.pretrain.config import Config, check_config
 from voxelwave.jobs.pretrain.pretrainer import build_pretrainer
 from voxelwave.jobs.pretrain.run import pretrain
