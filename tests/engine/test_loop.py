@@ -2,21 +2,21 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from voxelwave.contracts import StepOutput
 from voxelwave.engine.checkpoint import load_checkpoint
 from voxelwave.engine.loop import LoopSettings, Trainer
-from voxelwave.engine.run_log import RunLog
+from voxelwave.engine.run_log import RunLog, read_metrics
 from voxelwave.engine.runtime import make_fabric
 from voxelwave.jobs.common.console import Console
 
 
 class Numbers(NamedTuple):
-    volume: Tensor = torch.ones(2, 1, 1, 1, 1)
+    """What the loop asks of a batch, and no more: it may hold volumes, images or k-space."""
+
     modality: str = "mri"
     files: tuple[str, ...] = ("a", "b")
-    problems: tuple[str, ...] = ()
 
 
 def trainer(folder, groups, *, steps, **options):
@@ -30,7 +30,7 @@ def trainer(folder, groups, *, steps, **options):
         loss = sum(parameter.square().sum() for parameter in model)
         return StepOutput(loss, {"loss": loss.detach()})
 
-    settings = LoopSettings(steps, 4, clip_norm=1e9, checkpoint_every_epochs=0, probe_every_steps=1)
+    settings = LoopSettings(steps, 4, clip_norm=1e9, checkpoint_every_epochs=0, probe_every_steps=1, samples="images")
 
     def rate(step):
         return 0.1 * (step + 1)
@@ -62,7 +62,7 @@ def test_the_best_weights_are_those_of_the_lowest_score(tmp_path):
         tmp_path / "run",
         [{"params": [parameter]}],
         steps=12,
-        probe=lambda: {"validation_dice": validated[of.state.step]} if of.state.step in validated else {},
+        probe=lambda step: {"validation_dice": validated[step]} if step in validated else {},
         score=lambda row: -row["validation_dice"],
     )
     assert run(of)
@@ -79,3 +79,12 @@ def test_scores_that_are_never_below_infinity_keep_no_best_weights(tmp_path):
     assert run(of)
     assert not (tmp_path / "run" / "best_model.pth").exists()
     assert (tmp_path / "run" / "last.pth").exists()
+
+
+def test_records_say_how_many_samples_a_second_by_the_name_that_the_job_gives_them(tmp_path):
+    of = trainer(tmp_path / "run", [{"params": [nn.Parameter(torch.tensor([1.0]))]}], steps=2)
+    assert run(of)
+    first, second = read_metrics(tmp_path / "run" / "metrics.jsonl")
+    assert first["images_per_second"] > 0
+    assert first.keys() == second.keys()
+    assert not {name for name in first if "volume" in name}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -20,37 +20,30 @@ from voxelwave.errors import DivergedError, InputError
 
 @runtime_checkable
 class TrainingBatch(Protocol):
-    """What the loop knows of a batch."""
-
-    @property
-    def volume(self) -> Tensor:
-        """`[batch, channel, depth, height, width]`."""
-        ...
+    """What the loop knows of a batch; all else is between the job's loader and its objective."""
 
     @property
     def modality(self) -> str:
-        """The name of what all its volumes are."""
+        """The name of what all its samples are."""
         ...
 
     @property
     def files(self) -> list[str]:
-        """Where each volume comes from."""
-        ...
-
-    @property
-    def problems(self) -> list[str]:
-        """Files that were passed over to make it, each with the reason."""
+        """Where each sample comes from."""
         ...
 
 
-Objective = Callable[[TrainingBatch, int], StepOutput]
-Probe = Callable[[], dict[str, float]]
+Objective = Callable[[Any, int], StepOutput]
+Probe = Callable[[int], dict[str, float]]
 Score = Callable[[Record], float]
 
 
 @dataclass(frozen=True)
 class LoopSettings:
-    """How long to train and how often to do what, in optimiser steps; `checkpoint_every_epochs=0` writes none."""
+    """How long to train and how often to do what, in optimiser steps; `checkpoint_every_epochs=0` writes none.
+
+    `samples` names what a batch holds: records say how many `<samples>_per_second` were trained on.
+    """
 
     total_steps: int
     steps_per_epoch: int
@@ -59,6 +52,7 @@ class LoopSettings:
     checkpoint_every_steps: int = 500
     checkpoint_every_epochs: int = 1
     probe_every_steps: int = 50
+    samples: str = "volumes"
 
 
 @dataclass
@@ -75,8 +69,10 @@ class Trainer:
     Everything that a run needs to go on is in `last.pth`: weights, optimiser, precision state, step, best loss. The
     data and the masks are functions of the step, so that nothing else has to be remembered.
 
-    `score` says of an epoch's row how good its weights are, lower being better; the best are `best_model.pth`. The
-    rate of a group of parameters is that of the step times its `lr_scale`, where it has one (as timm's groups do).
+    `objective` is called with a batch and its number since the start of the run, `probe` with the number of a step
+    that was taken, for what else that step's record is to hold. `score` says of an epoch's row how good its weights
+    are, lower being better; the best are `best_model.pth`. The rate of a group of parameters is that of the step times
+    its `lr_scale`, where it has one (as timm's groups do).
     """
 
     def __init__(
@@ -91,7 +87,7 @@ class Trainer:
         *,
         settings: LoopSettings,
         after_step: Callable[[], None] = lambda: None,
-        probe: Probe = dict,
+        probe: Probe = lambda step: {},
         score: Score = lambda row: float(row["loss"]),
     ) -> None:
         self.fabric = fabric
@@ -110,20 +106,16 @@ class Trainer:
     def run(self, batches: Iterable[TrainingBatch], log: RunLog, should_stop: Callable[[], bool]) -> bool:
         """Train from `state.step` on; True where the run came to its end, False where it was asked to stop."""
         settings, state = self.settings, self.state
-        stream, told = iter(batches), set[str]()
+        stream = iter(batches)
         while state.step < settings.total_steps:
             began = time.perf_counter()
             micro_batches = [next(stream) for _ in range(settings.accumulate)]
             waited = time.perf_counter() - began
-            for problem in (problem for batch in micro_batches for problem in batch.problems):
-                if problem not in told:
-                    told.add(problem)
-                    log.say(f"left out {problem}")
             logs, gradient_norm = self._step(micro_batches)
             duration = time.perf_counter() - began
             if state.step % settings.probe_every_steps == 0 or state.step == settings.total_steps - 1:
-                logs |= self.probe()
-            volumes = self.fabric.world_size * sum(len(batch.volume) for batch in micro_batches)
+                logs |= self.probe(state.step)
+            samples = self.fabric.world_size * sum(len(batch.files) for batch in micro_batches)
             epoch = state.step // settings.steps_per_epoch + 1
             log.step(
                 {
@@ -133,7 +125,7 @@ class Trainer:
                     **logs,
                     "learning_rate": self.learning_rate(state.step),
                     "grad_norm": gradient_norm,
-                    "volumes_per_second": volumes / duration,
+                    f"{settings.samples}_per_second": samples / duration,
                     "data_wait_s": waited,
                 }
             )
@@ -223,7 +215,7 @@ class Trainer:
             }
             save_checkpoint(self.folder / "last.pth", state)
 
-    def restore(self, checkpoint: dict[str, Any]) -> None:
+    def restore(self, checkpoint: Mapping[str, Any]) -> None:
         """Go on from what `save` wrote; raises InputError where it was another model's."""
         try:
             self.model.load_state_dict(checkpoint["model"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import json
 import math
@@ -24,14 +23,11 @@ from rich.progress import (
 
 from voxelwave.errors import InputError
 from voxelwave.ops.files import write_text
+from voxelwave.ops.tables import as_csv
 
 Record = dict[str, Any]
-# Of an epoch, beside its loss.
-SHOWN = (
-    *("reconstruction", "contrastive", "validation_dice", "validation_auc"),
-    *("validation_loss", "validation_recall_at_1"),
-)
 MEASURED = "validation_"  # begins the names of what only some steps have
+SPEED = "_per_second"  # ends the name of how many samples were trained on
 
 
 def read_metrics(path: Path) -> list[Record]:
@@ -74,7 +70,8 @@ def summarise(records: Sequence[Record]) -> Record:
 class RunLog:
     """Writes the records of a run. Entered as a context; `start_step` drops what an interrupted run wrote beyond it.
 
-    With `writes=False`, as on all ranks but the first, records are kept in memory alone.
+    `shown` names what is printed of an epoch beside its losses. With `writes=False`, as on all ranks but the first,
+    records are kept in memory alone.
     """
 
     def __init__(
@@ -84,13 +81,14 @@ class RunLog:
         start_step: int,
         total_steps: int,
         console: Console,
+        shown: Sequence[str] = (),
         tensorboard: bool = True,
         writes: bool = True,
     ) -> None:
         self._folder = folder
         self._writes = writes
         self._console = console
-        self._total_steps = total_steps
+        self._total_steps, self._shown = total_steps, shown
         self._records = [r for r in read_metrics(folder / "metrics.jsonl") if r["step"] < start_step]
         self._metrics: IO[str] = io.StringIO()
         self._writer: Any = None
@@ -134,7 +132,7 @@ class RunLog:
             for name, value in record.items():
                 if isinstance(value, float):
                     self._writer.add_scalar(f"{record['modality']}/{name}", value, record["step"])
-        speed = f"{record['volumes_per_second']:.1f} volumes/s"
+        speed = _speed(record)
         text = f"epoch {record['epoch']} {record['modality']} loss {record['loss']:.4f}"
         self._progress.update(self._task, completed=record["step"] + 1, description=text, speed=speed)
         # Where there is no terminal to draw on, a line every ten seconds.
@@ -150,13 +148,9 @@ class RunLog:
         rows = [summarise(records) for number, records in sorted(epochs.items()) if number <= epoch]
         if not self._writes:
             return rows[-1]
-        table = io.StringIO()
         columns = list(dict.fromkeys(name for row in rows for name in row))
-        writer = csv.DictWriter(table, columns)
-        writer.writeheader()
-        writer.writerows(rows)
-        write_text(self._folder / "history.csv", table.getvalue())
-        self.say(_epoch_line(rows[-1]))
+        write_text(self._folder / "history.csv", as_csv(columns, rows))
+        self.say(_epoch_line(rows[-1], self._shown))
         return rows[-1]
 
     @property
@@ -173,9 +167,15 @@ class RunLog:
         self._console.print(text, soft_wrap=True, highlight=False, markup=False)
 
 
-def _epoch_line(row: Mapping[str, Any]) -> str:
+def _speed(row: Mapping[str, Any]) -> str:
+    """Return how many samples were trained on; the row of an epoch that an older version began may not say it."""
+    name = next((name for name in row if name.endswith(SPEED)), None)
+    return "" if name is None else f"{row[name]:.1f} {name.removesuffix(SPEED)}/s"
+
+
+def _epoch_line(row: Mapping[str, Any], names: Sequence[str]) -> str:
     losses = [name for name in row if name.endswith("_loss") and not name.startswith(MEASURED)]
     parts = "  ".join(f"{name.removesuffix('_loss')} {row[name]:.4f}" for name in losses)
     parts = f" ({parts})" if len(losses) > 1 else ""
-    shown = "".join(f"  {name.replace('_', ' ')} {row[name]:.4f}" for name in SHOWN if name in row)
-    return f"epoch {row['epoch']}: loss {row['loss']:.4f}{parts}{shown}  {row['volumes_per_second']:.1f} volumes/s"
+    shown = "".join(f"  {name.replace('_', ' ')} {row[name]:.4f}" for name in names if name in row)
+    return f"epoch {row['epoch']}: loss {row['loss']:.4f}{parts}{shown}  {_speed(row)}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 
 def warmup_cosine(step: int, *, total_steps: int, warmup_steps: int, floor: float = 0.01) -> float:
@@ -12,6 +12,12 @@ def warmup_cosine(step: int, *, total_steps: int, warmup_steps: int, floor: floa
         return (step + 1) / warmup_steps
     progress = (step - warmup_steps) / max(total_steps - warmup_steps, 1)
     return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+
+
+def warmup_cosine_rate(peak: float, *, total_steps: int, warmup_share: float) -> Callable[[int], float]:
+    """Return the learning rate as a function of the step: `warmup_cosine` of a share of the steps, times `peak`."""
+    warmup_steps = round(warmup_share * total_steps)
+    return lambda step: peak * warmup_cosine(step, total_steps=total_steps, warmup_steps=warmup_steps)
 
 
 def plateau_factor(

@@ -12,7 +12,7 @@ from typing import Any
 def as_csv(
     columns: Sequence[str], rows: Iterable[Mapping[str, Any]], *, header: bool = True, line_end: str = "\n"
 ) -> str:
-    """Return rows as lines of a CSV; None, what is not a finite number, and what a row lacks are empty cells."""
+    """Return rows as lines of a CSV; None, NaN and what a row lacks are empty cells."""
     table = io.StringIO()
     writer = csv.writer(table, lineterminator=line_end)
     if header:
@@ -22,5 +22,4 @@ def as_csv(
 
 
 def _cell(value: Any) -> Any:
-    unknown = value is None or (isinstance(value, float) and not math.isfinite(value))
-    return "" if unknown else value
+    return "" if value is None or (isinstance(value, float) and math.isnan(value)) else value

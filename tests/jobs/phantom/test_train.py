@@ -41,7 +41,7 @@ def config(tmp_path, name="run", **sections):
 
 def measured(of):
     """The records without what depends on the clock."""
-    timed = ("volumes_per_second", "data_wait_s")
+    timed = ("phantoms_per_second", "data_wait_s")
     return [
         {key: value for key, value in record.items() if key not in timed}
         for record in read_metrics(of.run_folder() / "metrics.jsonl")
@@ -108,7 +108,7 @@ def test_a_batch_does_not_depend_on_the_number_of_threads(tmp_path):
     for threads in (1, 2):
         torch.set_num_threads(threads)
         steps = PhantomSteps(triplets(of.data, seed=0, validation=False), batch_size=4, seed=0)
-        batches.append(steps[0].volume)
+        batches.append(steps[0].images)
         assert torch.get_num_threads() == threads
     torch.set_num_threads(before)
     assert torch.equal(*batches)
@@ -122,7 +122,7 @@ def test_every_epoch_has_an_order_of_its_own_and_no_phantom_twice(tmp_path):
         assert len({number for batch in batches for number in batch}) == 16
     assert epochs[0] != epochs[1]
     batch = steps[0]
-    assert batch.volume.shape == (12, 4, 32, 32)
+    assert batch.images.shape == (12, 4, 32, 32)
     assert (batch.numbers[0] != batch.numbers[1]).all()
 
 

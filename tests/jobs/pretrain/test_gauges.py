@@ -131,7 +131,7 @@ def test_what_is_probed_is_said(probed, heads, tmp_path):
         file.write(f"{tmp_path / 'broken.nii'},nobody,mri,1,1\n")
     output = io.StringIO()
     config = named(raw, "run", max_volumes_per_modality=2)
-    assert "linear_odd_mri" in online(config, console=Console(file=output))()
+    assert "linear_odd_mri" in online(config, console=Console(file=output))(0)
     said = output.getvalue()
     assert "probe cases: 9, 4 of them are also trained on" in said
     assert "not probed: odd (ct): each class needs two subjects" in said
@@ -141,17 +141,17 @@ def test_what_is_probed_is_said(probed, heads, tmp_path):
 
 def test_other_ranks_take_the_gauges_of_collapse_alone(probed):
     names = {f"{gauge}{modality}" for gauge in GAUGES[:2] for modality in ("mri", "ct")}
-    assert online(named(probed, "run"), writes=False)().keys() == names
+    assert online(named(probed, "run"), writes=False)(0).keys() == names
 
 
 def test_scans_are_read_once(probed, tmp_path):
     config = named(probed, "run")
     probe = online(config)
-    first = probe()
+    first = probe(0)
     (tmp_path / "cases.csv").unlink()
     read = []
     probe._reader = lambda path, modality: read.append(path)
-    assert probe() == first
+    assert probe(0) == first
     assert not read
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from voxelwave.registry import Registry
+from voxelwave.contracts import Grid
+from voxelwave.errors import InputError
+from voxelwave.registry import MODALITIES, Registry
 
 Share = Annotated[float, Field(gt=0, le=1)]
 # The name of a folder, and of no other folder by `..` or a slash.
@@ -45,6 +48,16 @@ class RunConfig(Section):
     license: str | None = None
 
 
+class JobConfig(Section):
+    """The configuration of a job that leaves a run folder."""
+
+    run: RunConfig
+
+    def run_folder(self) -> Path:
+        """Where everything of this run is written."""
+        return self.run.out_dir.expanduser() / self.run.name
+
+
 class BackboneConfig(Component):
     """The backbone by name with its settings."""
 
@@ -58,3 +71,20 @@ def complete(registry: Registry, component: ComponentT, section: str) -> Compone
     """Fill in the defaults of a component's settings."""
     settings = registry.settings(component.name, component.settings, section)
     return type(component)(name=component.name, **settings)
+
+
+def check_modalities(sections: Mapping[str, Iterable[str]]) -> None:
+    """Raise InputError where one of `sections` names a modality that is not known."""
+    known = MODALITIES.names()
+    for section, names in sections.items():
+        if unknown := sorted(set(names) - set(known)):
+            raise InputError(f"unknown modality '{unknown[0]}' in '{section}'; known: {', '.join(known)}")
+
+
+def check_crop(crop: Grid, patch_size: int) -> None:
+    """Raise InputError for a crop that is not cut into whole patches."""
+    if any(side % patch_size for side in crop):
+        raise InputError(
+            f"key 'data.crop_size': {list(crop)} is not divisible by the backbone's patch_size {patch_size}: take "
+            f"multiples of {patch_size}"
+        )

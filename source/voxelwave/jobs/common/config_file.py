@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -15,13 +16,13 @@ from voxelwave.registry import first_problem
 Schema = TypeVar("Schema", bound=BaseModel)
 
 
-def read_config(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """Read a YAML file of sections and apply overrides such as `training.learning_rate=1e-3`.
+def read_config(path: Path | None, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """Read a YAML file of sections (None: an empty one) and apply overrides such as `training.learning_rate=1e-3`.
 
     Raises InputError, in one line, for a missing or malformed file, or an override that does not fit.
     """
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        raw = {} if path is None else yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"cannot read config {path}: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -39,6 +40,15 @@ def validated(schema: type[Schema], raw: dict[str, Any], origin: str) -> Schema:
         return schema.model_validate(raw)
     except ValidationError as error:
         raise InputError(f"{origin}: {first_problem(error)}{_known_keys(schema, error)}") from None
+
+
+@contextmanager
+def naming(origin: str) -> Iterator[None]:
+    """Put the `origin` of a configuration before what is found to be wrong with it."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{origin}: {error}") from None
 
 
 def _known_keys(schema: type[BaseModel], error: ValidationError) -> str:

@@ -12,8 +12,17 @@ from voxelwave.data.batches.labelled import Classes
 from voxelwave.downstream.load_backbone import Stem
 from voxelwave.engine.runtime import Precision
 from voxelwave.errors import InputError
-from voxelwave.jobs.common.config import BackboneConfig, RunConfig, RunName, Section, Share, complete
-from voxelwave.jobs.common.config_file import read_config, validated
+from voxelwave.jobs.common.config import (
+    BackboneConfig,
+    JobConfig,
+    RunConfig,
+    RunName,
+    Section,
+    Share,
+    check_modalities,
+    complete,
+)
+from voxelwave.jobs.common.config_file import naming, read_config, validated
 from voxelwave.registry import AUGMENTATIONS, BACKBONES, MODALITIES
 
 # Nothing that turns a head around: names of classes and targets may say left or right.
@@ -140,7 +149,7 @@ class FinetuneTraining(Section):
     checkpoint_every_steps: PositiveInt = 500
 
 
-class FinetuneConfig(Section):
+class FinetuneConfig(JobConfig):
     """A fine-tuning run."""
 
     run: FinetuneRun = FinetuneRun()
@@ -148,10 +157,6 @@ class FinetuneConfig(Section):
     backbone: BackboneChoice = BackboneChoice()
     data: CasesConfig
     training: FinetuneTraining = FinetuneTraining()
-
-    def run_folder(self) -> Path:
-        """Where everything of this run is written."""
-        return self.run.out_dir.expanduser() / self.run.name
 
 
 class _SegmentationConfig(FinetuneConfig):
@@ -181,10 +186,8 @@ def check_finetune_config(raw: dict[str, Any], origin: str = "config") -> Finetu
     if name not in TASKS:
         raise InputError(f"{origin}: key 'task.name' is one of {', '.join(TASKS)}, got {name!r}")
     config: FinetuneConfig = validated(TASKS[name], raw, origin)
-    try:
+    with naming(origin):
         return _resolve(config)
-    except InputError as error:
-        raise InputError(f"{origin}: {error}") from None
 
 
 def with_defaults(
@@ -212,14 +215,8 @@ def _resolve(config: FinetuneConfig) -> FinetuneConfig:
     """Check what names components against their constructors."""
     data = config.data
     config.backbone.scratch = complete(BACKBONES, config.backbone.scratch, "backbone.scratch")
-    known = MODALITIES.names()
-    for section, names in (
-        ("data.modality", [data.modality] if data.modality else []),
-        ("data.modalities", data.modalities),
-        ("data.augment", data.augment),
-    ):
-        if unknown := sorted(set(names) - set(known)):
-            raise InputError(f"unknown modality '{unknown[0]}' in '{section}'; known: {', '.join(known)}")
+    given = [data.modality] if data.modality else []
+    check_modalities({"data.modality": given, "data.modalities": data.modalities, "data.augment": data.augment})
     for name, settings in data.modalities.items():
         MODALITIES.settings(name, settings, f"data.modalities.{name}")
     for name, steps in data.augment.items():

@@ -17,7 +17,6 @@ from voxelwave.data.batches.alternating import AlternatingSchedule
 from voxelwave.data.listing.cases import Case
 from voxelwave.data.listing.splits import Split
 from voxelwave.data.reading.volume import Affine
-from voxelwave.engine.loop import TrainingBatch
 from voxelwave.ops.seeding import key_to_seed, torch_generator
 from voxelwave.registry import AUGMENTATIONS
 
@@ -40,7 +39,6 @@ class LabelledBatch(NamedTuple):
     target: Tensor
     modality: str
     files: list[str]
-    problems: list[str]
 
 
 @runtime_checkable
@@ -151,12 +149,10 @@ class FoldData:
                 torch.stack([target for _, target in samples]),
                 draws[0].modality,
                 [str(held.case.image) for held in chosen],
-                [],
             )
 
-    def augmented(self, batch: TrainingBatch, step: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    def augmented(self, batch: LabelledBatch, step: int, device: torch.device) -> tuple[Tensor, Tensor]:
         """Return the volumes and targets of the batch of `step` on `device`, augmented there."""
-        assert isinstance(batch, LabelledBatch)
         volume, target = batch.volume.to(device), batch.target.to(device)
         for name, augmentation in self._augment[batch.modality].items():
             volume = augmentation(volume, torch_generator(self._seed, "augment", step, name))

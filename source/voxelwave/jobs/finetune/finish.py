@@ -10,35 +10,36 @@ from torch import nn
 
 from voxelwave.downstream.finetuned import save_finetuned
 from voxelwave.engine.checkpoint import load_checkpoint
-from voxelwave.engine.run_log import read_metrics
-from voxelwave.jobs.common.console import Console
+from voxelwave.jobs.common.session import Session
 from voxelwave.jobs.finetune.figures import draw_course
-from voxelwave.jobs.finetune.fold import Prepared
+from voxelwave.jobs.finetune.fold import Fold
 from voxelwave.jobs.finetune.results import RESULTS, write_results
 
 
-def finish(prepared: Prepared, folder: Path, model: nn.Module, module: nn.Module, step: int, console: Console) -> None:
-    """Take the best weights, and write model, predictions, scores and figures, the scores last."""
-    config, task, data = prepared.config, prepared.task, prepared.data
-    best_step = step
+def finish(fold: Fold, session: Session, model: nn.Module, module: nn.Module) -> None:
+    """Take the best weights, and write model, predictions, scores and figures, the scores last.
+
+    `model` is what `fabric.setup` made of `module`.
+    """
+    config, task, data, folder = fold.config, fold.task, fold.data, session.folder
+    best_step = session.steps
     if data.validation:
         best = load_checkpoint(folder / "best_model.pth")
         module.load_state_dict(best["model"])
         best_step = best["step"]
-    save_finetuned(
-        folder, module, {**prepared.description, "data": {**prepared.description["data"], "steps": best_step}}
-    )
+    described = {**fold.description, "data": {**fold.description["data"], "steps": best_step}}
+    save_finetuned(folder, module, described)
     parts = {name: cases for name, cases in (("validation", data.validation), ("test", data.test)) if cases}
     scores = task.evaluate(model, parts, folder) if parts else {}
     if config.run.figures:
         (folder / "figures").mkdir(exist_ok=True)
-        draw_course(read_metrics(folder / "metrics.jsonl"), task.score, folder / "figures" / "losses.png")
+        draw_course(session.records, task.score, folder / "figures" / "losses.png")
         task.draw(model, data.validation or data.test or data.train, folder / "figures" / "predictions.png")
     results = {
         "task": config.task.name,
         "fold": config.data.fold,
         "folds": config.data.folds,
-        "steps": step,
+        "steps": session.steps,
         "best_step": best_step,
         "trained_on": {"cases": len(data.train), "subjects": len({held.case.subject for held in data.train})},
         **scores,
@@ -50,8 +51,8 @@ def finish(prepared: Prepared, folder: Path, model: nn.Module, module: nn.Module
             for name, value in of.items()
             if name.startswith("mean") and not math.isnan(value)
         )
-        console.say(f"{part}, {of['cases']} cases: {means}")
-    console.say(f"done: {folder}")
+        session.console.say(f"{part}, {of['cases']} cases: {means}")
+    session.console.say(f"done: {folder}")
 
 
 def steps_of_results(folder: Path) -> int | None:

@@ -11,7 +11,7 @@ from voxelwave.data.listing.splits import split_cases
 from voxelwave.downstream.features import FeaturePyramid
 from voxelwave.downstream.finetuned import build_model
 from voxelwave.downstream.scan_reader import ScanReader
-from voxelwave.errors import InputError
+from voxelwave.jobs.common.config import check_crop
 from voxelwave.jobs.common.console import Console
 from voxelwave.jobs.finetune.classification import Classification
 from voxelwave.jobs.finetune.config import FinetuneConfig, SegmentationTask, with_defaults
@@ -22,8 +22,8 @@ from voxelwave.registry import MODALITIES
 
 
 @dataclass
-class Prepared:
-    """The parts of a run.
+class Fold:
+    """The parts of a run of one fold.
 
     Attributes:
         config: with what follows from backbone and cases filled in.
@@ -39,10 +39,24 @@ class Prepared:
     data: FoldData
     left_out: int
 
+    def introduction(self) -> list[str]:
+        """Say what is trained on, and what of the backbone was loaded."""
+        parts = {"training": self.data.train, "validation": self.data.validation, "test": self.data.test}
+        counts = ", ".join(f"{len(of)} {name}" for name, of in parts.items())
+        left_out = f"; {self.left_out} left out, none of whose targets is known" if self.left_out else ""
+        lines = [f"cases: {counts}{left_out}"]
+        modalities = {part: {one.case.modality for one in of} for part, of in parts.items()}
+        lines += [
+            f"note: {part} has cases of {name}, of which none is trained on"
+            for part, names in modalities.items()
+            for name in sorted(names - modalities["training"])
+        ]
+        return lines if self.features.report is None else [*lines, f"backbone: {self.features.report}"]
+
 
 def prepare_fold(
     config: FinetuneConfig, checkpoint: Mapping[str, Any] | None, kept: MutableMapping[Any, Held], console: Console
-) -> Prepared:
+) -> Fold:
     """Find and read the cases of the fold of `config`, and load the backbone.
 
     Args:
@@ -60,7 +74,7 @@ def prepare_fold(
     else:
         features = _of_checkpoint(checkpoint)
     config = with_defaults(config, features.description.get("preprocessing", {}), modalities)
-    _check_crop(config, features.strides[-1])
+    check_crop(config.data.crop_size, features.strides[-1])
 
     # 2. The task reads as the model will be told to.
     preprocessing = describe_model(config, features, {})["preprocessing"]
@@ -87,22 +101,13 @@ def prepare_fold(
     task.check_held(fold.train)
     counts = {"train": len(split.train), "validation": len(split.validation), "test": len(split.test)}
     description = describe_model(config, features, counts) if checkpoint is None else checkpoint["description"]
-    return Prepared(config, features, description, task, fold, len(found) - len(cases))
+    return Fold(config, features, description, task, fold, len(found) - len(cases))
 
 
 def _of_checkpoint(checkpoint: Mapping[str, Any]) -> FeaturePyramid:
     features = build_model(checkpoint["description"]).features
     assert isinstance(features, FeaturePyramid)
     return features
-
-
-def _check_crop(config: FinetuneConfig, patch_size: int) -> None:
-    crop = config.data.crop_size
-    if any(side % patch_size for side in crop):
-        raise InputError(
-            f"key 'data.crop_size': {list(crop)} is not divisible by the backbone's patch size {patch_size}: take "
-            f"multiples of {patch_size}"
-        )
 
 
 def _task(config: FinetuneConfig, reader: ScanReader) -> Task:

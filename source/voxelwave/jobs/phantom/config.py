@@ -10,8 +10,15 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 
 from voxelwave.engine.runtime import Precision
 from voxelwave.errors import InputError
-from voxelwave.jobs.common.config import Component, RunConfig, RunName, Section, complete
-from voxelwave.jobs.common.config_file import apply_override, read_config, set_key, validated
+from voxelwave.jobs.common.config import (
+    Component,
+    JobConfig,
+    RunConfig,
+    RunName,
+    Section,
+    complete,
+)
+from voxelwave.jobs.common.config_file import naming, read_config, set_key, validated
 from voxelwave.ops.seeding import torch_generator
 from voxelwave.registry import EMBEDDINGS, METRIC_LOSSES, SAMPLINGS
 
@@ -108,7 +115,7 @@ class PhantomTraining(Section):
     device: str = "auto"
 
 
-class PhantomConfig(Section):
+class PhantomConfig(JobConfig):
     """A phantom run."""
 
     run: PhantomRun = PhantomRun()
@@ -116,10 +123,6 @@ class PhantomConfig(Section):
     model: EmbeddingConfig = EmbeddingConfig()
     loss: MetricLossConfig = MetricLossConfig()
     training: PhantomTraining = PhantomTraining()
-
-    def run_folder(self) -> Path:
-        """Where everything of this run is written."""
-        return self.run.out_dir.expanduser() / self.run.name
 
 
 def load_phantom_config(
@@ -129,10 +132,7 @@ def load_phantom_config(
 
     Raises InputError, in one line, for a missing or malformed file, an unknown key, or a value that does not fit.
     """
-    raw = {} if path is None else read_config(Path(path), overrides)
-    if path is None:
-        for override in overrides:
-            apply_override(raw, override)
+    raw = read_config(None if path is None else Path(path), overrides)
     for key, value in (flags or {}).items():
         set_key(raw, key, value)
     return check_phantom_config(raw, "options" if path is None else str(path))
@@ -141,7 +141,7 @@ def load_phantom_config(
 def check_phantom_config(raw: dict[str, Any], origin: str = "config") -> PhantomConfig:
     """Check a configuration given as plain values; raises InputError, which names the `origin` and the key."""
     config = validated(PhantomConfig, raw, origin)
-    try:
+    with naming(origin):
         for name in ("first", "second"):
             view = getattr(config.data, name)
             view.sampling = complete(SAMPLINGS, view.sampling, f"data.{name}.sampling")
@@ -149,17 +149,14 @@ def check_phantom_config(raw: dict[str, Any], origin: str = "config") -> Phantom
         config.model = complete(EMBEDDINGS, config.model, "model")
         # Encoders that are made for one size are made for this one.
         if config.model.settings.get("image_size", 0) is None:
-            config.model = EmbeddingConfig(
-                **{**config.model.settings, "name": config.model.name, "image_size": config.data.image_size}
-            )
+            settings = config.model.settings | {"image_size": config.data.image_size}
+            config.model = EmbeddingConfig(name=config.model.name, **settings)
         config.loss = complete(METRIC_LOSSES, config.loss, "loss")
-    except InputError as error:
-        raise InputError(f"{origin}: {error}") from None
-    if config.training.batch_size > config.data.train_length:
-        raise InputError(
-            f"{origin}: key 'training.batch_size': {config.training.batch_size} is above data.train_length="
-            f"{config.data.train_length}, and the last, smaller batch of an epoch is left out: lower it"
-        )
+        if config.training.batch_size > config.data.train_length:
+            raise InputError(
+                f"key 'training.batch_size': {config.training.batch_size} is above data.train_length="
+                f"{config.data.train_length}, and the last, smaller batch of an epoch is left out: lower it"
+            )
     return config
 
 

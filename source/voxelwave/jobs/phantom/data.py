@@ -28,11 +28,10 @@ from voxelwave.registry import SAMPLINGS
 class PhantomBatch(NamedTuple):
     """Both views of some phantoms and a view of others, one behind the other, and the numbers of the phantoms."""
 
-    volume: Float[Tensor, "3*batch channel height width"]
+    images: Float[Tensor, "3*batch channel height width"]
     numbers: Int[Tensor, "2 batch"]
     modality: str
     files: list[str]
-    problems: list[str]
 
 
 def seen(config: ViewConfig, *, augmented: bool) -> list[nn.Module]:
@@ -82,7 +81,7 @@ class PhantomSteps(Dataset[PhantomBatch]):
         self._triplets.set_epoch(epoch)
         return _batch(self._triplets, chosen)
 
-    def batches(self, start_step: int, end_step: int, *, num_workers: int) -> Iterator[PhantomBatch]:
+    def batches(self, start_step: int, end_step: int, *, num_workers: int = 0) -> Iterator[PhantomBatch]:
         """Yield the batches of a range of steps, in order."""
         yield from DataLoader(
             self,
@@ -103,5 +102,5 @@ def _batch(triplets: RandomPhantomTripletDataset, chosen: list[int]) -> PhantomB
     numbers = torch.tensor([chosen, [triplets.other(index) for index in chosen]])
     names = [f"phantom {triplets.phantoms.offset + index}" for index in chosen]
     with one_thread():  # as in a worker process
-        volume = triplets.triplets(chosen).flatten(0, 1)
-    return PhantomBatch(volume, numbers, "phantom", names, [])
+        images = triplets.triplets(chosen).flatten(0, 1)
+    return PhantomBatch(images, numbers, "phantom", names)

@@ -107,7 +107,7 @@ def several_views(model: EmbeddingModel, config: PhantomConfig) -> tuple[Vectors
 def _of_triplets(model: EmbeddingModel, config: PhantomConfig) -> tuple[Vectors, Vectors, Vectors]:
     held_out = triplets(config.data, seed=config.run.seed, validation=True)
     parts = [
-        _embedded(model, batch.volume).reshape(3, batch.numbers.shape[1], -1)
+        _embedded(model, batch.images).reshape(3, batch.numbers.shape[1], -1)
         for batch in all_batches(held_out, batch_size=config.training.batch_size)
     ]
     first, second, other = np.concatenate(parts, 1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -10,8 +10,17 @@ from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_v
 
 from voxelwave.engine.runtime import Precision
 from voxelwave.errors import InputError
-from voxelwave.jobs.common.config import BackboneConfig, Component, RunConfig, Section, Share, complete
-from voxelwave.jobs.common.config_file import read_config, validated
+from voxelwave.jobs.common.config import (
+    BackboneConfig,
+    Component,
+    JobConfig,
+    RunConfig,
+    Section,
+    Share,
+    check_modalities,
+    complete,
+)
+from voxelwave.jobs.common.config_file import naming, read_config, validated
 from voxelwave.losses.masked_reconstruction import MaskedReconstruction
 from voxelwave.registry import (
     AUGMENTATIONS,
@@ -143,7 +152,7 @@ class TrainingConfig(Section):
     probe_every_steps: PositiveInt = 50
 
 
-class Config(Section):
+class Config(JobConfig):
     """A pretraining run."""
 
     run: RunConfig = RunConfig()
@@ -158,10 +167,6 @@ class Config(Section):
         names = {source.modality for source in self.data.sources}
         return sorted(names, key=lambda name: (MODALITIES.get(name).channels, name))
 
-    def run_folder(self) -> Path:
-        """Where everything of this run is written."""
-        return self.run.out_dir.expanduser() / self.run.name
-
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """Read a YAML file, apply overrides such as `training.learning_rate=1e-3`, check, and fill in every default.
@@ -174,10 +179,8 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
 def check_config(raw: dict[str, Any], origin: str = "config") -> Config:
     """Check a configuration given as plain values; raises InputError, which names the `origin` and the key."""
     config = validated(Config, raw, origin)
-    try:
+    with naming(origin):
         return _resolve(config)
-    except InputError as error:
-        raise InputError(f"{origin}: {error}") from None
 
 
 def _resolve(config: Config) -> Config:
@@ -191,15 +194,14 @@ def _resolve(config: Config) -> Config:
     )
     declared = {key: getattr(loss, key) for key in LossConfig.model_fields}
     config.loss = LossConfig(**{**declared, "reconstruction": reconstruction}, **contrastive)
-    per_modality: dict[str, Iterable[str]] = {
-        "data.modalities": config.data.modalities,
-        "data.steps": config.data.steps,
-        "data.augment": config.data.augment,
-        "training.batch_size": config.training.batch_size,
-    }
-    for section, by_modality in per_modality.items():
-        if unknown := sorted(set(by_modality) - set(MODALITIES.names())):
-            raise InputError(f"unknown modality '{unknown[0]}' in '{section}'; known: {', '.join(MODALITIES.names())}")
+    check_modalities(
+        {
+            "data.modalities": config.data.modalities,
+            "data.steps": config.data.steps,
+            "data.augment": config.data.augment,
+            "training.batch_size": config.training.batch_size,
+        }
+    )
     for modality in config.modalities():
         given = config.data.modalities.get(modality, {})
         section = f"data.modalities.{modality}"

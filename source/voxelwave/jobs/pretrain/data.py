@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import cache
 
 import torch
@@ -9,13 +10,12 @@ from torch import Tensor
 
 from voxelwave.data.augmentations import Augment
 from voxelwave.data.batches.alternating import AlternatingSchedule
-from voxelwave.data.batches.loaders import Batch, VolumeDataset, VolumeLoader, make_loader
+from voxelwave.data.batches.loaders import Batch, VolumeDataset, make_loader
 from voxelwave.data.batches.views import RandomView
 from voxelwave.data.batches.waiting import crop_times
 from voxelwave.data.listing.discovery import Source, VolumeFile, find_files
 from voxelwave.data.listing.selection import accept_volumes
 from voxelwave.data.store import is_stored
-from voxelwave.engine.loop import TrainingBatch
 from voxelwave.errors import UnusableVolume
 from voxelwave.jobs.common.console import Console
 from voxelwave.jobs.pretrain.config import Config
@@ -75,8 +75,8 @@ class TrainingData:
             name: Augment([AUGMENTATIONS.build(step, **settings) for step, settings in data.augment[name].items()])
             for name in names
         }
-        self._rank = rank
-        self._warn_of_waiting(console)
+        self._rank, self._console = rank, console
+        self._warn_of_waiting()
         self.probe_batches = cache(self._probe_batches)
 
     @property
@@ -100,12 +100,18 @@ class TrainingData:
         }
         return {name: f"{len(of)}:{key_to_seed(*of):016x}" for name, of in names.items()}
 
-    def batches(self, start_step: int, end_step: int) -> VolumeLoader:
-        """Load the batches of a range of steps, in order."""
-        sampler = self._schedule.batches(start_step, end_step)
-        return make_loader(self._dataset, sampler, num_workers=self._data.num_workers, pin_memory=self._pin_memory)
+    def batches(self, start_step: int, end_step: int) -> Iterator[Batch]:
+        """Load the batches of a range of steps, in order, and say of each file once why it had to be passed over."""
+        sampler, told = self._schedule.batches(start_step, end_step), set[str]()
+        loader = make_loader(self._dataset, sampler, num_workers=self._data.num_workers, pin_memory=self._pin_memory)
+        for batch in loader:
+            for problem in batch.problems:
+                if problem not in told:
+                    told.add(problem)
+                    self._console.say(f"left out {problem}")
+            yield batch
 
-    def augmented(self, batch: TrainingBatch, index: int, device: torch.device) -> Tensor:
+    def augmented(self, batch: Batch, index: int, device: torch.device) -> Tensor:
         """Return the volumes of training batch number `index` on `device`, augmented there."""
         generator = torch_generator(self.seed, "augment", self._rank, index)
         return self._augment[batch.modality](batch.volume.to(device, non_blocking=True), generator)
@@ -124,7 +130,7 @@ class TrainingData:
         loader = make_loader(self._make_dataset(0), schedule.batches(0, len(sizes)))
         return {batch.modality: batch for batch in loader}
 
-    def _warn_of_waiting(self, console: Console) -> None:
+    def _warn_of_waiting(self) -> None:
         """Measure on one volume what reading it whole for each crop costs, where that has to be done."""
         raw = [file for of in self._files.values() for file in of if not is_stored(file.path)]
         if len(raw) <= self._data.cached_volumes:
@@ -135,7 +141,7 @@ class TrainingData:
             )
         except (UnusableVolume, OSError):
             return
-        console.say(
+        self._console.say(
             f"warning: {len(raw)} volumes are not prepared, and read whole for each crop: {raw[0].path.name} takes "
             f"{whole_s * 1e3:.0f} ms, prepared {stored_s * 1e3:.1f} ms, {whole_s / stored_s:.0f} times less; "
             f"see `voxelwave prepare --help`",

@@ -60,7 +60,7 @@ class OnlineProbe:
         self._scans, self._crops = cache(self._read_scans), cache(self._read_crops)
 
     @torch.no_grad()
-    def __call__(self) -> dict[str, float]:
+    def __call__(self, step: int) -> dict[str, float]:
         """Return the gauges of all modalities by name."""
         # Whole scans are of many sizes: a compiled block would be compiled for each of them.
         compiled = self._config.training.compile

@@ -5,15 +5,18 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import nn
 
 from voxelwave.contracts import Masking
 from voxelwave.downstream.description import channel_counts
 from voxelwave.errors import InputError
+from voxelwave.jobs.common.config import check_crop
 from voxelwave.jobs.pretrain.config import Config
 from voxelwave.losses.masked_reconstruction import MaskedReconstruction
 from voxelwave.objectives.masked_modeling import MaskedFeatures, MaskedModeling, MaskedVoxels
 from voxelwave.ops.patches import token_grid
 from voxelwave.ops.seeding import key_to_seed
+from voxelwave.ops.torchvision_operators import make_torchvision_importable
 from voxelwave.registry import BACKBONES, CONTRASTIVE_LOSSES, MASKINGS
 from voxelwave.sparse.decoder import LightDecoder
 from voxelwave.sparse.encoder import SparseEncoder
@@ -56,15 +59,21 @@ def build_pretrainer(config: Config) -> MaskedModeling:
 def _check_crop(config: Config, patch_size: int, masking: Masking) -> None:
     """Draw one mask for the crop, so that a crop too small for patches or blocks is refused before data is read."""
     crop = config.data.crop_size
-    if any(side % patch_size for side in crop):
-        raise InputError(
-            f"key 'data.crop_size': {list(crop)} is not divisible by model.backbone.patch_size {patch_size}: "
-            f"take multiples of {patch_size}"
-        )
+    check_crop(crop, patch_size)
     try:
         masking(token_grid(crop, patch_size), 1, torch.Generator())
     except ValueError as error:
         raise InputError(f"keys 'data.crop_size' and 'masking' do not go together: {error}") from None
+
+
+def weight_decay_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Return the trained parameters in two groups: weights, which decay, and biases, norms and other vectors."""
+    make_torchvision_importable()
+    from timm.optim import param_groups_weight_decay
+
+    kept, decayed = param_groups_weight_decay(module, weight_decay)
+    # In this order, which the states of optimisers in checkpoints have.
+    return [decayed, kept]
 
 
 def count_parameters(pretrainer: MaskedModeling) -> dict[str, int]:

@@ -1,0 +1,158 @@
+"""One training run in its folder: what every job that trains does around its model, its data and its objective."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from voxelwave import __version__
+from voxelwave.engine.loop import LoopSettings, Objective, Probe, Score, Trainer, TrainingBatch
+from voxelwave.engine.run_log import Record, RunLog
+from voxelwave.engine.runtime import Precision, close_runtime, make_fabric
+from voxelwave.engine.signals import stop_on_signal
+from voxelwave.jobs.common.config import JobConfig
+from voxelwave.jobs.common.console import Console
+from voxelwave.jobs.common.run_folder import check_files_stay, check_settings_stay, open_run, write_config
+
+ShouldStop = Callable[[], bool]
+
+
+def never() -> bool:
+    """Return False: nobody asks to stop."""
+    return False
+
+
+class Session:
+    """A run of `config`: begun, or resumed where its folder holds a checkpoint.
+
+    A job opens the session, checks with it that a resumed run is the same one, and hands `run` a function, which
+    builds model, optimiser and data for `session.fabric` and calls `train`. What distributes a model over processes,
+    and what handles their faults, has its place here.
+
+    Attributes:
+        folder: of the run.
+        checkpoint: what a resumed run goes on from; None at the start.
+        console: quiet on all processes but the first, from `run` on.
+        fabric: device, precision and processes, from `run` on.
+
+    Raises InputError where the folder holds a run that was not to be resumed.
+    """
+
+    fabric: Any
+
+    def __init__(
+        self,
+        config: JobConfig,
+        *,
+        resume: bool = False,
+        console: Console | None = None,
+        should_stop: ShouldStop | None = None,
+    ) -> None:
+        self.config, self.folder = config, config.run_folder()
+        self.checkpoint = open_run(self.folder, resume=resume)
+        self.console = console or Console()
+        self._should_stop = should_stop or never
+        self._log: RunLog | None = None
+
+    def check_continues(
+        self,
+        free_to_change: Mapping[str, Sequence[str]],
+        *,
+        files: Mapping[str, str] | None = None,
+        what: str = "volumes",
+    ) -> None:
+        """Raise InputError where a resumed run has other settings, or other `files` where they are given."""
+        if self.checkpoint is None:
+            return
+        check_settings_stay(self.folder, self.checkpoint, self.config.model_dump(mode="json"), free_to_change)
+        if files is not None:
+            check_files_stay(self.folder, self.checkpoint, files, what)
+
+    def run(self, train: Callable[[Session], bool], *, device: str, precision: Precision, devices: int = 1) -> bool:
+        """Start a process for each of `devices`, let the job `train` in each, and end them together.
+
+        Returns what `train` returns. Raises InputError where the device is not there or cannot do the precision.
+        """
+        self.fabric = make_fabric(device=device, precision=precision, devices=devices)
+        if not self.is_first:
+            self.console = Console(quiet=True)
+        complete = train(self)
+        # The wrapped model is gone with the frame above: it must not outlive the process group.
+        close_runtime(self.fabric)
+        return complete
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process is the one that writes."""
+        return bool(self.fabric.is_global_zero)
+
+    @property
+    def records(self) -> Sequence[Record]:
+        """Those of all steps so far."""
+        return [] if self._log is None else self._log.records
+
+    @property
+    def steps(self) -> int:
+        """The optimiser steps taken so far."""
+        return self.records[-1]["step"] + 1 if self.records else 0
+
+    def train(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        objective: Objective,
+        batches: Callable[[int, int], Iterable[TrainingBatch]],
+        learning_rate: Callable[[int], float],
+        *,
+        settings: LoopSettings,
+        shown: Sequence[str] = (),
+        metadata: Mapping[str, Any] | None = None,
+        after_step: Callable[[], None] = lambda: None,
+        probe: Probe = lambda step: {},
+        score: Score = lambda row: float(row["loss"]),
+        given_up: ShouldStop = never,
+    ) -> bool:
+        """Train to the end; False where the run was stopped before, and can be resumed.
+
+        Args:
+            model, optimizer: as `fabric.setup` returned them.
+            batches: of a range of steps, in order.
+            shown: names of an epoch's row that are printed beside its losses.
+            metadata: what checkpoints hold beside the configuration; see `Trainer` for the other functions.
+            given_up: whether training has reached what it can, and ends here as a complete run.
+
+        Raises DivergedError where the loss stops being finite.
+        """
+        described = {"config": self.config.model_dump(mode="json"), "voxelwave": __version__, **(metadata or {})}
+        trainer = Trainer(
+            *(self.fabric, model, optimizer, objective, learning_rate, self.folder, described),
+            settings=settings,
+            after_step=after_step,
+            probe=probe,
+            score=score,
+        )
+        if self.checkpoint is not None:
+            trainer.restore(self.checkpoint)
+            self.console.say(f"resuming {self.folder} at step {trainer.state.step} of {settings.total_steps}")
+        if self.is_first:
+            write_config(self.folder, self.config)
+        self._log = RunLog(
+            self.folder,
+            start_step=trainer.state.step,
+            total_steps=settings.total_steps,
+            console=self.console,
+            shown=shown,
+            tensorboard=self.config.run.tensorboard,
+            writes=self.is_first,
+        )
+        with stop_on_signal() as signalled, self._log as log:
+            stream = batches(trainer.state.step, settings.total_steps)
+            complete = given_up() or trainer.run(
+                stream, log, lambda: signalled.asked or self._should_stop() or given_up()
+            )
+            if not (complete := complete or given_up()):
+                log.say(f"stopped at step {trainer.state.step} of {settings.total_steps}; go on with --resume")
+        return complete
