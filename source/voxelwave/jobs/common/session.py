@@ -29,7 +29,7 @@ class Session:
     """A run of `config`: begun, or resumed where its folder holds a checkpoint.
 
     A job opens the session, checks with it that a resumed run is the same one, and hands `run` a function, which
-    builds model, optimiser and data for `session.fabric` and calls `train`. What distributes a model over processes,
+    builds model and data, and calls `setup` and `train`. What distributes a model over processes,
     and what handles their faults, has its place here.
 
     Attributes:
@@ -84,6 +84,19 @@ class Session:
         close_runtime(self.fabric)
         return complete
 
+    def setup(
+        self,
+        module: nn.Module,
+        groups: Sequence[Mapping[str, Any]],
+        *,
+        learning_rate: float,
+        betas: tuple[float, float] = (0.9, 0.999),
+    ) -> tuple[Any, torch.optim.Optimizer]:
+        """Return `module` as it trains on the session's devices, and AdamW over `groups` of its parameters."""
+        optimizer = torch.optim.AdamW([dict(group) for group in groups], lr=learning_rate, betas=betas)
+        model, optimizer = self.fabric.setup(module, optimizer)
+        return model, optimizer
+
     @property
     def is_first(self) -> bool:
         """Whether this process is the one that writes."""
@@ -118,7 +131,7 @@ class Session:
         """Train to the end; False where the run was stopped before, and can be resumed.
 
         Args:
-            model, optimizer: as `fabric.setup` returned them.
+            model, optimizer: as `setup` returned them.
             batches: of a range of steps, in order.
             shown: names of an epoch's row that are printed beside its losses.
             metadata: what checkpoints hold beside the configuration; see `Trainer` for the other functions.

@@ -9,8 +9,6 @@ from dataclasses import asdict
 from functools import partial
 from typing import Any
 
-import torch
-
 from voxelwave.contracts import StepOutput
 from voxelwave.downstream.finetuned import add_head_for
 from voxelwave.engine.loop import LoopSettings
@@ -107,7 +105,7 @@ def _prepared(config: FinetuneConfig, session: Session, kept: Kept, console: Con
 
 
 def _train(fold: Fold, session: Session) -> bool:
-    config, task, data, fabric = fold.config, fold.task, fold.data, session.fabric
+    config, task, data = fold.config, fold.task, fold.data
     training, total_steps = config.training, config.training.max_steps
     # 1. Model and optimiser.
     module = add_head_for(fold.features, fold.description["task"], config.run.seed).train()
@@ -119,10 +117,10 @@ def _train(fold: Fold, session: Session) -> bool:
         layer_decay=config.backbone.layer_decay,
         lr_scale=config.backbone.lr_scale,
     )
-    model, optimizer = fabric.setup(module, torch.optim.AdamW(groups, lr=training.learning_rate))
+    model, optimizer = session.setup(module, groups, learning_rate=training.learning_rate)
 
     def objective(batch: LabelledBatch, step: int) -> StepOutput:
-        volume, target = data.augmented(batch, step, fabric.device)
+        volume, target = data.augmented(batch, step, session.fabric.device)
         return task.loss(model(volume), target)
 
     def validated(step: int) -> dict[str, float]:

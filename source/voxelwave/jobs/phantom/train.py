@@ -66,8 +66,8 @@ def _train(config: PhantomConfig, session: Session) -> bool:
     if session.checkpoint is None:
         _centre(embedding, steps[0].images)
     objective = MetricLearning(embedding, METRIC_LOSSES.build(config.loss.name, **config.loss.settings))
-    optimizer = torch.optim.AdamW(objective.parameters(), lr=training.learning_rate, weight_decay=training.weight_decay)
-    model, optimizer = session.fabric.setup(objective, optimizer)
+    groups = [{"params": list(objective.parameters()), "weight_decay": training.weight_decay}]
+    model, optimizer = session.setup(objective, groups, learning_rate=training.learning_rate)
     count = sum(parameter.numel() for parameter in objective.parameters())
     session.console.say(f"{config.model.name}: {count:,} parameters")
 

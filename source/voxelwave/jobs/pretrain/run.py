@@ -5,7 +5,6 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-import torch
 from rich.table import Table
 
 from voxelwave import __version__
@@ -77,10 +76,8 @@ def _train(config: Config, session: Session) -> bool:
     console.print(_parameter_table(pretrainer))
     if training.compile:
         _compile(pretrainer)
-    optimizer = torch.optim.AdamW(
-        weight_decay_groups(pretrainer, training.weight_decay), lr=training.learning_rate, betas=(0.9, 0.95)
-    )
-    model, optimizer = fabric.setup(pretrainer, optimizer)
+    groups = weight_decay_groups(pretrainer, training.weight_decay)
+    model, optimizer = session.setup(pretrainer, groups, learning_rate=training.learning_rate, betas=(0.9, 0.95))
     # There was but one backend before checkpoints said which.
     before = None if session.checkpoint is None else session.checkpoint.get("sparse", "dense")
     sparse = choose_sparse(config, pretrainer, fabric, before)
