@@ -1,0 +1,23 @@
+import csv
+import io
+import math
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from voxelwave.ops.tables import as_csv
+
+
+def test_what_is_not_known_is_an_empty_cell_and_infinity_is_a_number():
+    rows = [{"a": None, "b": math.nan}, {"b": math.inf}, {"a": 0, "b": 0.5, "c": 1}]
+    assert as_csv(["a", "b"], rows) == "a,b\n,\n,inf\n0,0.5\n"
+
+
+def test_rows_alone_are_what_is_appended_to_a_table():
+    assert as_csv(["a"], [{"a": 1}], header=False, line_end="\r\n") == "1\r\n"
+
+
+@given(st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\0")), min_size=2, max_size=2))
+def test_any_text_comes_back_from_a_table_whose_line_end_has_both_signs(cells):
+    table = as_csv(["a", "b"], [dict(zip("ab", cells, strict=True))], line_end="\r\n")
+    assert list(csv.reader(io.StringIO(table, newline="")))[1] == cells
