@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import multiprocessing
 import os
 import shutil
 import signal
@@ -16,11 +15,9 @@ import numpy as np
 import pytest
 
 from voxelwave.data.listing.manifest import MANIFEST, read_manifest
-from voxelwave.data.listing.scans import Scan
 from voxelwave.data.store import StoredVolume
 from voxelwave.errors import InputError
 from voxelwave.jobs.common.console import Console
-from voxelwave.jobs.prepare import work as prepare_work
 from voxelwave.jobs.prepare.run import Preparer
 from voxelwave.jobs.prepare.settings import preparation
 from voxelwave.ops.files import locked
@@ -283,18 +280,6 @@ def test_other_settings_need_another_folder(tmp_path, scans, settings, reason):
     with pytest.raises(InputError, match=reason):
         prepare(tmp_path / "out", scans[0], **settings)
     assert left_in(tmp_path / "out") == before
-
-
-def test_a_process_that_was_killed_for_memory_is_said(tmp_path, monkeypatch):
-    fork = multiprocessing.get_context("fork")
-    monkeypatch.setattr(prepare_work.multiprocessing, "get_context", lambda method: fork)
-    jobs = [prepare_work.ScanJob(Scan(tmp_path / "a.nii", tmp_path), "a")] * 3
-    with pytest.raises(InputError, match=r"a process was killed, .*: use fewer --workers"):
-        list(prepare_work.run_all(end, jobs, workers=2, should_stop=lambda: False))
-
-
-def end(job):
-    os.kill(os.getpid(), signal.SIGKILL)
 
 
 # Sources that change

@@ -19,6 +19,7 @@ from voxelwave.engine.signals import stop_on_signal
 from voxelwave.errors import InputError, UnusableVolume
 from voxelwave.jobs.common.console import Console
 from voxelwave.jobs.common.outcome import Outcome
+from voxelwave.jobs.common.processes import run_all
 from voxelwave.jobs.prepare.labels import pair_labels
 from voxelwave.jobs.prepare.preparation import Preparation, told_beforehand
 from voxelwave.jobs.prepare.report import print_summary, write_contact_sheet
@@ -28,7 +29,6 @@ from voxelwave.jobs.prepare.work import (
     ScanJob,
     picture_of,
     refused,
-    run_all,
     stem_of,
     store_label,
     store_scan,

@@ -2,14 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import signal
-import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +17,7 @@ from voxelwave.data.reading.volume import spacing_of
 from voxelwave.data.recognition.labels import without_suffix
 from voxelwave.data.recognition.rules import subject_by_name
 from voxelwave.data.store import SUFFIX, StoredInfo, StoredVolume, write_stored
-from voxelwave.errors import DamagedVolume, InputError, UnusableVolume
+from voxelwave.errors import DamagedVolume, UnusableVolume
 from voxelwave.jobs.prepare.contact_sheet import save_strip, three_slices
 from voxelwave.jobs.prepare.preparation import LabelMap, Preparation, label_on_grid, prepare
 from voxelwave.ops.seeding import key_to_seed
@@ -33,7 +25,6 @@ from voxelwave.registry import MODALITIES
 
 PICTURES = "pictures"
 PICTURED_SIDE = 192
-PARENT_IS_CHECKED_EVERY_S = 2.0
 
 
 @dataclass(frozen=True)
@@ -152,43 +143,6 @@ def picture_of(out: Path, stored: Path) -> Path:
     return (out / PICTURES / stored.relative_to(out)).with_suffix(".jpg")
 
 
-def run_all(
-    work: Callable[[Any], Row], jobs: Sequence[ScanJob | LabelJob], *, workers: int, should_stop: Callable[[], bool]
-) -> Iterator[Row]:
-    """Yield what `work` returns for each of `jobs`, as it is done; asked to stop, those that have begun alone.
-
-    Raises:
-        InputError: where a process was killed.
-    """
-    if workers == 1 or len(jobs) == 1:
-        for job in jobs:
-            if should_stop():
-                return
-            yield work(job)
-        return
-    # Spawned, because the parent may hold threads (torch, a progress bar) that a fork would freeze.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(
-        min(workers, len(jobs)), mp_context=context, initializer=_start_worker, initargs=(os.getpid(),)
-    ) as pool:
-        pending: set[Future[Row]] = {pool.submit(work, job) for job in jobs}
-        try:
-            while pending:
-                if should_stop():
-                    pending = {future for future in pending if not future.cancel()}
-                finished, pending = wait(pending, timeout=0.5, return_when=FIRST_COMPLETED)
-                for future in finished:
-                    yield future.result()
-        except BrokenProcessPool:
-            raise InputError(
-                "a process was killed, most often for lack of memory: use fewer --workers; "
-                "what is done is kept, the same command goes on"
-            ) from None
-        finally:
-            for future in pending:
-                future.cancel()
-
-
 def _picture(shown: Float32[ndarray, "channel depth height width"], affine: Any, path: Path, step: int) -> None:
     """Save three slices of every `step`-th voxel of a volume."""
     first, second, third = (step * side for side in spacing_of(np.array(affine)))
@@ -204,21 +158,3 @@ def _greys(labels: ndarray) -> Float32[ndarray, "1 depth height width"]:
     """Return labels as greys, in their order, so that 2035 does not leave all others black."""
     values, ranks = np.unique(labels, return_inverse=True)
     return (ranks.reshape(labels.shape)[None] / max(1, len(values) - 1)).astype(np.float32)
-
-
-def _start_worker(parent: int) -> None:
-    # Ctrl-C, `timeout` and `kill` reach every process; the parent says when it is over.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    os.environ["OMP_NUM_THREADS"] = "1"
-    import torch
-
-    torch.set_num_threads(1)
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-
-
-def _end_with(parent: int) -> None:
-    """End this process when its parent was killed: nobody else would."""
-    while os.getppid() == parent:
-        time.sleep(PARENT_IS_CHECKED_EVERY_S)
-    os._exit(1)

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
-import signal
-from collections.abc import Iterable
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,8 +15,10 @@ from voxelwave.data.listing.cases import CASES
 from voxelwave.data.modalities.ct import CT
 from voxelwave.errors import InputError
 from voxelwave.jobs.common.console import tracked
+from voxelwave.jobs.common.processes import run_all
 from voxelwave.ops.files import replacing, write_text
 from voxelwave.ops.seeding import numpy_generator
+from voxelwave.ops.tables import as_csv
 from voxelwave.physics.heads3d import LESIONS, MRI_CONTRASTS, Tissue, draw_head, render_ct, render_mri
 
 CT_LAYOUTS = ("hu", "windows", "windows5d")
@@ -70,13 +68,8 @@ def synthesize(
     # Unless told otherwise, a process is started only for as many heads as make up for its start.
     processes = workers or min(os.cpu_count() or 1, len(missing) // HEADS_PER_PROCESS)
     write = partial(_write_head, size=size, seed=seed)
-    if processes > 1 and missing:
-        # Spawned, because the parent may hold threads (torch, a progress bar) that a fork would freeze.
-        context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(min(processes, len(missing)), mp_context=context, initializer=_ignore_ctrl_c) as pool:
-            _show(pool.map(write, missing), len(missing))
-    else:
-        _show(map(write, missing), len(missing))
+    for _ in tracked(run_all(write, missing, workers=max(processes, 1)), "generated heads", total=len(missing)):
+        pass
     names = "".join(f"{tissue.value}\t{tissue.name.lower()}\n" for tissue in Tissue)
     write_text(out / "labels" / "labels.tsv", f"value\tname\n{names}")
     write_text(out / CASES, _list_cases(heads, out))
@@ -115,19 +108,21 @@ def _plan(out: Path, *, num_mri: int, num_ct: int) -> list[Head]:
 
 def _list_cases(heads: list[Head], out: Path) -> str:
     """Return the heads as a list for downstream tasks, with what their label maps tell."""
-    lines = ["image,label,subject,modality,contrast,lesion,aneurysm"]
+    rows = []
     for head in heads:
         present = set(np.unique(np.asarray(nib.load(head.labels).dataobj)).tolist())
-        contrast = MRI_CONTRASTS.index(head.variant) if head.modality == "mri" else ""
-        lesion, aneurysm = int(not present.isdisjoint(LESIONS)), int(Tissue.ANEURYSM in present)
-        files = f"{head.image.relative_to(out)},{head.labels.relative_to(out)}"
-        subject = f"{head.modality}_{head.index:04d}"
-        lines.append(f"{files},{subject},{head.modality},{contrast},{lesion},{aneurysm}")
-    return "\n".join(lines) + "\n"
-
-
-def _ignore_ctrl_c() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # it reaches every process; the parent ends the others
+        rows.append(
+            {
+                "image": head.image.relative_to(out),
+                "label": head.labels.relative_to(out),
+                "subject": f"{head.modality}_{head.index:04d}",
+                "modality": head.modality,
+                "contrast": MRI_CONTRASTS.index(head.variant) if head.modality == "mri" else None,
+                "lesion": int(not present.isdisjoint(LESIONS)),
+                "aneurysm": int(Tissue.ANEURYSM in present),
+            }
+        )
+    return as_csv(list(rows[0]), rows)
 
 
 def _write_head(head: Head, *, size: int, seed: int) -> None:
@@ -149,9 +144,3 @@ def _write_head(head: Head, *, size: int, seed: int) -> None:
         volume.header.set_xyzt_units("mm")
         with replacing(path) as part:
             nib.save(volume, part)
-
-
-def _show(written: Iterable[None], total: int) -> None:
-    """Wait for every head, with a progress bar."""
-    for _ in tracked(written, "generated heads", total=total):
-        pass
