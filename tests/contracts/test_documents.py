@@ -1,0 +1,39 @@
+"""What the documents point at is there, and every job has its page."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from voxelwave.cli import COMMANDS
+
+ROOT = Path(__file__).parents[2]
+DOCUMENTS = sorted(
+    path for place in (".", "docs", "docs/jobs", "data", "checkpoints") for path in ROOT.glob(f"{place}/*.md")
+)
+LINK = re.compile(r"\]\((?!https?:)([^)#\s]*)(?:#([^)\s]*))?\)")
+
+
+def _anchors(document: Path) -> set[str]:
+    """The names that GitHub gives to headings: lower case, no punctuation, spaces as hyphens."""
+    headings = re.findall(r"^#+ (.*)$", document.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_every_relative_link_leads_to_a_file_and_a_heading(document):
+    for place, anchor in LINK.findall(document.read_text()):
+        target = document if not place else document.parent / place
+        assert target.exists(), place
+        assert not anchor or anchor in _anchors(target), f"{place}#{anchor}"
+
+
+def test_every_job_has_a_page_and_a_row_in_the_readme():
+    readme = (ROOT / "README.md").read_text()
+    for job in (*COMMANDS, "phantom"):
+        assert f"| [{job}](docs/jobs/{job}.md) |" in readme
+        assert (ROOT / "docs" / "jobs" / f"{job}.md").read_text().startswith(f"# voxelwave {job}\n")
+
+
+def test_the_readme_has_at_most_1200_words():
+    assert len((ROOT / "README.md").read_text().split()) <= 1200
