@@ -48,7 +48,7 @@ class MaskLevels:
 
 @runtime_checkable
 class Masking(Protocol):
-    """Draws which tokens of a grid are hidden, for every sample of a batch apart."""
+    """Draws which tokens of a grid are hidden, for each sample of a batch separately."""
 
     def __call__(self, grid: Grid, batch_size: int, generator: torch.Generator) -> MaskLevels:
         """Return the levels of `batch_size` grids."""

@@ -146,7 +146,7 @@ class WaveFormer3D(nn.Module):
             whole = (gone == hidden_blocks.any(2)).all() & (num_visible == num_visible[0]).all()
             # Padding alone hides no whole block: without `hidden`, values decide nothing, and the model can be traced.
             if hidden is not None and bool(whole):
-                # Whole blocks, as many in every sample: the transform of the visible ones alone is exact.
+                # Whole blocks, equally many in every sample: the transform of the visible ones alone is exact.
                 blocks = (~gone).nonzero()[:, 1].view(volume.shape[0], -1)
                 index = order.view(-1, block_size)[blocks].flatten(1)
             else:

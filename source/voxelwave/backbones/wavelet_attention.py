@@ -43,7 +43,7 @@ class RotaryPositions(nn.Module):
 
 
 class WaveletAttention(nn.Module):
-    """Mix octets of tokens: attention among low-pass bands, whose map the high-pass bands follow.
+    """Mix octets of tokens by attention among their low-pass bands, whose map mixes the high-pass bands too.
 
     Tokens come in nested order (`ops.patches.nested_order`), so that 8 in a row are an octet. Queries and keys are of
     the low-pass bands. With `high_bands="attend"` the map mixes all eight bands of the octets, with "gate" the low ones

@@ -14,7 +14,7 @@ from voxelwave.registry import MASKINGS
 
 @MASKINGS.register("mim")
 class MiMMasking:
-    """Hide `global_ratio` of the tokens in blocks (easy), and call `local_ratio` of those hard.
+    """Hide `global_ratio` of the tokens in blocks, and mark `local_ratio` of these hard, the others easy.
 
     The block side follows the smallest side of the grid, so that small grids are not hidden whole: 1 up to 2 tokens,
     2 up to 8, else 4. These sides are even wherever they can be: a block then holds whole wavelet octets, and the
@@ -52,7 +52,7 @@ class MiMMasking:
         return 4
 
     def __call__(self, grid: Grid, batch_size: int, generator: torch.Generator) -> MaskLevels:
-        """Draw one mask a sample on the CPU; every sample of a grid has the same number of tokens at each level.
+        """Draw one mask for each sample on the CPU; every sample of a grid has the same number of tokens at each level.
 
         Shares are exact to half a block where blocks tile the grid, else to half an octet on even grids, and to half
         a token on odd ones.

@@ -25,7 +25,7 @@ class RandomMasking:
         self.ratio = ratio
 
     def __call__(self, grid: Grid, batch_size: int, generator: torch.Generator) -> MaskLevels:
-        """Draw one mask a sample on the CPU, with the share of hidden tokens exact to half a token.
+        """Draw one mask for each sample on the CPU, with the share of hidden tokens exact to half a token.
 
         Raises ValueError for a grid of one token.
         """

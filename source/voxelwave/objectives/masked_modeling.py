@@ -26,8 +26,8 @@ class Backbone(Protocol):
 
     Attributes:
         stems: the patch embedding of each channel count, by its number as text.
-        blocks: as many as `depth`; without its last ones the backbone is one that ends there.
-        norm: along the channels, of the tokens of any depth.
+        blocks: one for each of `depth`; the last ones can be removed, and the backbone then ends before them.
+        norm: along the channels, for the tokens of any depth.
     """
 
     in_channels: tuple[int, ...]
@@ -200,10 +200,10 @@ class MaskedVoxels(MaskedModeling):
 
 
 class MaskedFeatures(MaskedModeling):
-    """Encode the whole volume, mask its features, and predict the hidden ones: the described variant.
+    """Encode the whole volume, mask its features, and predict the hidden ones, as was first described.
 
     The target is the output of the last block, of this network or of a teacher that is its moving average
-    (`ema_momentum` above 0). The description has it raw and attached: without `stop_gradient` it shrinks to meet the
+    (`ema_momentum` above 0). First described was a raw, attached target: without `stop_gradient` it shrinks to meet the
     prediction, and detached without `layer_norm` its scale runs away (benchmarks/results/subset_study.md).
     """
 

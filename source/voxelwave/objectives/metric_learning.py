@@ -45,15 +45,15 @@ class MetricLearning(nn.Module):
     def forward(self, images: Images, numbers: Numbers, step: int) -> StepOutput:
         """Return the loss of a batch at training step `step`.
 
-        `images` are both views of some phantoms and a view of others, one behind the other; `numbers` tell the former
-        from the latter and from each other.
+        `images` are the first views of some phantoms, then their second views, then views of other phantoms;
+        `numbers` are those of the first phantoms and of the others.
 
         Logs: loss, d_pos, d_neg, violations (the share with d_pos + margin > d_neg), margin, and those of the loss.
         """
         return self.compare(self.model(images).unflatten(0, (3, -1)), numbers, step)
 
     def compare(self, vectors: Float[Tensor, "3 batch dim"], numbers: Numbers, step: int) -> StepOutput:
-        """Return the loss of vectors that are there already, of same1, same2 and diff; see `forward`."""
+        """Return the loss of embedded vectors: first views, second views, other phantoms; see `forward`."""
         margin = self.loss.margin_at(step) if self.training else self.loss.margin
         # Half precision would round away what the margin asks for.
         with torch.autocast(vectors.device.type, enabled=False):

@@ -45,7 +45,7 @@ def locked(path: Path) -> Iterator[None]:
 
 
 def free_stem(plain: str, taken: set[str]) -> str:
-    """Return `plain`, as short as file systems want it and with a number where it is `taken`; it is, then."""
+    """Return `plain`, cut where it is too long and numbered where it is `taken`, and add it to `taken`."""
     folder, slash, name = plain.rpartition("/")
     if len(name.encode()) > LONGEST_NAME:
         name = f"{name.encode()[: LONGEST_NAME - 17].decode(errors='ignore')}-{key_to_seed(name):016x}"

@@ -1,4 +1,4 @@
-"""Libraries that log what is no news to a user."""
+"""Silence for libraries that log what is no news to a user."""
 
 from __future__ import annotations
 

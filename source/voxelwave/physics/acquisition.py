@@ -1,6 +1,6 @@
 """From an image to the k-space of several coils, and back: linear operators on complex tensors.
 
-Leading axes are samples of a batch; maps, or a choice of samples, without them serve all.
+Leading axes are samples of a batch. Maps, or a choice of samples, that lack these axes serve the whole batch.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def combine(
 def sample(
     kspace: Complex[Tensor, "... coil height width"], sampled: Bool[Tensor, "... height width"]
 ) -> Complex[Tensor, "... coil height width"]:
-    """Return `kspace` where it is `sampled`, alike for all coils, and 0 elsewhere; its own adjoint.
+    """Return `kspace` where it is `sampled`, in the same places for all coils, else 0; it is its own adjoint.
 
     What is not sampled is not read: it may be NaN.
     """

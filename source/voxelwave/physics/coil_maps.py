@@ -19,7 +19,7 @@ def birdcage_maps(
     phase: float = 0.0,
     dtype: torch.dtype = torch.complex64,
 ) -> Complex[Tensor, "coil height width"]:
-    """Return the maps of one ring; see `batched_birdcage_maps`, which takes its settings as numbers a sample."""
+    """Return the maps of one ring; `batched_birdcage_maps` takes each setting as one number for each sample."""
     settings = (torch.tensor([value], dtype=dtype.to_real()) for value in (relative_radius, rotation, shift, phase))
     radii, rotations, shifts, phases = settings
     return batched_birdcage_maps(
@@ -43,7 +43,7 @@ def batched_birdcage_maps(
     Args:
         num_coils: equally spaced on the ring, the first one on the axis of the width unless turned.
         shape: height and width in pixels.
-        relative_radius: of the ring, in half-sides of the image. From √2 on, a ring in the middle is all outside.
+        relative_radius: of the ring, in half-sides of the image. From √2 on, a centred ring lies outside the image.
         rotation: of the ring with all its fields, in radians, from the axis of the width towards that of the height.
         shift: of the ring's centre along height and width, in half-sides.
         phase: added to every map, in radians.
@@ -57,7 +57,7 @@ def batched_birdcage_maps(
     if not ((relative_radius > 0) & relative_radius.isfinite()).all():
         raise ValueError(f"relative_radius must be above 0 and finite, got {relative_radius.tolist()}")
     dtype, device = rotation.dtype, rotation.device
-    # 1. From each coil to each row and each column, in half-sides. A coil on a pixel stands a hair beside it.
+    # 1. From each coil to each row and each column, in half-sides. A coil on a pixel is moved a hair beside it.
     angles = rotation[:, None] + torch.arange(num_coils, dtype=dtype, device=device) * (2 * math.pi / num_coils)
     coils = shift[:, None] + relative_radius[:, None, None] * torch.stack([angles.sin(), angles.cos()], 2)
     rows, columns = (torch.arange(side, dtype=dtype, device=device) * (2 / side) - 1 for side in shape)

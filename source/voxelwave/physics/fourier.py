@@ -33,7 +33,7 @@ def as_pairs(values: Complex[Tensor, "*grid"]) -> Float[Tensor, "*grid 2"]:
 def fft2c(image: Shaped[Tensor, "*shape"]) -> Shaped[Tensor, "*shape"]:
     """Return the k-space of `image`, complex `[..., height, width]` or real pairs `[..., height, width, 2]`.
 
-    The origin of both lies at `(height // 2, width // 2)`. Pairs are answered as pairs. Raises as `as_complex` does.
+    The origin of both lies at `(height // 2, width // 2)`. Pairs give pairs. Raises as `as_complex` does.
     """
     shifted = torch.fft.ifftshift(as_complex(image), dim=AXES)
     kspace = torch.fft.fftshift(torch.fft.fft2(shifted, norm="ortho"), dim=AXES)

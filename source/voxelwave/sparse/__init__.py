@@ -1,1 +1,1 @@
-"""Convolutions that live on the visible sites of a grid."""
+"""Convolutions on the visible sites of a grid."""

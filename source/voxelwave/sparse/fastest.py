@@ -41,9 +41,9 @@ def try_backends(
     """Time a forward and backward pass with each backend that runs on the masks' device.
 
     A pass takes every one of the `masks` in turn, active sites `[batch, depth, height, width]` as a step would have.
-    Passes go round by turns, so that a disturbance meets all alike: `least` rounds, more within `budget_s`, fewer where
-    they would take ten times that. What fails is left out; what first took more than a second, and twice as long as
-    another, is not tried again. The encoder is left with the backend it had; no gradient is kept, no random number
+    Backends take turns, so that a disturbance meets all alike: `least` rounds, more within `budget_s`, fewer where they
+    would take ten times that. A backend that fails is left out; one whose first pass took more than a second and twice
+    the time of another is not timed again. The encoder keeps the backend it had; no gradient is kept, no random number
     drawn. Raises RuntimeError where no backend runs.
     """
     before, device = encoder.backend, masks[0].device

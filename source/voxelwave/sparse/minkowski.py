@@ -1,4 +1,4 @@
-"""Sparse convolutions by MinkowskiEngine (Choy et al., CVPR 2019), the engine that the description names."""
+"""Sparse convolutions by MinkowskiEngine (Choy et al., CVPR 2019), the engine that was first described."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ INSTALL = "docker/install_minkowski.sh (`make minkowski`) builds it, and sparse:
 
 
 def load_minkowski() -> Any:
-    """Import MinkowskiEngine without what its import does besides.
+    """Import MinkowskiEngine without the side effects of its import.
 
     It appends to `sys.path`, warns, and on large machines sets OMP_NUM_THREADS for every process started later.
     Raises InputError where it is missing or was built for another torch.
@@ -140,7 +140,7 @@ class MinkowskiBackend:
             return target.out_of(summed) + bias
 
     def _map(self, sites: Sites) -> _Map:
-        """The map of these sites in a coordinate manager of its own, which goes when they go."""
+        """Return the map of these sites, in a coordinate manager that serves them alone and is freed with them."""
         if "minkowski" not in sites.plans:
             types = self._engine.CoordinateMapType
             kind = types.CUDA if sites.active.is_cuda else types.CPU

@@ -1,4 +1,4 @@
-"""Features that exist at some sites of a grid only."""
+"""Features that exist only at some sites of a grid."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from torch import Tensor
 
 
 class Sites:
-    """The active sites of a batch of grids; what follows from them is found out once, when it is first asked for."""
+    """The active sites of a batch of grids; what follows from them is computed once, when it is first asked for."""
 
     def __init__(self, active: Bool[Tensor, "batch depth height width"]) -> None:
         # A copy: where a side is 1, torch takes some permuted strides for contiguous ones.
         self.active = active.clone(memory_format=torch.contiguous_format)
-        #: What backends prepare for these sites, by a name of theirs. It goes when the sites go, and is not copied.
+        #: What backends prepare for these sites, by a name that each chooses; freed with the sites, and not copied.
         self.plans: dict[str, Any] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:

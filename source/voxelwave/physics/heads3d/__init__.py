@@ -19,7 +19,7 @@ def draw_head(generator: np.random.Generator, *, size: int) -> Labels:
     """Draw a head, its shape, pose, vessels and lesions, as a label map of `Tissue` values.
 
     The cube has `size` voxels along each edge; axes run left to right, back to front, bottom to top (RAS).
-    Its edge is the field of view, so that a smaller `size` is a coarser or a smaller head.
+    Its edge is always the field of view: a smaller `size` is a coarser head, or with the same voxel size a smaller one.
     """
     space = draw_space(generator, size=size)
     x, y, z = space.coordinates()

@@ -106,7 +106,7 @@ def paint_cerebrum(
 def paint_core(
     labels: Labels, generator: np.random.Generator, x: Volume, y: Volume, z: Volume, *, atrophy: float
 ) -> None:
-    """Paint nuclei, hippocampi and ventricles; left and right are not of one size."""
+    """Paint nuclei, hippocampi and ventricles; left and right differ in size."""
     core = np.nonzero((np.abs(x) < 0.42) & (np.abs(y + 0.1) < 0.56) & (z > -0.32) & (z < 0.32))
     side = np.sign(x[core])
     mirrored, y, z = np.abs(x[core]), y[core], z[core]

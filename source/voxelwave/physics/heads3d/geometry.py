@@ -111,7 +111,7 @@ def bounding_box(inside: Bool[np.ndarray, "depth height width"]) -> tuple[slice,
 
 
 def sheet(distance: np.ndarray, *beyond: np.ndarray) -> np.ndarray:
-    """Return the distance to a surface that ends where any of `beyond` is positive (`distance` does not)."""
+    """Return the distance to a surface that ends where one of `beyond` is positive; `distance` is without that end."""
     excess = np.maximum.reduce([np.zeros_like(distance), *beyond])
     ended: np.ndarray = np.sqrt(distance**2 + excess**2)
     return ended

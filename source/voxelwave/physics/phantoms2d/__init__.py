@@ -1,4 +1,4 @@
-"""Random 2D phantoms that look like axial slices of heads, and smooth phases: many at once, a generator each."""
+"""Random 2D phantoms that look like axial slices of heads, and smooth phases: many at once, a generator for each."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ __all__ = ["DEVIATION", "MEAN", "draw_phantoms", "draw_phases", "equalised"]
 SMALLEST = 16
 MEAN, DEVIATION = 0.25, 0.28
 NEWTON_STEPS = 6
-# So many pixels are rendered at once: what lies in the cache of a core is done faster.
+# Pixels that are rendered at once: what fits into the cache of a core is done faster.
 CHUNK_PIXELS = 2**17
 
 
 def draw_phantoms(generators: Sequence[torch.Generator], *, size: int) -> Planes:
-    """Draw a magnitude image a generator: a slice of a head of its own shape, folds, ventricles, nuclei and lesions.
+    """Draw a magnitude image for each generator: a head's slice with its own shape, folds, nuclei, ventricles, lesions.
 
-    Every image has the mean `MEAN` and the standard deviation `DEVIATION`, so that neither tells one from another. A
+    Every image has the mean `MEAN` and the standard deviation `DEVIATION`, so that neither tells two images apart. A
     phantom is the same in every batch, up to float rounding. Raises ValueError for a size below 16.
     """
     if size < SMALLEST:
@@ -33,7 +33,7 @@ def draw_phantoms(generators: Sequence[torch.Generator], *, size: int) -> Planes
 
 
 def draw_phases(generators: Sequence[torch.Generator], *, size: int) -> Planes:
-    """Draw a smooth phase map a generator, in radians: an offset, a slope of up to half a turn a side, slow waves."""
+    """Draw a smooth phase map for each generator, in radians: an offset, a slope of half a turn at most, slow waves."""
     draws = Draws(generators, size)
     x, y = coordinates(size)
     slope = draws.number(-1, 1) * x + draws.number(-1, 1) * y
@@ -44,7 +44,7 @@ def equalised(images: Planes) -> Planes:
     """Return `images`, none below 0, raised to the powers and scaled by the factors that give `MEAN` and `DEVIATION`.
 
     The mean square over the squared mean grows with the power, from 1 / the share of pixels above 0; Newton's method
-    finds where it is as asked for. So that there is such a power, the share has to exceed
+    finds the power for the ratio that is asked for. There is one where the share exceeds
     MEAN² / (MEAN² + DEVIATION²), which is 44 %.
     """
     logs = images.clamp_min(1e-18).log()

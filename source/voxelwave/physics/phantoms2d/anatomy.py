@@ -46,7 +46,7 @@ class Slice:
         self.image = torch.zeros_like(self.x)
 
     def cover(self, depth: Tensor) -> Tensor:
-        """Return how much of each pixel lies inside, for an edge one pixel wide."""
+        """Return the share of each pixel that lies inside, for an edge one pixel wide."""
         return (depth * (self.draws.size / 2) + 0.5).clamp(0, 1)
 
     def tissue(self, number: int) -> Numbers:
@@ -91,7 +91,7 @@ def _paint_head(one: Slice) -> Planes:
 def _paint_cortex(one: Slice, hull: Planes) -> Planes:
     """Paint the folded ribbon and the white matter, of which the depth is returned.
 
-    A sulcus is where a wave around each hemisphere, bent by noise, crosses 0, down to a depth that changes as well.
+    A sulcus is where a wave around each hemisphere, bent by noise, crosses 0, down to a depth that varies too.
     """
     number, noise = one.draws.number, one.draws.noise
     count = number(10, 16)

@@ -1,4 +1,4 @@
-"""What phantoms are drawn with: random numbers and smooth noise of many at once, and shapes.
+"""What phantoms are drawn with: random numbers and smooth noise for many at once, and shapes.
 
 Places are in head coordinates, where 1 is half of the field of view: x to the right, y to the front, which is the top
 of the image. A depth is a signed distance from a border, positive inside.
@@ -16,7 +16,7 @@ from torch import Tensor
 Planes = Float[Tensor, "phantom height width"]
 Numbers = Float[Tensor, "phantom 1 1"]
 
-# So many numbers, and knots of noise, are drawn for each phantom; anatomy takes nearly all of them.
+# Numbers, and knots of noise, that are drawn for each phantom; anatomy takes nearly all of them.
 NUM_NUMBERS, NUM_KNOTS = 128, 2560
 
 
@@ -51,19 +51,19 @@ def coordinates(size: int) -> tuple[Float[Tensor, " width"], Float[Tensor, "heig
 
 
 def least(first: Tensor, *others: Tensor) -> Tensor:
-    """Return the depth inside all shapes."""
+    """Return the depth inside the intersection of shapes."""
     for other in others:
         first = torch.minimum(first, other)
     return first
 
 
 def sheet(distance: Planes, beyond: Planes) -> Planes:
-    """Return the distance to a line that ends where `beyond` is positive (`distance` does not)."""
+    """Return the distance to a line that ends where `beyond` is positive; `distance` is without that end."""
     return torch.hypot(distance, beyond.clamp_min(0))
 
 
 def ellipse(x: Planes, y: Planes, wide: Numbers, long: Numbers) -> Planes:
-    """Return the depth below the border of an ellipse around the origin, about."""
+    """Return the approximate depth below the border of an ellipse around the origin."""
     return (1 - torch.hypot(x / wide, y / long)) * torch.minimum(wide, long)
 
 

@@ -1,4 +1,4 @@
-"""One file a sampling: each says which places of a k-space are measured.
+"""Each file holds one sampling, which says which places of a k-space are measured.
 
 The origin of a k-space of n lines is line n // 2. Lines run along the height, and are chosen along the width.
 """
@@ -18,7 +18,7 @@ class Sampling(Protocol):
     """Chooses which places of a k-space are sampled."""
 
     def __call__(self, shape: tuple[int, int], generator: torch.Generator) -> Bool[Tensor, "height width"]:
-        """Return where a k-space of `shape` (height, width) is sampled, on the CPU, as the generator is.
+        """Return where a k-space of `shape` (height, width) is sampled; on the CPU, where the generator is.
 
         Raises ValueError where the settings do not fit the shape.
         """
@@ -28,7 +28,7 @@ class Sampling(Protocol):
 def check_settings(acceleration: float, center_fraction: float, *, exact_axes: int = 0) -> None:
     """Raise ValueError for settings that suit no k-space.
 
-    Where the number of samples is exact, `exact_axes` says along how many axes the centre is a part.
+    Where the number of samples is exact, `exact_axes` is the number of axes along which the centre is only a part.
     """
     if not 1 <= acceleration < float("inf"):
         raise ValueError(f"acceleration must be finite and at least 1 (everything is sampled), got {acceleration}")
@@ -56,7 +56,7 @@ def center_band(side: int, center_fraction: float) -> slice:
 
 
 def num_outer(num_places: int, num_center: int, acceleration: float) -> int:
-    """Return how many places are to be sampled beside the centre, for round(num_places / acceleration) in all.
+    """Return how many places to sample outside the centre, for round(num_places / acceleration) with it.
 
     Raises ValueError where the centre alone has more.
     """

@@ -16,9 +16,9 @@ from voxelwave.registry import SAMPLINGS
 class EquispacedLines:
     """Samples every `acceleration`-th line from `offset` on, and the round(center_fraction × width) at the centre.
 
-    The centre comes on top, so that less is saved than `acceleration` says. With `exact`, the other lines are spaced
-    such that round(width / acceleration) are sampled in all; their gaps, the centre left out, differ by one at most.
-    Where the spacing is no whole number, the line at or before each place is taken. `offset=None` draws one each time.
+    The centre is added, so that less is saved than `acceleration` says. With `exact`, the other lines are spaced
+    such that round(width / acceleration) are sampled in all; their gaps, without the centre, differ by one at most.
+    Where the spacing is no whole number, the line at or before each place is taken. `offset=None` draws it each time.
 
     Raises ValueError for settings out of range. Source: Zbontar et al., fastMRI, 2018, section 4; the spacing of
     `exact` is that of its "equispaced fraction".

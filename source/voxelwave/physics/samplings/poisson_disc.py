@@ -19,11 +19,11 @@ RELAXATION = 0.95
 
 @SAMPLINGS.register("poisson_disc")
 class PoissonDisc:
-    """Samples round(height × width / acceleration) places at random, none near another, and a block at the centre.
+    """Samples round(height × width / acceleration) places at random, apart from each other, and a centre block.
 
-    The block, round(center_fraction × side) along each side, is full, and counts. Elsewhere the distance that samples
-    keep is proportional to 1 + `growth` × distance from the centre in half-sides. How large it is follows from their
-    number: darts are thrown in random order, and the distance is lowered whenever none fits, until there are enough.
+    The block, round(center_fraction × side) along each side, is full and part of that number. Elsewhere samples keep a
+    distance proportional to 1 + `growth` × distance from the centre in half-sides. Its scale follows from their number:
+    darts are thrown in random order, and the distance is lowered whenever none fits, until there are enough.
 
     Raises ValueError for settings out of range. Source: McCool and Fiume, Hierarchical Poisson disk sampling
     distributions, 1992; Vasanawala et al., 2011, for such samples in MRI.
@@ -49,7 +49,7 @@ class PoissonDisc:
 
 
 def _relative_spacing(shape: tuple[int, int], growth: float) -> Float[np.ndarray, "height width"]:
-    """Return the distance that a sample keeps at each place, in that at the centre."""
+    """Return the distance that a sample keeps at each place, relative to that at the centre."""
     y, x = ((np.arange(side) - side // 2) * 2 / side for side in shape)
     spacing: Float[np.ndarray, "height width"] = 1 + growth * np.hypot(y[:, None], x)
     return spacing
