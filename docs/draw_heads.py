@@ -1,4 +1,4 @@
-"""Draw one generated head as every MRI contrast and CT window, for the README.
+"""Draw one generated head as every MRI contrast and CT window, for docs/jobs/synthesize.md.
 
 python docs/draw_heads.py docs/heads.png
 """
