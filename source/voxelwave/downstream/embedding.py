@@ -42,7 +42,7 @@ def frame(volume: Volume, patch_size: int, *, size: Grid | None) -> Framed:
     return pad(volume, (depth, height, width))
 
 
-def tissue(framed: Framed, patch_size: int) -> Bool[Tensor, "d h w"]:
+def occupied_tokens(framed: Framed, patch_size: int) -> Bool[Tensor, "d h w"]:
     """Tell the tokens whose patch is not constant: all else is air, or what was padded."""
     patches = patchify(framed[None], patch_size)[0]
     varies = (patches.amax(2) > patches.amin(2)).any(1)
@@ -102,7 +102,7 @@ def embed_tokens(
     Raises ValueError where a chosen one is not of tissue.
     """
     framed = frame(volume, features.strides[-1], size=size)
-    if bool((chosen & ~tissue(framed, features.strides[-1])).any()):
+    if bool((chosen & ~occupied_tokens(framed, features.strides[-1])).any()):
         raise ValueError("a chosen token is air, whose features are not computed")
     numbers = chosen.flatten().cumsum(0).view(chosen.shape) - 1
     rows = torch.zeros(int(chosen.sum()), features.channels[-1])
@@ -133,7 +133,7 @@ class _Tile(NamedTuple):
 def _tiles(features: FeaturePyramid, framed: Framed) -> Iterator[_Tile]:
     """Yield the features of the framed scan, in one piece where that is small enough; tiles of air are left out."""
     patch_size = features.strides[-1]
-    varies = tissue(framed, patch_size)
+    varies = occupied_tokens(framed, patch_size)
     if not bool(varies.any()):
         varies = torch.ones_like(varies)
     device = next(features.parameters()).device

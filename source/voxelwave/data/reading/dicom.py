@@ -105,7 +105,7 @@ def read_series(series: Series) -> Volume:
         if (piece.slope, piece.intercept) != (1, 0):
             values *= np.float32(piece.slope)
             values += np.float32(piece.intercept)
-    return towards_ras(stack.at_even_gaps(slices).transpose(2, 1, 0), info.affine)
+    return towards_ras(stack.at_even_gaps(slices).transpose(2, 1, 0), info.affine)._replace(source=info)
 
 
 def _parts(planes: list[Plane], tags: Sequence[str] = APART) -> list[tuple[str, list[Plane]]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,9 +14,10 @@ from voxelwave.contracts import Grid
 from voxelwave.data.listing.cases import Case
 from voxelwave.data.scaled import Scaled
 from voxelwave.downstream.classification import predict_targets
-from voxelwave.downstream.inference import grid_of, labels_onto_grid, predict_volume, write_prediction
+from voxelwave.downstream.inference import predict_volume, write_most_probable
 from voxelwave.errors import InputError
 from voxelwave.ops.files import write_text
+from voxelwave.ops.tables import as_csv
 
 LEGEND = "labels.json"
 OF_A_SEGMENTATION = "_seg.nii.gz"  # a word by which label maps are told from images, here and elsewhere
@@ -70,12 +70,10 @@ class SegmentationFolder:
         logits = predict_volume(
             self._model, scan.volume, window=self._window, overlap=self._overlap, batch_size=self._batch_size
         )
-        grid = grid_of(case.image)
-        labels = labels_onto_grid(logits, scan.affine, shape=grid.shape, to_affine=grid.affine)
         path = self._path(case)
         write_text(self._out / LEGEND, json.dumps(self._legend, indent=2) + "\n")
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_prediction(path, labels, grid.affine, like=case.image)
+        write_most_probable(path, logits, scan.affine, like=scan.source)
 
     def _path(self, case: Case) -> Path:
         return self._out / f"{self._places[case.image]}{OF_A_SEGMENTATION}"
@@ -110,11 +108,7 @@ class TargetTable:
         row = {"image": str(case.image), "modality": case.modality, "model": self._name}
         named = zip(self._targets, probabilities, strict=True)
         self._rows[str(case.image)] = row | {target: f"{probability:.6f}" for target, probability in named}
-        table = io.StringIO()
-        writer = csv.DictWriter(table, self._columns, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(self._rows.values())
-        write_text(self._out, table.getvalue())
+        write_text(self._out, as_csv(self._columns, self._rows.values()))
 
     def _read(self) -> list[dict[str, str]]:
         try:

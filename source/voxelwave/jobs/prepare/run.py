@@ -21,7 +21,7 @@ from voxelwave.jobs.common.console import Console
 from voxelwave.jobs.common.outcome import Outcome
 from voxelwave.jobs.common.processes import run_all
 from voxelwave.jobs.prepare.labels import pair_labels
-from voxelwave.jobs.prepare.preparation import Preparation, told_beforehand
+from voxelwave.jobs.prepare.preparation import Preparation, channels_of
 from voxelwave.jobs.prepare.report import print_summary, write_contact_sheet
 from voxelwave.jobs.prepare.settings import check, check_data_set, record_settings
 from voxelwave.jobs.prepare.work import (
@@ -158,8 +158,8 @@ class Preparer:
     def _parted(self, scan: Scan) -> list[Scan]:
         """Return the volumes of a file of several; what is wrong with a file is found when it is read."""
         try:
-            reader = self.readers.get(told_beforehand(scan, self.how).modality or "")
-            return frames_of(scan, scan.read_header(), self.how.frames, reader.channels if reader else 3)
+            channels = channels_of(scan.told(self.how.modality), self.readers)
+            return frames_of(scan, scan.read_header(), self.how.frames, channels)
         except UnusableVolume:
             return [scan]
 
