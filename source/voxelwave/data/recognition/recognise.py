@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, runtime_checkable
 
 from jaxtyping import Float32
 from numpy import ndarray
@@ -26,6 +26,7 @@ class NotAnImage(UnusableVolume):
     """A file is a label map, on which nothing is to be trained."""
 
 
+@runtime_checkable
 class HasValues(Protocol):
     """What reading a scan returns."""
 
