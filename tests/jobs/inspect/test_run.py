@@ -54,7 +54,7 @@ def test_modalities_are_told_by_words_then_by_shape_and_values(folder):
 
 
 def test_what_prepare_refuses_for_its_name_is_a_problem_here_too(folder):
-    hounsfield = np.random.default_rng(1).uniform(-1100, 900, (9, 10, 11))
+    hounsfield = np.random.default_rng(1).uniform(-1500, 900, (9, 10, 11))
     write(folder / "x/wrong_T2.nii", hounsfield)
     write(folder / "x/brain_pet.nii", np.abs(hounsfield))
     problems, rows = table(folder)
