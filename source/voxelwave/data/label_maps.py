@@ -44,8 +44,7 @@ class Classes:
         values: numbers, and ranges such as "1000-2035" with both ends, by the name of their class.
         others: "error" or "background": what a value is of which no class speaks.
 
-    Raises:
-        ValueError: for what is no such value, and for one that is in two classes.
+    Raises ValueError for what is no such value, and for one that is in two classes.
     """
 
     def __init__(self, values: Mapping[str, Sequence[int | str]], *, others: str = "error") -> None:
@@ -75,8 +74,7 @@ class Classes:
     def indices(self, labels: Integer[ndarray, "depth height width"]) -> Labels:
         """Return the place of each voxel's class in `names`.
 
-        Raises:
-            UnusableVolume: naming the values of which no class speaks, unless these are background.
+        Raises UnusableVolume, naming the values of which no class speaks, unless these are background.
         """
         beyond = len(self._place) - 1
         placed = self._place[np.where((labels < 0) | (labels > beyond), beyond, labels)]

@@ -35,8 +35,7 @@ class Scaled(NamedTuple):
 def read_scaled(path: Path, modality: Modality, *, spacing_mm: Spacing | None = None) -> Scaled:
     """Read a whole image, stored or not, towards RAS, as channels in [0, 1], resampled where `spacing_mm` is given.
 
-    Raises:
-        UnusableVolume: with a short reason, also for a label map.
+    Raises UnusableVolume with a short reason, also for a label map.
     """
     if is_stored(path):
         return scale_stored(StoredVolume(path), modality)

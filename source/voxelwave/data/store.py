@@ -77,8 +77,7 @@ def write_stored(
 ) -> None:
     """Write `array` atomically; `foreground` are voxels to centre crops on.
 
-    Raises:
-        OSError: where the disk does not take it.
+    Raises OSError where the disk does not take it.
     """
     import blosc2
 

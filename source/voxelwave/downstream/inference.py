@@ -106,8 +106,7 @@ def write_prediction(
     another spacing, and what it returns passes here unchanged. Both affines of a NIfTI file and their codes are kept
     as they are, so that viewers lay the labels over the image.
 
-    Raises:
-        OSError: where the disk does not take the file.
+    Raises OSError where the disk does not take the file.
     """
     placed = in_smallest_type(onto_grid(labels, affine, shape=like.grid, to_affine=like.affine))
     image = nibabel.Nifti1Image(placed, like.affine)

@@ -50,8 +50,7 @@ def find_cases(path: str | Path, *, modality: str = "", label: str = "") -> list
         modality: of images that say none; others of another modality are left out. "" takes all.
         label: a word in the names of label maps, to choose by where a prepared image has several.
 
-    Raises:
-        InputError: for a file that is missing or not such a list, in one line.
+    Raises InputError for a file that is missing or not such a list, in one line.
     """
     place = home_expanded(str(path))
     if (place / CASES).is_file():

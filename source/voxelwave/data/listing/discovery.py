@@ -78,8 +78,7 @@ def find_files(source: Source) -> list[VolumeFile]:
     source. A source with an empty modality takes every row, and every image of a prepared folder, and gives each file
     the modality that is said of it there, or "" where none is, or where two rows say two.
 
-    Raises:
-        InputError: where nothing is found.
+    Raises InputError where nothing is found.
     """
     place = home_expanded(source.path)
     if source.split is not None and not (place / MANIFEST).is_file():

@@ -117,8 +117,7 @@ def write_manifest(path: Path, rows: Iterable[Row]) -> None:
 def read_manifest(path: Path) -> list[Row]:
     """Read the rows; a last line that was cut off, as when its writer was killed, is left out.
 
-    Raises:
-        InputError: for a file that is no manifest.
+    Raises InputError for a file that is no manifest.
     """
     try:
         # Without the cut line first: it may end within a letter.

@@ -75,8 +75,7 @@ class Scan:
 def find_scans(sources: Sequence[str]) -> tuple[list[Scan], list[tuple[Scan, UnusableVolume]]]:
     """List the scans below each of `sources` (folders or files), sorted, and what cannot be one with the reason.
 
-    Raises:
-        InputError: for a source that does not exist or holds nothing that could be a scan.
+    Raises InputError for a source that does not exist or holds nothing that could be a scan.
     """
     scans: dict[str, Scan] = {}
     unusable: dict[str, tuple[Scan, UnusableVolume]] = {}

@@ -57,8 +57,7 @@ def accept_volumes(
     maximum; so a maximum is shared as evenly as the sources allow. Stored volumes have to be at `spacing_mm`.
     Checking the content reads every file that is not stored: for hundreds, not thousands.
 
-    Raises:
-        InputError: for a source without files, or none of whose files can be used.
+    Raises InputError for a source without files, or none of whose files can be used.
     """
     selection = Selection()
     for name in dict.fromkeys(source.modality for source in sources):

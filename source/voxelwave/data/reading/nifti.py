@@ -33,8 +33,7 @@ def read_volume(
 
     With `frame` it is that volume of a file of several.
 
-    Raises:
-        UnusableVolume: with a short reason, for whatever cannot be read or is not one volume.
+    Raises UnusableVolume with a short reason, for whatever cannot be read or is not one volume.
     """
     with as_unusable(path):
         image = nibabel.load(path)

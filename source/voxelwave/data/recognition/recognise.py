@@ -32,7 +32,7 @@ class HasValues(Protocol):
 
     @property
     def array(self) -> Float32[ndarray, "..."]:
-        """The values [D, H, W] or [D, H, W, channels]."""
+        """[D, H, W] or [D, H, W, channels]."""
         ...
 
 
@@ -40,12 +40,9 @@ ScanT = TypeVar("ScanT", bound=HasValues)
 
 
 def told_beforehand(path: Path, root: Path, *, given: str | None = None, tag: str | None = None) -> Told:
-    """Tell the modality of a scan before its values are read.
+    """Tell the modality of a scan before its values are read: as the user gives it, by DICOM tag, or by its names.
 
-    Args:
-        root: the folder that was searched; folders above it are not asked.
-        given: the modality that the user states; nothing else is asked then.
-        tag: the Modality of a DICOM header; names are not asked then.
+    Folders are asked up to `root`, the one that was searched.
     """
     if given:
         return Told(given, GIVEN)
@@ -55,18 +52,18 @@ def told_beforehand(path: Path, root: Path, *, given: str | None = None, tag: st
 
 
 def recognise(told: Told, name: Path, read: Callable[[], ScanT], *, problem: str | None = None) -> tuple[Told, ScanT]:
-    """Read a scan, once, and tell its modality also by its values; where nothing tells it, it stays None.
+    """Read a scan, at most once, and return it with its modality; that stays None where nothing tells it.
 
     Args:
-        told: as `told_beforehand` returns it.
-        name: of the file; an empty path where its name may not tell a label map.
-        read: reads the values; it is not called where something speaks against the scan already.
-        problem: why the header speaks against it, None where it does not.
+        told: what `told_beforehand` returns.
+        name: of the file; an empty path where the name does not count.
+        read: reads the values.
+        problem: what the header says against the scan.
 
     Raises:
         NotAnImage: for a label map, told by its name or by its values.
-        UnusableVolume: for a modality that cannot be used, for `problem`, for values that contradict a name or a DICOM
-            tag, and whatever `read` raises.
+        UnusableVolume: for a modality that is none of those that can be used, for `problem`, and for values that
+            contradict a name or a DICOM tag.
     """
     # 1. What is known before the values are read.
     if told.modality == "":
@@ -75,12 +72,12 @@ def recognise(told: Told, name: Path, read: Callable[[], ScanT], *, problem: str
         raise UnusableVolume(problem)
     if reason := label_map_reason(name):
         raise NotAnImage(reason)
-    # 2. The values.
+    # 2. What the values tell.
     scan = read()
     if reason := label_map_reason(name, scan.array):
         raise NotAnImage(reason)
     if told.modality is None:
         told = modality_by_content(scan.array)
-    if told.rule != GIVEN and (contradicted := contradiction(told, scan.array)):
-        raise UnusableVolume(contradicted)
+    if told.rule != GIVEN and (reason := contradiction(told, scan.array)):
+        raise UnusableVolume(reason)
     return told, scan

@@ -38,8 +38,7 @@ def inspect(path: str, *, modality: str | None = None, console: Console | None =
     Without `modality` it is told as `voxelwave prepare` does, and is `?` where nothing tells it. Stored volumes
     are read whole, so that a damaged one is found.
 
-    Raises:
-        InputError: where there is no volume at `path`, or no such modality.
+    Raises InputError where there is no volume at `path`, or no such modality.
     """
     if modality is not None:
         MODALITIES.get(modality)

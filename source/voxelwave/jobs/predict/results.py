@@ -14,6 +14,7 @@ from voxelwave.contracts import Grid
 from voxelwave.data.listing.cases import Case
 from voxelwave.data.scaled import Scaled
 from voxelwave.downstream.classification import predict_targets
+from voxelwave.downstream.description import crop_size
 from voxelwave.downstream.inference import predict_volume, write_most_probable
 from voxelwave.errors import InputError
 from voxelwave.ops.files import write_text
@@ -49,7 +50,7 @@ class SegmentationFolder:
         if out.suffix in (".csv", ".nii", ".gz") or (out.exists() and not out.is_dir()):
             raise InputError(f"{out} is no folder: the label maps of a segmentation go into one")
         self._model, self._out, self._places = model, out, places
-        self._window, self._overlap, self._batch_size = _crop_size(description), overlap, batch_size
+        self._window, self._overlap, self._batch_size = _window(description), overlap, batch_size
         self.lock = out / ".lock"
         self._legend = {
             "classes": {str(value): name for value, name in enumerate(description["task"]["classes"])},
@@ -90,7 +91,7 @@ class TargetTable:
             raise InputError(
                 f"{out} is no table: the probabilities of a classification go into a file that ends in .csv"
             )
-        self._model, self._out, self._size = model, out, _crop_size(description)
+        self._model, self._out, self._size = model, out, _window(description)
         self._targets = list(description["task"]["targets"])
         self._name = description["sha256"][:MODEL_DIGITS]
         self._columns = ["image", "modality", *self._targets, "model"]
@@ -122,12 +123,11 @@ class TargetTable:
         return rows
 
 
-def _crop_size(description: Mapping[str, Any]) -> Grid:
-    try:
-        depth, height, width = (int(side) for side in description["preprocessing"]["crop_size"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"the description of the model is damaged: {error!r}; take it from its run again") from None
-    return depth, height, width
+def _window(description: Mapping[str, Any]) -> Grid:
+    """Return the size at which the model was trained; raises InputError where its description lacks it."""
+    if (size := crop_size(description)) is None:
+        raise InputError("the description of the model names no crop_size: take it from its run again")
+    return size
 
 
 def _differing(record: Path, legend: Mapping[str, Any]) -> str | None:

@@ -46,8 +46,7 @@ def predict(
         overlap: of windows, as a share of their side.
         batch_size: windows at a time.
 
-    Raises:
-        InputError: where there is no such run or nothing to predict, or `out` is of another model.
+    Raises InputError where there is no such run or nothing to predict, or `out` is of another model.
     """
     console = console or Console()
     if not 0 <= overlap < 1 or batch_size < 1:
