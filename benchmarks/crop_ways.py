@@ -62,7 +62,7 @@ class Mapped:
         values = orientations.apply_orientation(np.asarray(self._image.dataobj[tuple(slices)]), self._axes)
         return torch.from_numpy(self._modality.scale(values, self._bounds))
 
-    def tissue(self, generator: torch.Generator) -> list[int]:
+    def foreground_voxel(self, generator: torch.Generator) -> list[int]:
         """Return a voxel of the foreground."""
         return self._places[int(torch.randint(len(self._places), (), generator=generator))]
 

@@ -8,8 +8,8 @@ from voxelwave.downstream.embedding import (
     embed_volume,
     fitted_size,
     frame,
+    occupied_tokens,
     random_crops,
-    tissue,
     untrained_twin,
 )
 from voxelwave.downstream.features import FeaturePyramid
@@ -87,7 +87,7 @@ def test_a_large_volume_goes_in_tiles_whose_tokens_count_alike():
         for h in range(0, 32, 16):
             for w in range(0, 48, 16):
                 tile = volume[:, d : d + 16, h : h + 16, w : w + 16]
-                tokens = int(tissue(tile, 4).sum())
+                tokens = int(occupied_tokens(tile, 4).sum())
                 total, count = total + tokens * embed_volume(features, tile, size=None), count + tokens
     embedding = embed_volume(features, volume, size=None)
     torch.testing.assert_close(embedding, total / count, atol=1e-5, rtol=0)
@@ -97,7 +97,7 @@ def test_a_large_volume_goes_in_tiles_whose_tokens_count_alike():
 
 def test_chosen_tokens_are_those_of_the_whole_grid():
     features, volume = pyramid(crop_size=[16, 16, 16]), head(48, 32, 32)
-    varies = tissue(frame(volume, 4, size=None), 4)
+    varies = occupied_tokens(frame(volume, 4, size=None), 4)
     everywhere = embed_tokens(features, volume, chosen=varies, size=None)
     torch.testing.assert_close(everywhere.mean(0), embed_volume(features, volume, size=None), atol=1e-5, rtol=0)
     chosen = varies & (torch.rand(varies.shape) < 0.3)

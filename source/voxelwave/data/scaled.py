@@ -11,32 +11,53 @@ from torch import Tensor
 
 from voxelwave.data.modalities import Modality
 from voxelwave.data.reading.nifti import read_volume
-from voxelwave.data.reading.volume import Affine, Spacing, resample
+from voxelwave.data.reading.volume import Affine, Spacing, Volume, VolumeInfo, resample
 from voxelwave.data.recognition.labels import label_map_reason
 from voxelwave.data.store import StoredVolume, is_stored
 from voxelwave.errors import UnusableVolume
 
 
 class Scaled(NamedTuple):
-    """A volume as a network sees it, and the way from its voxels to mm (RAS+)."""
+    """A volume as a network sees it.
+
+    Attributes:
+        affine: voxel to mm, RAS+.
+        source: grid and affine of the file that it was read from, or that the stored volume was made of.
+        modality: its name, as a `ScanReader` tells it; "" where the reader was handed what scales the scan.
+    """
 
     volume: Float[Tensor, "channel depth height width"]
     affine: Affine
+    source: VolumeInfo
+    modality: str = ""
 
 
 def read_scaled(path: Path, modality: Modality, *, spacing_mm: Spacing | None = None) -> Scaled:
     """Read a whole image, stored or not, towards RAS, as channels in [0, 1], resampled where `spacing_mm` is given.
 
-    Raises:
-        UnusableVolume: with a short reason, also for a label map.
+    Raises UnusableVolume with a short reason, also for a label map.
     """
     if is_stored(path):
-        stored = StoredVolume(path)
-        scaled = torch.from_numpy(modality.scale(stored.read(), stored.info.bounds))
-        return Scaled(scaled, stored.affine)
+        return scale_stored(StoredVolume(path), modality)
     volume = read_volume(path, channels=modality.channels)
     if reason := label_map_reason(path, volume.array):
         raise UnusableVolume(reason)
+    return scale(volume, modality, spacing_mm=spacing_mm)
+
+
+def scale_stored(stored: StoredVolume, modality: Modality) -> Scaled:
+    """Read a stored volume whole, and scale it; raises DamagedVolume where a chunk is damaged."""
+    volume = torch.from_numpy(modality.scale(stored.read(), stored.info.bounds))
+    return Scaled(volume, stored.affine, stored.source)
+
+
+def scale(volume: Volume, modality: Modality, *, spacing_mm: Spacing | None = None) -> Scaled:
+    """Resample a volume that was read from a file, where `spacing_mm` is given, and scale it.
+
+    Raises UnusableVolume where it is no image of the modality.
+    """
+    source = volume.source
+    assert source is not None
     if spacing_mm is not None:
         volume = resample(volume, spacing_mm)
-    return Scaled(torch.from_numpy(modality(volume.array)), volume.affine)
+    return Scaled(torch.from_numpy(modality(volume.array)), volume.affine, source)

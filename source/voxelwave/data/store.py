@@ -30,6 +30,7 @@ from numpy import ndarray
 from pydantic import BaseModel, ConfigDict
 
 from voxelwave.contracts import Grid
+from voxelwave.data.reading.volume import VolumeInfo
 from voxelwave.errors import DamagedVolume, UnusableVolume
 from voxelwave.ops.files import replacing
 
@@ -76,8 +77,7 @@ def write_stored(
 ) -> None:
     """Write `array` atomically; `foreground` are voxels to centre crops on.
 
-    Raises:
-        OSError: where the disk does not take it.
+    Raises OSError where the disk does not take it.
     """
     import blosc2
 
@@ -164,6 +164,13 @@ class StoredVolume:
     def affine(self) -> Float64[ndarray, "4 4"]:
         """Voxel to mm, RAS+."""
         return np.array(self.info.affine, dtype=np.float64)
+
+    @property
+    def source(self) -> VolumeInfo:
+        """The file that it was made of, axes towards RAS; the stored volume itself where that is not known."""
+        if not self.info.source_shape:
+            return VolumeInfo(self.shape, self.affine, self.dtype)
+        return VolumeInfo(self.info.source_shape, np.array(self.info.source_affine, dtype=np.float64), self.dtype)
 
     def crop(self, start: Sequence[int], size: Sequence[int]) -> Shaped[ndarray, "..."]:
         """Return the stored values of the cuboid of `size` that begins at `start`, with all channels."""

@@ -17,15 +17,15 @@ from torch import Tensor, nn
 from voxelwave.data.listing.discovery import walk
 from voxelwave.data.recognition.labels import label_map_reason, without_suffix
 from voxelwave.data.scaled import Scaled
-from voxelwave.downstream.inference import grid_of, labels_onto_grid, write_prediction
+from voxelwave.downstream.inference import write_most_probable
 from voxelwave.errors import InputError, UnusableVolume
 from voxelwave.ops.files import replacing, write_text
 
 logger = logging.getLogger("voxelwave")
 
 
-class Scan(NamedTuple):
-    """A file, its place in the folder without a suffix, and how to read it."""
+class ScanFile(NamedTuple):
+    """A file, its place in the folder without a suffix, and a function that reads it."""
 
     path: Path
     name: str
@@ -58,9 +58,9 @@ class Scans:
     def __len__(self) -> int:
         return len(self._files)
 
-    def __iter__(self) -> Iterator[Scan]:
+    def __iter__(self) -> Iterator[ScanFile]:
         for file in self._files:
-            yield Scan(file, self._name(file), partial(self._transform, file, self._modality))
+            yield ScanFile(file, self._name(file), partial(self._transform, file, self._modality))
 
     def _name(self, file: Path) -> str:
         return str(file.relative_to(self._root).with_name(without_suffix(file.name)))
@@ -83,7 +83,7 @@ class Evaluator:
         *,
         dataset: Scans,
         inferer: Callable[[nn.Module, Tensor], Tensor],
-        postprocessing: Callable[[Tensor, Scan, Scaled, Path], Path],
+        postprocessing: Callable[[Tensor, ScanFile, Scaled, Path], Path],
         output_dir: str,
     ) -> None:
         self.network = network
@@ -115,17 +115,16 @@ class Evaluator:
 
 
 def write_segmentation(
-    result: Float[Tensor, "class depth height width"], scan: Scan, scaled: Scaled, place: Path
+    result: Float[Tensor, "class depth height width"], _scan: ScanFile, scaled: Scaled, place: Path
 ) -> Path:
     """Write the most probable class of each voxel, in the grid of the scan's own file."""
-    out, grid = place.with_name(f"{place.name}_seg.nii.gz"), grid_of(scan.path)
-    labels = labels_onto_grid(result, scaled.affine, shape=grid.shape, to_affine=grid.affine)
-    write_prediction(out, labels, grid.affine, like=scan.path)
+    out = place.with_name(f"{place.name}_seg.nii.gz")
+    write_most_probable(out, result, scaled.affine, like=scaled.source)
     return out
 
 
 def write_probabilities(
-    result: Float[Tensor, " target"], _scan: Scan, _scaled: Scaled, place: Path, *, targets: list[str]
+    result: Float[Tensor, " target"], _scan: ScanFile, _scaled: Scaled, place: Path, *, targets: list[str]
 ) -> Path:
     """Write the probability of each target, by its name."""
     out = place.with_name(f"{place.name}.json")
@@ -133,7 +132,7 @@ def write_probabilities(
     return out
 
 
-def write_embedding(result: Float[Tensor, " embed"], _scan: Scan, _scaled: Scaled, place: Path) -> Path:
+def write_embedding(result: Float[Tensor, " embed"], _scan: ScanFile, _scaled: Scaled, place: Path) -> Path:
     """Write the vector of a scan as `embedding`."""
     out = place.with_name(f"{place.name}.npz")
     with replacing(out) as part:

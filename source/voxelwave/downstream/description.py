@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from voxelwave.contracts import Grid
+from voxelwave.errors import InputError
 from voxelwave.registry import MODALITIES
 
 FORMAT_VERSION = 1
@@ -53,3 +55,15 @@ def modality_settings(description: Mapping[str, Any]) -> dict[str, dict[str, Any
         name: {key: value for key, value in settings.items() if key not in ("channels", "range")}
         for name, settings in given.items()
     }
+
+
+def crop_size(description: Mapping[str, Any]) -> Grid | None:
+    """Return the sides of a training crop, or None where none are named; raises InputError where they are damaged."""
+    crop = description.get("preprocessing", {}).get("crop_size")
+    if crop is None:
+        return None
+    try:
+        depth, height, width = (int(side) for side in crop)
+    except (TypeError, ValueError):
+        raise InputError(f"the description of the model is damaged: its crop_size is {crop}") from None
+    return depth, height, width

@@ -1,4 +1,4 @@
-"""One vector for a whole scan: the mean of a backbone's features over its tissue."""
+"""One vector for a whole scan: the mean of a backbone's features over the tokens that show something."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from torch import Tensor
 from voxelwave.contracts import Grid
 from voxelwave.data.batches.cuboids import InMemory
 from voxelwave.data.batches.views import RandomView, fit, pad
+from voxelwave.downstream.description import crop_size
 from voxelwave.downstream.features import FeaturePyramid
-from voxelwave.errors import InputError
 from voxelwave.ops.patches import patchify, token_grid
 from voxelwave.ops.seeding import key_to_seed
 from voxelwave.registry import BACKBONES
@@ -29,21 +29,21 @@ Framed = Float[Tensor, "channel framed_depth framed_height framed_width"]
 
 
 def fitted_size(features: FeaturePyramid) -> Grid | None:
-    """Return the size that the backbone was shown whole scans at, or None where it saw voxels as they are."""
+    """Return the size that whole scans had in the training of the backbone; None where it saw crops of them."""
     preprocessing = features.description.get("preprocessing", {})
-    return _crop_size(features) if preprocessing.get("view_share") else None
+    return crop_size(features.description) if preprocessing.get("view_share") else None
 
 
 def frame(volume: Volume, patch_size: int, *, size: Grid | None) -> Framed:
-    """Return the whole scan fitted into `size`, or where that is None as it is, in whole patches; around it is air."""
+    """Fit a whole scan into `size`, unless that is None, and pad it with air to sides that are whole patches."""
     if size is not None:
         volume = fit(volume, size)
     depth, height, width = (-(-side // patch_size) * patch_size for side in volume.shape[1:])
     return pad(volume, (depth, height, width))
 
 
-def tissue(framed: Framed, patch_size: int) -> Bool[Tensor, "d h w"]:
-    """Tell the tokens whose patch is not constant: all else is air, or what was padded."""
+def occupied_tokens(framed: Framed, patch_size: int) -> Bool[Tensor, "d h w"]:
+    """Tell which tokens show something: those whose patch is not constant, as air and padding are."""
     patches = patchify(framed[None], patch_size)[0]
     varies = (patches.amax(2) > patches.amin(2)).any(1)
     on_grid: Tensor = varies.unflatten(0, token_grid(framed.shape, patch_size))
@@ -51,10 +51,10 @@ def tissue(framed: Framed, patch_size: int) -> Bool[Tensor, "d h w"]:
 
 
 def embed_volume(features: FeaturePyramid, volume: Volume, *, size: Grid | None) -> Float[Tensor, " embed"]:
-    """Return the mean of the features over the tokens of tissue, of all tokens where there is none; on the CPU.
+    """Return the mean of the features over the occupied tokens, or over all where none is; on the CPU.
 
-    Blocks of air around a head are not read, so that an embedding does not depend on how much of it there is. A volume
-    of more than eight training crops goes through in tiles of their size.
+    Blocks of air around a head are not read, so that an embedding does not depend on how much air a scan shows. A
+    volume of more than eight training crops goes through the backbone in tiles of the size of one.
 
     Args:
         features: of which the last level is taken.
@@ -74,7 +74,7 @@ def embed_volume(features: FeaturePyramid, volume: Volume, *, size: Grid | None)
 def embed_crops(
     features: FeaturePyramid, volume: Volume, *, count: int, generator: torch.Generator, size: Grid | None
 ) -> Float[Tensor, "{count} embed"]:
-    """Return the embeddings of random crops around tissue, as `random_crops` cuts them."""
+    """Return the embeddings of the crops that `random_crops` cuts."""
     crops = random_crops(features, volume, count=count, generator=generator, size=size)
     return torch.stack([embed_volume(features, crop, size=None) for crop in crops])
 
@@ -82,10 +82,10 @@ def embed_crops(
 def random_crops(
     features: FeaturePyramid, volume: Volume, *, count: int, generator: torch.Generator, size: Grid | None
 ) -> Float[Tensor, "{count} channel crop_depth crop_height crop_width"]:
-    """Cut crops around tissue out of the framed scan: 3/4 of its sides in whole patches, a training crop at most."""
+    """Cut crops around voxels that are not air; each side is 3/4 of the scan's, or the training crop's if smaller."""
     patch_size = features.strides[-1]
     framed = frame(volume, patch_size, size=size)
-    most = _crop_size(features) or framed.shape[1:]
+    most = crop_size(features.description) or framed.shape[1:]
     depth, height, width = (
         patch_size * max(1, min(int(side * CROP_SHARE), largest) // patch_size)
         for side, largest in zip(framed.shape[1:], most, strict=True)
@@ -97,12 +97,12 @@ def random_crops(
 def embed_tokens(
     features: FeaturePyramid, volume: Volume, *, chosen: Bool[Tensor, "d h w"], size: Grid | None
 ) -> Float[Tensor, "token embed"]:
-    """Return the features of the chosen tokens of tissue of the framed scan, in raster order, on the CPU.
+    """Return the features of the chosen tokens of the framed scan, in raster order, on the CPU.
 
-    Raises ValueError where a chosen one is not of tissue.
+    Raises ValueError where a chosen token is not occupied.
     """
     framed = frame(volume, features.strides[-1], size=size)
-    if bool((chosen & ~tissue(framed, features.strides[-1])).any()):
+    if bool((chosen & ~occupied_tokens(framed, features.strides[-1])).any()):
         raise ValueError("a chosen token is air, whose features are not computed")
     numbers = chosen.flatten().cumsum(0).view(chosen.shape) - 1
     rows = torch.zeros(int(chosen.sum()), features.channels[-1])
@@ -113,7 +113,7 @@ def embed_tokens(
 
 
 def untrained_twin(features: FeaturePyramid, *, seed: int) -> FeaturePyramid:
-    """Return the same architecture with random weights that follow from `seed`: what features are to be better than."""
+    """Return the same architecture with random weights, drawn by `seed`: a baseline for trained features."""
     architecture = features.description["architecture"]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(key_to_seed(seed, "untrained twin"))
@@ -133,7 +133,7 @@ class _Tile(NamedTuple):
 def _tiles(features: FeaturePyramid, framed: Framed) -> Iterator[_Tile]:
     """Yield the features of the framed scan, in one piece where that is small enough; tiles of air are left out."""
     patch_size = features.strides[-1]
-    varies = tissue(framed, patch_size)
+    varies = occupied_tokens(framed, patch_size)
     if not bool(varies.any()):
         varies = torch.ones_like(varies)
     device = next(features.parameters()).device
@@ -149,7 +149,7 @@ def _tiles(features: FeaturePyramid, framed: Framed) -> Iterator[_Tile]:
 
 
 def _places(features: FeaturePyramid, grid: tuple[int, ...]) -> list[tuple[slice, ...]]:
-    crop = _crop_size(features)
+    crop = crop_size(features.description)
     most = None if crop is None else tuple(max(1, side // features.strides[-1]) for side in crop)
     if most is None or prod(grid) <= CROPS_AT_ONCE * prod(most):
         return [tuple(slice(0, side) for side in grid)]
@@ -168,14 +168,3 @@ def _surroundings(wanted: Bool[Tensor, "d h w"], features: FeaturePyramid) -> Bo
     for axis in (1, 2, 3):
         kept = kept.repeat_interleave(side, axis)
     return kept[0, : wanted.shape[0], : wanted.shape[1], : wanted.shape[2]] == 0
-
-
-def _crop_size(features: FeaturePyramid) -> Grid | None:
-    crop = features.description.get("preprocessing", {}).get("crop_size")
-    if crop is None:
-        return None
-    try:
-        depth, height, width = (int(side) for side in crop)
-    except (TypeError, ValueError):
-        raise InputError(f"the description of the backbone is damaged: its crop_size is {crop}") from None
-    return depth, height, width

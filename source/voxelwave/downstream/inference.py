@@ -3,39 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import nibabel
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Float64, Integer
+from jaxtyping import Float, Integer
 from numpy import ndarray
-from scipy.ndimage import affine_transform
 from torch import Tensor, nn
 
 from voxelwave.contracts import Grid
-from voxelwave.data.reading.nifti import read_header
-from voxelwave.data.reading.unreadable import as_unusable
-from voxelwave.data.reading.volume import Affine, without_trailing_ones
-from voxelwave.data.store import StoredVolume, is_stored
+from voxelwave.data.label_maps import in_smallest_type, onto_grid, voxel_to_voxel
+from voxelwave.data.reading.volume import Affine, VolumeInfo
+from voxelwave.ops.evaluating import evaluating
 from voxelwave.ops.files import replacing
 
 SCANNER = 1  # the code of an affine that leads to the coordinates of the scanner
-# What tells viewers where a NIfTI file lies; which of its two affines they believe differs from one to the other.
-PLACE = (
-    *("sform_code", "srow_x", "srow_y", "srow_z", "qform_code", "quatern_b", "quatern_c", "quatern_d"),
-    *("qoffset_x", "qoffset_y", "qoffset_z", "pixdim", "xyzt_units"),
-)
-DECIMALS = 6  # of a voxel; affines that should agree differ by rounding, and halves are to go one way
 SLAB_VOXELS = 2**20
-
-
-class FileGrid(NamedTuple):
-    """The voxels of a file, axes in its own order, and the way from them to mm (RAS+)."""
-
-    shape: Grid
-    affine: Affine
 
 
 def predict_volume(
@@ -60,36 +44,18 @@ def predict_volume(
     from monai.inferers import sliding_window_inference
 
     parameter = next(model.parameters(), volume)
-    # Each by itself: a part that is kept frozen is in eval mode while the rest trains.
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        with torch.inference_mode():
-            logits: Tensor = sliding_window_inference(
-                volume[None].float(),
-                window,
-                batch_size,
-                lambda windows: model(windows).float(),
-                overlap=overlap,
-                mode="gaussian",
-                sw_device=parameter.device,
-                device=volume.device,
-            )
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
+    with evaluating(model):
+        logits: Tensor = sliding_window_inference(
+            volume[None].float(),
+            window,
+            batch_size,
+            lambda windows: model(windows).float(),
+            overlap=overlap,
+            mode="gaussian",
+            sw_device=parameter.device,
+            device=volume.device,
+        )
     return logits[0]
-
-
-def onto_grid(
-    labels: Integer[ndarray, "depth height width"], affine: Affine, *, shape: Grid, to_affine: Affine
-) -> Integer[ndarray, "other_depth other_height other_width"]:
-    """Return labels on another grid: each of its voxels gets the nearest label in space, 0 outside."""
-    way = _way(affine, to_affine)
-    if labels.shape == shape and np.array_equal(way, np.eye(4)):
-        return labels.copy()
-    placed: ndarray = affine_transform(labels, way, output_shape=shape, order=0, mode="grid-constant", cval=0)
-    return placed
 
 
 def labels_onto_grid(
@@ -103,7 +69,7 @@ def labels_onto_grid(
     """
     probabilities = logits.softmax(dim=0)[None]
     device, sides = logits.device, torch.tensor(logits.shape[1:], device=logits.device)
-    way = torch.from_numpy(_way(affine, to_affine)).to(device)
+    way = torch.from_numpy(voxel_to_voxel(affine, to_affine)).to(device)
     rows, columns = (torch.arange(side, device=device, dtype=torch.float64) for side in shape[1:])
     labels = np.empty(shape, dtype=np.int32)
     thickness = max(1, SLAB_VOXELS // (shape[1] * shape[2]))
@@ -123,22 +89,16 @@ def labels_onto_grid(
     return labels
 
 
-def grid_of(path: Path) -> FileGrid:
-    """Return the grid of an image file; of a stored volume that of the file it was made of, axes towards RAS.
-
-    Raises UnusableVolume where the file cannot be read.
-    """
-    if is_stored(path):
-        stored = StoredVolume(path)
-        if not stored.info.source_shape:
-            return FileGrid(stored.grid, stored.affine)
-        return FileGrid(_three(stored.info.source_shape), np.array(stored.info.source_affine, dtype=np.float64))
-    info = read_header(path)
-    return FileGrid(_three(info.shape), info.affine)
+def write_most_probable(
+    path: Path, logits: Float[Tensor, "class depth height width"], affine: Affine, *, like: VolumeInfo
+) -> Integer[ndarray, "file_depth file_height file_width"]:
+    """Write the most probable class of each voxel of the file `like` as a NIfTI file, and return what was written."""
+    labels = labels_onto_grid(logits, affine, shape=like.grid, to_affine=like.affine)
+    return write_prediction(path, labels, like.affine, like=like)
 
 
 def write_prediction(
-    path: Path, labels: Integer[ndarray, "depth height width"], affine: Affine, *, like: Path
+    path: Path, labels: Integer[ndarray, "depth height width"], affine: Affine, *, like: VolumeInfo
 ) -> Integer[ndarray, "file_depth file_height file_width"]:
     """Write labels as a NIfTI file of whole numbers in the grid of the file `like`, and return what was written.
 
@@ -146,49 +106,17 @@ def write_prediction(
     another spacing, and what it returns passes here unchanged. Both affines of a NIfTI file and their codes are kept
     as they are, so that viewers lay the labels over the image.
 
-    Raises:
-        UnusableVolume: where `like` cannot be read.
-        OSError: where the disk does not take the file.
+    Raises OSError where the disk does not take the file.
     """
-    grid = grid_of(like)
-    placed = _smallest(onto_grid(labels, affine, shape=grid.shape, to_affine=grid.affine))
-    image = nibabel.Nifti1Image(placed, grid.affine)
-    if (header := _nifti_header(like)) is not None:
-        for field in PLACE:
-            image.header[field] = header[field]
+    placed = in_smallest_type(onto_grid(labels, affine, shape=like.grid, to_affine=like.affine))
+    image = nibabel.Nifti1Image(placed, like.affine)
+    if like.placement:
+        for field, value in like.placement.items():
+            image.header[field] = value
         image.header["pixdim"][4:] = 0
     else:
         image.header.set_xyzt_units("mm")
-        image.set_sform(grid.affine, SCANNER)
+        image.set_sform(like.affine, SCANNER)
     with replacing(path) as part:
         nibabel.save(image, part)
     return placed
-
-
-def _way(affine: Affine, to_affine: Affine) -> Float64[ndarray, "4 4"]:
-    """Return the way from the voxels of a grid to those of one with `affine`."""
-    way: Float64[ndarray, "4 4"] = np.round(np.linalg.inv(affine) @ to_affine, DECIMALS) + 0.0
-    return way
-
-
-def _three(shape: tuple[int, ...]) -> Grid:
-    """Return the sides of an image without its channels."""
-    depth, height, width = (int(side) for side in without_trailing_ones(shape)[:3])
-    return depth, height, width
-
-
-def _smallest(labels: Integer[ndarray, "..."]) -> Integer[ndarray, "..."]:
-    """Return labels in the smallest type that every reader of NIfTI knows."""
-    lowest, highest = int(labels.min(initial=0)), int(labels.max(initial=0))
-    for dtype in (np.uint8, np.int16, np.int32):
-        if np.iinfo(dtype).min <= lowest and highest <= np.iinfo(dtype).max:
-            return labels.astype(dtype)
-    raise ValueError(f"labels are whole numbers of 32 bits, got {lowest} to {highest}")
-
-
-def _nifti_header(path: Path) -> Any:
-    if is_stored(path):
-        return None
-    with as_unusable(path):
-        image = nibabel.load(path)
-        return image.header if isinstance(image, nibabel.Nifti1Image) else None

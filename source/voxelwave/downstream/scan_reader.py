@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from voxelwave.data.listing.discovery import VolumeFile
-from voxelwave.data.listing.selection import refusal_reason
+from voxelwave.data.listing.selection import stored_refusal
 from voxelwave.data.modalities import Modality
-from voxelwave.data.scaled import Scaled, read_scaled
+from voxelwave.data.reading.nifti import read_volume
+from voxelwave.data.recognition.recognise import recognise, told_beforehand
+from voxelwave.data.scaled import Scaled, scale, scale_stored
+from voxelwave.data.store import StoredVolume, is_stored
 from voxelwave.downstream.description import modality_settings
 from voxelwave.downstream.features import FeaturePyramid
 from voxelwave.errors import InputError, UnusableVolume
@@ -22,6 +25,10 @@ class ScanReader:
         self._counts = features.in_channels
         self._settings = modality_settings(features.description)
         self._spacing_mm = _spacing(features.description.get("preprocessing", {}).get("spacing_mm"))
+        # A model of a task knows what it was trained on; a backbone may be tried on anything of as many channels.
+        trained = self._settings if "task" in features.description else ()
+        names = trained or MODALITIES.names()
+        self._taken = [name for name in names if MODALITIES.get(name).channels in self._counts]
         self._readers: dict[str, Modality] = {}
 
     def modality(self, name: str) -> Modality:
@@ -37,18 +44,37 @@ class ScanReader:
             self._readers[name] = reader
         return self._readers[name]
 
-    def __call__(self, path: Path, modality: str) -> Scaled:
-        """Read a whole scan, stored or not.
+    def __call__(self, path: Path, modality: str = "", *, root: Path | None = None) -> Scaled:
+        """Read a whole scan, stored or not, once.
+
+        Args:
+            modality: "" tells it as `voxelwave prepare` does; a stored volume says it.
+            root: the folder that was searched, which is asked as well; None asks the nearest folder alone.
 
         Raises:
-            UnusableVolume: with a short reason, for a stored volume also where it was prepared otherwise.
-            InputError: see `modality`.
+            UnusableVolume: with a short reason, also for a modality that nothing tells or that the model does not take,
+                and for a stored volume that was prepared otherwise.
         """
-        reader = self.modality(modality)
-        file = VolumeFile(path, modality)
-        if reason := refusal_reason(file, reader, check_content=False, spacing_mm=self._spacing_mm):
-            raise UnusableVolume(reason)
-        return read_scaled(path, reader, spacing_mm=self._spacing_mm)
+        if is_stored(path):
+            stored = StoredVolume(path)
+            name = modality or stored.info.modality
+            reader = self._reader(name)
+            if reason := stored_refusal(stored, name, reader, spacing_mm=self._spacing_mm):
+                raise UnusableVolume(reason)
+            return scale_stored(stored, reader)._replace(modality=name)
+        told = told_beforehand(path, root or path.parent, given=modality)
+        read = partial(read_volume, path)
+        if told.modality:
+            read = partial(read_volume, path, channels=self._reader(told.modality).channels)
+        told, volume = recognise(told, path, read)
+        name = told.known()
+        return scale(volume, self._reader(name), spacing_mm=self._spacing_mm)._replace(modality=name)
+
+    def _reader(self, name: str) -> Modality:
+        """Return what scales a modality; raises UnusableVolume where the model does not take it."""
+        if name not in self._taken:
+            raise UnusableVolume(f"{name}, and the model takes {' and '.join(self._taken)}")
+        return self.modality(name)
 
 
 def _spacing(given: Any) -> float | tuple[float, float, float] | None:

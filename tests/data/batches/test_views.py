@@ -97,7 +97,7 @@ def test_the_store_shows_what_memory_shows(tmp_path, modality, view):
     write_stored(tmp_path / "a.vxw", packed.array, info, np.array([[3, 4, 5], [19, 29, 24]], dtype=np.int16))
     stored = InStore(StoredVolume(tmp_path / "a.vxw"), modality)
     memory = InMemory(torch.from_numpy(modality(array)))
-    memory.tissue = stored.tissue  # the same places to centre on
+    memory.foreground_voxel = stored.foreground_voxel  # the same places to centre on
     tolerance = 2.5e-4 if modality.channels == 1 else 0.5 / min(width for _, width in modality.windows_hu)
     for seed in range(10):
         shown, expected = (view(volume, torch_generator(seed)) for volume in (stored, memory))

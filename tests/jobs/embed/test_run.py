@@ -9,6 +9,7 @@ import torch
 from pyarrow import parquet
 from typer.testing import CliRunner
 
+from support.readings import counted_readings
 from voxelwave import __version__, load_backbone
 from voxelwave.backbones.waveformer import WaveFormer3D
 from voxelwave.cli import app
@@ -88,6 +89,18 @@ def test_the_same_scans_give_the_same_file(weights, heads, tmp_path):
         for out in (first, again):
             embed(weights, str(heads / "mri"), out, console=QUIET)
         assert first.read_bytes() == again.read_bytes()
+
+
+def test_a_scan_is_opened_once_and_read_once(weights, heads, tmp_path, monkeypatch):
+    folder = tmp_path / "scans"
+    folder.mkdir()
+    shutil.copy(heads / "mri" / "head_0000_T1.nii.gz", folder / "anna_T1.nii.gz")
+    shutil.copy(heads / "ct" / "head_0000_hu.nii.gz", folder / "told_by_its_values.nii.gz")
+    shutil.copy(heads / "labels" / "head_0000_T1_labels.nii.gz", folder / "anna_T1_labels.nii.gz")
+    opened, read = counted_readings(monkeypatch)
+    assert embed(weights, str(folder), tmp_path / "out.npz", console=QUIET).unusable == 0
+    assert np.load(tmp_path / "out.npz")["modality"].tolist() == ["mri", "ct"]
+    assert opened == read == {"anna_T1.nii.gz": 1, "told_by_its_values.nii.gz": 1}
 
 
 def test_all_formats_hold_the_same(weights, heads, tmp_path):

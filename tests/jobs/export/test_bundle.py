@@ -12,7 +12,7 @@ from support.exported_runs import CLASSIFICATION, SEGMENTATION, run_export, writ
 from voxelwave import __version__, load_backbone
 from voxelwave.downstream.embedding import embed_volume
 from voxelwave.downstream.finetuned import load_finetuned
-from voxelwave.downstream.inference import grid_of, labels_onto_grid, predict_volume
+from voxelwave.downstream.inference import labels_onto_grid, predict_volume
 from voxelwave.downstream.scan_reader import ScanReader
 
 
@@ -75,9 +75,8 @@ def test_a_bundle_of_a_segmentation_gives_the_labels_that_the_model_gives(bundle
     model, _ = load_finetuned(runs / "segmentation")
     for name in ("a.nii.gz", "sub/b.nii"):
         scaled = ScanReader(model.features)(scans / name, "mri")
-        grid = grid_of(scans / name)
         logits = predict_volume(model, scaled.volume, window=(12, 16, 16))
-        expected = labels_onto_grid(logits, scaled.affine, shape=grid.shape, to_affine=grid.affine)
+        expected = labels_onto_grid(logits, scaled.affine, shape=scaled.source.grid, to_affine=scaled.source.affine)
         out = nibabel.load(bundles / "segmentation" / "predictions" / f"{name.partition('.')[0]}_seg.nii.gz")
         assert np.array_equal(np.asarray(out.dataobj), expected)
         assert len(np.unique(expected)) > 1

@@ -53,6 +53,20 @@ def test_modalities_are_told_by_words_then_by_shape_and_values(folder):
     assert "not in Hounsfield units" in rows["CT/wrong.nii"][-1]
 
 
+def test_what_prepare_refuses_for_its_name_is_a_problem_here_too(folder):
+    hounsfield = np.random.default_rng(1).uniform(-1500, 900, (9, 10, 11))
+    write(folder / "x/wrong_T2.nii", hounsfield)
+    write(folder / "x/brain_pet.nii", np.abs(hounsfield))
+    problems, rows = table(folder)
+    assert problems == 4
+    contradicted = "taken for MRI by 't2' in the name 'wrong_T2', but its values look like Hounsfield units"
+    assert rows["x/wrong_T2.nii"][0] == "mri"
+    assert rows["x/wrong_T2.nii"][-1] == f"{contradicted}: say which with --modality"
+    assert rows["x/brain_pet.nii"][0] == "?"
+    assert rows["x/brain_pet.nii"][-1].startswith("neither MRI nor CT by 'pet' in the name 'brain_pet'")
+    assert table(folder / "x/wrong_T2.nii", modality="mri")[0] == 0
+
+
 def test_a_modality_given_decides(folder):
     assert table(folder / "x/unknown.nii", modality="mri")[0] == 0
     assert table(folder / "x/unknown.nii", modality="ct")[0] == 1
@@ -74,4 +88,6 @@ def test_nothing_to_inspect_is_said(folder, path, options, reason):
 def test_all_real_files_get_a_row(real_data):
     problems, rows = table(real_data / "volumes")
     assert len(rows) == 44
-    assert problems == 22
+    assert problems == 23
+    # A phase image is of the modality that its name tells, and of none that can be used.
+    assert rows["odd/phase_scl.nii.gz"][-1].startswith("neither MRI nor CT by 'phase' in the name 'phase_scl'")

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from support.readings import counted_readings
 from voxelwave.data.modalities.mri import MRI
 from voxelwave.data.scaled import read_scaled
 from voxelwave.downstream.finetuned import build_model, load_finetuned, save_finetuned
@@ -142,6 +143,21 @@ def test_a_stored_volume_is_predicted_in_the_space_of_its_file(run, heads, thres
     assert (np.asarray(of_store.dataobj) == np.asarray(of_file.dataobj)).mean() > 0.999
 
 
+def test_an_image_is_opened_once_and_read_once_and_a_label_map_never(
+    run, heads, scans, threshold, tmp_path, monkeypatch
+):
+    shutil.copy(heads / "ct" / "head_0000_hu.nii.gz", scans / "wrong_T2.nii.gz")
+    shutil.copy(heads / "mri" / "head_0003_MRA.nii.gz", scans / "unnamed.nii.gz")
+    (scans / "a" / "T1.nii.gz").rename(scans / "a" / "anna_T1.nii.gz")
+    (scans / "b" / "T1.nii.gz").rename(scans / "b" / "bob_T1.nii.gz")
+    opened, read = counted_readings(monkeypatch)
+    outcome, _ = said(run, scans, tmp_path / "out")
+    assert outcome.unusable == 2
+    written = ["T1.mgz", "anna_T1.nii.gz", "bob_T1.nii.gz"]
+    assert opened == read == dict.fromkeys([*written, "unnamed.nii.gz", "wrong_T2.nii.gz"], 1)
+    assert len([name for name in files_of(tmp_path / "out") if name.endswith("_seg.nii.gz")]) == len(written)
+
+
 def test_a_call_goes_on_where_the_last_was_stopped(run, scans, threshold, tmp_path):
     out, answers = tmp_path / "out", iter([False, True])
     outcome, output = said(run, scans, out, should_stop=lambda: next(answers))
@@ -230,9 +246,9 @@ def test_an_image_that_does_not_fit_into_memory_is_named(run, heads, monkeypatch
         ({"run": "nowhere"}, "no model.safetensors in .*nowhere: give a finished run of `voxelwave finetune`"),
         ({"source": "nowhere"}, "'.*nowhere' does not exist"),
         ({"source": "empty"}, "the folder holds no volume"),
-        ({"source": "text_T1.nii"}, "none of 1 files at .* can be used; the first, .*text_T1.nii: not a NIfTI"),
+        ({"source": "text_T1.nii"}, "none of the 1 files at .* can be used; the first, .*text_T1.nii: not a NIfTI"),
         ({"modality": "pet"}, "unknown modality 'pet'; known: ct, mri"),
-        ({"modality": "ct"}, "none of 3 files at .* can be used; the first, .*: ct, and the model takes mri"),
+        ({"modality": "ct"}, "none of the 3 files at .* can be used; the first, .*: ct, and the model takes mri"),
         ({"overlap": 1.0}, "overlap lies in 0 to 1 .*got 1.0"),
         ({"batch_size": 0}, "batch_size is at least 1"),
         ({"out": "out.csv"}, "out.csv is no folder"),

@@ -12,7 +12,14 @@ from typer.testing import CliRunner
 from voxelwave.backbones.waveformer import WaveFormer3D
 from voxelwave.cli import app
 from voxelwave.data.listing.cases import Case, find_cases
-from voxelwave.downstream.embedding import embed_crops, embed_tokens, embed_volume, frame, tissue, untrained_twin
+from voxelwave.downstream.embedding import (
+    embed_crops,
+    embed_tokens,
+    embed_volume,
+    frame,
+    occupied_tokens,
+    untrained_twin,
+)
 from voxelwave.downstream.load_backbone import load_backbone, save_backbone
 from voxelwave.downstream.scan_reader import ScanReader
 from voxelwave.evaluation.probing import tissue_probe
@@ -134,7 +141,7 @@ def test_both_backbones_see_the_same_scans_crops_and_tokens(weights, cases, monk
     assert np.array_equal(probed.crops["twin"][3], crops.numpy())
     chosen = (probed.token_case == 3).nonzero()[0]
     assert len(chosen) == 8
-    everywhere = embed_tokens(twin, volume, chosen=tissue(frame(volume, 4, size=size), 4), size=size).numpy()
+    everywhere = embed_tokens(twin, volume, chosen=occupied_tokens(frame(volume, 4, size=size), 4), size=size).numpy()
     rows = [np.flatnonzero((everywhere == token).all(1)) for token in probed.tokens["twin"][chosen]]
     assert len({int(row[0]) for row in rows}) == 8
 

@@ -52,8 +52,7 @@ class RandomBiasField:
         strength: standard deviation of the logarithm of the field, over the volume and over draws.
         order: highest total degree of the polynomial.
 
-    Raises:
-        ValueError: for a strength below 0 or an order below 1.
+    Raises ValueError for a strength below 0 or an order below 1.
 
     Source: Van Leemput et al., Automated model-based bias field correction of MR images of the brain, IEEE TMI 1999.
     """

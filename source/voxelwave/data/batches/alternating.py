@@ -52,8 +52,7 @@ class AlternatingSchedule:
             "Cross-lingual language model pretraining", section 3.1, with alpha = 1/T).
         crops_per_volume: samples of a volume in a row, each with a key of its own.
 
-    Raises:
-        ValueError: where a number is outside its range.
+    Raises ValueError where a number is outside its range.
     """
 
     def __init__(

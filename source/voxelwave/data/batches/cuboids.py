@@ -31,7 +31,7 @@ class Cuboids(Protocol):
         """Return the cuboid of `size` that begins at `start`, in [0, 1]."""
         ...
 
-    def tissue(self, generator: torch.Generator) -> Sequence[int]:
+    def foreground_voxel(self, generator: torch.Generator) -> Sequence[int]:
         """Return a voxel that is not air, where there is one."""
         ...
 
@@ -53,7 +53,7 @@ class InMemory:
         (d, h, w), (depth, height, width) = start, size
         return self._volume[:, d : d + depth, h : h + height, w : w + width].float()
 
-    def tissue(self, generator: torch.Generator) -> Sequence[int]:
+    def foreground_voxel(self, generator: torch.Generator) -> Sequence[int]:
         """Return the first of some voxels that is not air."""
         # Trying voxels until one is not air costs nothing beside a pass over the volume to list them all.
         sides = torch.tensor(self.grid)
@@ -78,7 +78,7 @@ class InStore:
         """Return the cuboid of `size` that begins at `start`; raises DamagedVolume where it cannot be read."""
         return torch.from_numpy(self._modality.scale(self._stored.crop(start, size), self._stored.info.bounds))
 
-    def tissue(self, generator: torch.Generator) -> Sequence[int]:
+    def foreground_voxel(self, generator: torch.Generator) -> Sequence[int]:
         """Return one of the voxels that were listed as foreground."""
         places = self._stored.foreground
         if not len(places):

@@ -78,8 +78,7 @@ class VolumeDataset(Dataset[Sample]):
     def __getitem__(self, draw: Draw) -> Sample:
         """Return the sample of `draw`.
 
-        Raises:
-            InputError: where no file of the modality can be used.
+        Raises InputError where no file of the modality can be used.
         """
         files = self._files[draw.modality]
         problems: list[str] = []
@@ -120,8 +119,7 @@ class VolumeLoader(DataLoader[Sample]):
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]  # the stub names the iterator's class
         """Yield the batches.
 
-        Raises:
-            InputError: where a modality has no usable file, or a worker process was killed.
+        Raises InputError where a modality has no usable file, or a worker process was killed.
         """
         try:
             yield from super().__iter__()

@@ -77,7 +77,7 @@ class RandomView:
             if float(torch.rand((), generator=generator, dtype=torch.float64)) < self.foreground_share:
                 start = [
                     min(max(0, middle - part // 2), side - part)
-                    for middle, part, side in zip(volume.tissue(generator), size, sides, strict=True)
+                    for middle, part, side in zip(volume.foreground_voxel(generator), size, sides, strict=True)
                 ]
                 return _grid(start), _grid(size)
         start = [

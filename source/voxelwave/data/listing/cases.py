@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from voxelwave.data.listing.discovery import home_expanded
-from voxelwave.data.listing.manifest import DATASET, LABEL, MANIFEST, Row, read_manifest
+from voxelwave.data.listing.manifest import Row, is_prepared, stored_rows
 from voxelwave.data.recognition.labels import without_suffix
 from voxelwave.errors import InputError
 from voxelwave.registry import MODALITIES
@@ -50,16 +50,15 @@ def find_cases(path: str | Path, *, modality: str = "", label: str = "") -> list
         modality: of images that say none; others of another modality are left out. "" takes all.
         label: a word in the names of label maps, to choose by where a prepared image has several.
 
-    Raises:
-        InputError: for a file that is missing or not such a list, in one line.
+    Raises InputError for a file that is missing or not such a list, in one line.
     """
     place = home_expanded(str(path))
     if (place / CASES).is_file():
         place = place / CASES
     if place.is_file() and place.suffix.lower() == ".csv":
         cases = _listed(place, modality)
-    elif (place / DATASET).is_file() and (place / MANIFEST).is_file():
-        cases = named_apart(_prepared(place, label))
+    elif is_prepared(place):
+        cases = named_apart(prepared_cases(place, label=label))
     else:
         raise InputError(
             f"{place} is neither a list of cases (CSV), nor a folder with a {CASES}, nor one that `voxelwave prepare` "
@@ -137,17 +136,22 @@ def named_apart(cases: Sequence[Case]) -> list[Case]:
     return [replace(case, name=name) for case, name in zip(cases, names, strict=True)]
 
 
-def _prepared(folder: Path, label: str) -> list[Case]:
-    rows = [row for row in read_manifest(folder / MANIFEST) if row.accepted]
-    labels: dict[str, list[Row]] = {}
-    for row in rows:
-        if row.modality == LABEL and label in Path(row.file).name:
-            labels.setdefault(row.label_for, []).append(row)
+def prepared_cases(folder: Path, *, label: str | None) -> list[Case]:
+    """List the images of a prepared folder, each with its label map.
+
+    Args:
+        label: a word in the names of the label maps that count; with None none does.
+
+    Raises InputError where an image has several that count.
+    """
+    images, label_maps = stored_rows(folder)
+    maps_of: dict[str, list[Row]] = {}
+    for row in label_maps:
+        if label is not None and label in Path(row.file).name:
+            maps_of.setdefault(row.label_for, []).append(row)
     cases = []
-    for row in rows:
-        if row.modality == LABEL:
-            continue
-        own = labels.get(row.file, [])
+    for row in images:
+        own = maps_of.get(row.file, [])
         if len(own) > 1:
             names = ", ".join(Path(of.file).name for of in own)
             raise InputError(f"{folder}: {row.output} has several label maps ({names}): choose by a word of their name")

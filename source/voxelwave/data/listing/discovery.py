@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from voxelwave.data.listing.manifest import DATASET, LABEL, MANIFEST, read_manifest
+from voxelwave.data.listing.manifest import MANIFEST, is_prepared, stored_rows
 from voxelwave.data.reading.nifti import SUFFIXES as NIFTI_SUFFIXES
 from voxelwave.data.recognition.labels import label_map_reason
 from voxelwave.data.store import SUFFIX as STORE_SUFFIX
@@ -56,6 +56,14 @@ def home_expanded(path: str) -> Path:
         raise InputError(f"'{path}': there is no such home folder; write the path out") from None
 
 
+def place_of(source: str) -> Path:
+    """Return the place of what a command was given; raises InputError where neither a file nor a pattern is there."""
+    place = home_expanded(source)
+    if not place.exists() and not glob.has_magic(source):
+        raise InputError(f"'{source}' does not exist: give a file, a folder, a glob in quotes, or a CSV list")
+    return place
+
+
 def real_path(path: Path) -> Path:
     """Return where links lead."""
     # Path.resolve raises on a link that leads to itself; reading such a file says what is wrong with it.
@@ -67,27 +75,26 @@ def find_files(source: Source) -> list[VolumeFile]:
 
     A CSV has a header with a column `path`, relative to the CSV. Where it has a column `modality`, rows of
     another modality are left out, so that one list can serve several sources; an empty cell belongs to every
-    source, and a source with an empty modality takes every row.
+    source. A source with an empty modality takes every row, and every image of a prepared folder, and gives each file
+    the modality that is said of it there, or "" where none is, or where two rows say two.
 
-    Raises:
-        InputError: where nothing is found.
+    Raises InputError where nothing is found.
     """
     place = home_expanded(source.path)
     if source.split is not None and not (place / MANIFEST).is_file():
         raise InputError(f"{source}: a split needs a folder that `voxelwave prepare --holdout` wrote")
-    if (place / DATASET).is_file() and (place / MANIFEST).is_file():
+    if is_prepared(place):
         found, empty = _prepared(place, source), "prepared data set has no accepted"
     elif place.is_dir():
-        found, empty = walk(place), "folder holds no"
+        found, empty = [VolumeFile(path, source.modality) for path in walk(place)], "folder holds no"
     elif place.suffix.lower() == ".csv" and place.is_file():
         found, empty = _listed(place, source.modality), "list names no such"
-    elif place.is_file():
-        found, empty = [place] if has_volume_suffix(place) else [], "file is no"
-    elif glob.has_magic(source.path):
+    elif place.is_file() or glob.has_magic(source.path):
         # Path.glob takes no absolute pattern.
-        matches = sorted(glob.glob(str(place), recursive=True))  # noqa: PTH207
-        found = [Path(match) for match in matches if has_volume_suffix(Path(match)) and Path(match).is_file()]
-        empty = "pattern matches no"
+        matches = [str(place)] if place.is_file() else sorted(glob.glob(str(place), recursive=True))  # noqa: PTH207
+        paths = [path for path in map(Path, matches) if has_volume_suffix(path) and path.is_file()]
+        found = [VolumeFile(path, source.modality) for path in paths]
+        empty = "file is no" if place.is_file() else "pattern matches no"
     else:
         raise InputError(
             f"{source} does not exist (working folder: {Path.cwd()}): correct data.sources, or "
@@ -95,17 +102,18 @@ def find_files(source: Source) -> list[VolumeFile]:
         )
     if not found:
         raise InputError(f"{source}: the {empty} volume ({', '.join(SUFFIXES)})")
-    once: dict[Path, Path] = {}
-    for path in found:
-        once.setdefault(real_path(path), path)
-    return [VolumeFile(path, source.modality) for path in once.values()]
+    once: dict[Path, VolumeFile] = {}
+    for file in found:
+        first = once.setdefault(real_path(file.path), file)
+        if file.modality != first.modality:
+            once[real_path(file.path)] = VolumeFile(first.path, source.modality)
+    return list(once.values())
 
 
-def _prepared(folder: Path, source: Source) -> list[Path]:
-    rows = [row for row in read_manifest(folder / MANIFEST) if row.accepted and row.modality != LABEL]
+def _prepared(folder: Path, source: Source) -> list[VolumeFile]:
     return [
-        folder / row.output
-        for row in rows
+        VolumeFile(folder / row.output, row.modality)
+        for row in stored_rows(folder)[0]
         if source.modality in ("", row.modality) and source.split in (None, row.split)
     ]
 
@@ -136,7 +144,7 @@ def walk(folder: Path, wanted: Callable[[Path], bool] = has_volume_suffix) -> li
     return sorted(found)
 
 
-def _listed(table: Path, modality: str) -> list[Path]:
+def _listed(table: Path, modality: str) -> list[VolumeFile]:
     found = []
     try:
         with table.open(newline="", encoding="utf-8-sig") as stream:
@@ -153,7 +161,7 @@ def _listed(table: Path, modality: str) -> list[Path]:
                 path = table.parent / home_expanded((row["path"] or "").strip())
                 if not path.is_file():
                     raise InputError(f"list '{table}', line {rows.line_num}: no file '{path}'")
-                found.append(path)
+                found.append(VolumeFile(path, given or modality))
     except (UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"list '{table}' is not a CSV text in UTF-8: {error}") from error
     return found

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer, ValidationError
 
 from voxelwave.errors import InputError
+from voxelwave.ops import tables
 from voxelwave.ops.files import write_text
 
 MANIFEST, DATASET = "manifest.csv", "dataset.json"
@@ -104,15 +105,8 @@ COLUMNS = tuple(Row.model_fields)
 
 def as_csv(rows: Iterable[Row], *, header: bool) -> str:
     """Return rows as lines of a CSV."""
-    lines = io.StringIO()
     # With this end of a line, both of its signs are quoted within a name.
-    writer = csv.writer(lines, lineterminator="\r\n")
-    if header:
-        writer.writerow(COLUMNS)
-    for row in rows:
-        values = row.model_dump()
-        writer.writerow("" if values[name] is None else values[name] for name in COLUMNS)
-    return lines.getvalue()
+    return tables.as_csv(COLUMNS, (row.model_dump() for row in rows), header=header, line_end="\r\n")
 
 
 def write_manifest(path: Path, rows: Iterable[Row]) -> None:
@@ -123,8 +117,7 @@ def write_manifest(path: Path, rows: Iterable[Row]) -> None:
 def read_manifest(path: Path) -> list[Row]:
     """Read the rows; a last line that was cut off, as when its writer was killed, is left out.
 
-    Raises:
-        InputError: for a file that is no manifest.
+    Raises InputError for a file that is no manifest.
     """
     try:
         # Without the cut line first: it may end within a letter.
@@ -144,6 +137,20 @@ def read_manifest(path: Path) -> list[Row]:
             problem = str(error).splitlines()[0]
             raise InputError(f"{path}, line {lines.line_num}, is not a row of a manifest ({problem})") from None
     return rows
+
+
+def is_prepared(folder: Path) -> bool:
+    """Tell whether `voxelwave prepare` wrote a folder."""
+    return (folder / DATASET).is_file() and (folder / MANIFEST).is_file()
+
+
+def stored_rows(folder: Path) -> tuple[list[Row], list[Row]]:
+    """Return the rows of the images that are stored in a prepared folder, and those of the label maps.
+
+    Raises InputError where its manifest cannot be read.
+    """
+    rows = [row for row in read_manifest(folder / MANIFEST) if row.accepted]
+    return [row for row in rows if row.modality != LABEL], [row for row in rows if row.modality == LABEL]
 
 
 def split_of(subject: str, *, holdout: float, seed: int = 0) -> str:

@@ -11,6 +11,8 @@ from voxelwave.data.listing.discovery import home_expanded, walk
 from voxelwave.data.listing.manifest import printable
 from voxelwave.data.reading import dicom, nifti, nrrd
 from voxelwave.data.reading.volume import Volume, VolumeInfo
+from voxelwave.data.recognition.recognise import told_beforehand
+from voxelwave.data.recognition.rules import Told
 from voxelwave.errors import DamagedVolume, InputError, UnusableVolume
 
 # Listed, so that no scan is passed over without a word.
@@ -48,6 +50,11 @@ class Scan:
             return 0, 0
         return sum(stat.st_size for stat in stats), max(stat.st_mtime_ns for stat in stats)
 
+    def told(self, given: str | None = None) -> Told:
+        """Tell the modality before the values are read, where it is not `given`: by DICOM tag, or by name."""
+        tag = None if self.series is None else self.series.modality
+        return told_beforehand(self.path, self.root, given=given, tag=tag)
+
     def read_header(self) -> VolumeInfo:
         """Read shape, affine and type; raises UnusableVolume."""
         if self.series is not None:
@@ -68,8 +75,7 @@ class Scan:
 def find_scans(sources: Sequence[str]) -> tuple[list[Scan], list[tuple[Scan, UnusableVolume]]]:
     """List the scans below each of `sources` (folders or files), sorted, and what cannot be one with the reason.
 
-    Raises:
-        InputError: for a source that does not exist or holds nothing that could be a scan.
+    Raises InputError for a source that does not exist or holds nothing that could be a scan.
     """
     scans: dict[str, Scan] = {}
     unusable: dict[str, tuple[Scan, UnusableVolume]] = {}

@@ -57,8 +57,7 @@ def accept_volumes(
     maximum; so a maximum is shared as evenly as the sources allow. Stored volumes have to be at `spacing_mm`.
     Checking the content reads every file that is not stored: for hundreds, not thousands.
 
-    Raises:
-        InputError: for a source without files, or none of whose files can be used.
+    Raises InputError for a source without files, or none of whose files can be used.
     """
     selection = Selection()
     for name in dict.fromkeys(source.modality for source in sources):
@@ -84,7 +83,7 @@ def refusal_reason(
     """Say why `file` cannot be used, or None."""
     try:
         if is_stored(file.path):
-            return _stored_refusal(StoredVolume(file.path), file.modality, modality, spacing_mm)
+            return stored_refusal(StoredVolume(file.path), file.modality, modality, spacing_mm=spacing_mm)
         reason = read_header(file.path).problem(modality.channels) or label_map_reason(file.path)
         if reason is None and check_content:
             read_scaled(file.path, modality)
@@ -93,7 +92,10 @@ def refusal_reason(
     return reason
 
 
-def _stored_refusal(stored: StoredVolume, name: str, modality: Modality, spacing_mm: Spacing | None) -> str | None:
+def stored_refusal(
+    stored: StoredVolume, name: str, modality: Modality, *, spacing_mm: Spacing | None = None
+) -> str | None:
+    """Say why a stored volume cannot be used as modality `name`, scaled by `modality`, or None."""
     info = stored.info
     if info.modality != name:
         return f"stored as {info.modality}"

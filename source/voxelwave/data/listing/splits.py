@@ -42,8 +42,7 @@ def split_cases(
     Args:
         num_train_subjects: to train on, of those that the fold leaves; None takes all.
 
-    Raises:
-        InputError: where there are not enough subjects, or the test has one that is also elsewhere, in one line.
+    Raises InputError where there are not enough subjects, or the test has one that is also elsewhere, in one line.
     """
     for case in cases:
         if case.split not in KNOWN:

@@ -52,8 +52,7 @@ class CT(Modality):
     def bounds(self, array: Real[ndarray, "..."]) -> Bounds:
         """Return what stands for 0 and 1 in windows made before, or the range of Hounsfield units.
 
-        Raises:
-            UnusableVolume: for another shape, values neither in Hounsfield units nor windows, no contrast.
+        Raises UnusableVolume for another shape, values neither in Hounsfield units nor windows, no contrast.
         """
         array, windowed = _canonical(array)
         lowest, highest = float(np.nanmin(array, initial=np.inf)), float(np.nanmax(array, initial=-np.inf))

@@ -40,8 +40,7 @@ class MRI(Modality):
     def bounds(self, array: Real[ndarray, "..."]) -> Bounds:
         """Return the percentiles of the foreground.
 
-        Raises:
-            UnusableVolume: for a shape other than [D, H, W], or a volume without contrast.
+        Raises UnusableVolume for a shape other than [D, H, W], or a volume without contrast.
         """
         # Percentiles of 200,000 voxels are close enough; an odd step visits every row and plane.
         flat = _one_channel(array).reshape(-1)

@@ -45,8 +45,7 @@ def find_series(files: Sequence[Path]) -> tuple[list[Series], list[tuple[Path, s
     points) are parted into volumes of their own by the tags `APART`, copies of an image left out. A file of several
     frames stands alone. What cannot be a volume is a Series with a `problem`.
 
-    Raises:
-        InputError: the extra `dicom` is not installed.
+    Raises InputError where the extra `dicom` is not installed.
     """
     pydicom, _ = extra("pydicom"), extra("imagecodecs")  # ask for the codecs now, not once all is grouped
     groups: dict[tuple[object, ...], list[list[Plane]]] = {}
@@ -75,8 +74,7 @@ def find_series(files: Sequence[Path]) -> tuple[list[Series], list[tuple[Path, s
 def read_series_header(series: Series) -> VolumeInfo:
     """Return shape and affine as `read_series` finds them; opens no file.
 
-    Raises:
-        UnusableVolume: with a short reason, where the series is not one volume.
+    Raises UnusableVolume with a short reason, where the series is not one volume.
     """
     if series.problem is not None:
         raise UnusableVolume(series.problem)
@@ -87,8 +85,7 @@ def read_series_header(series: Series) -> VolumeInfo:
 def read_series(series: Series) -> Volume:
     """Read [D, H, W] towards RAS; each slice has its own slope and intercept, and gaps are made even.
 
-    Raises:
-        UnusableVolume: with a short reason, also where the pixels of a file cannot be read.
+    Raises UnusableVolume with a short reason, also where the pixels of a file cannot be read.
     """
     info, stack = read_series_header(series), _stack(series)
     columns, rows = series.shape
@@ -105,7 +102,7 @@ def read_series(series: Series) -> Volume:
         if (piece.slope, piece.intercept) != (1, 0):
             values *= np.float32(piece.slope)
             values += np.float32(piece.intercept)
-    return towards_ras(stack.at_even_gaps(slices).transpose(2, 1, 0), info.affine)
+    return towards_ras(stack.at_even_gaps(slices).transpose(2, 1, 0), info.affine)._replace(source=info)
 
 
 def _parts(planes: list[Plane], tags: Sequence[str] = APART) -> list[tuple[str, list[Plane]]]:

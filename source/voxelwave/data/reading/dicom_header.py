@@ -82,8 +82,7 @@ class Plane(NamedTuple):
 def read_planes(file: Path, dataset: Any) -> Iterator[Plane]:
     """Yield the slices of `file` from its pydicom `dataset`.
 
-    Raises:
-        ValueError: it names no series, or a value is none of its kind.
+    Raises ValueError where it names no series, or a value is none of its kind.
     """
     top = _values(dataset)
     if not top.get("SeriesInstanceUID"):

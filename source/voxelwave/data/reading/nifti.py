@@ -9,10 +9,15 @@ import nibabel
 import numpy as np
 
 from voxelwave.data.reading.unreadable import as_unusable
-from voxelwave.data.reading.volume import Spacing, Volume, VolumeInfo, resample, towards_ras, without_trailing_ones
+from voxelwave.data.reading.volume import Spacing, Volume, VolumeInfo, one_of, resample, towards_ras
 from voxelwave.errors import UnusableVolume
 
 SUFFIXES = (".nii", ".nii.gz", ".mgz", ".mgh")
+# A NIfTI header has two affines, and which of them is believed differs from one viewer to the other.
+PLACEMENT = (
+    *("sform_code", "srow_x", "srow_y", "srow_z", "qform_code", "quatern_b", "quatern_c", "quatern_d"),
+    *("qoffset_x", "qoffset_y", "qoffset_z", "pixdim", "xyzt_units"),
+)
 
 
 def read_header(path: Path) -> VolumeInfo:
@@ -28,22 +33,16 @@ def read_volume(
 
     With `frame` it is that volume of a file of several.
 
-    Raises:
-        UnusableVolume: with a short reason, for whatever cannot be read or is not one volume.
+    Raises UnusableVolume with a short reason, for whatever cannot be read or is not one volume.
     """
     with as_unusable(path):
         image = nibabel.load(path)
         info = _info(image)
         if problem := info.problem(channels, several=frame is not None):
             raise UnusableVolume(problem)
-        stored = np.asarray(image.dataobj.get_unscaled())
-        stored = stored.reshape(without_trailing_ones(stored.shape))
-        if stored.ndim == 5:
-            stored = stored[:, :, :, 0]
-        if frame is not None and info.frames(channels) > 1:
-            stored = stored[..., frame]
+        stored = one_of(np.asarray(image.dataobj.get_unscaled()), info, channels=channels, frame=frame)
         slope, intercept = float(image.dataobj.slope), float(image.dataobj.inter)
-        volume = towards_ras(stored, info.affine, slope=slope, intercept=intercept)
+        volume = towards_ras(stored, info.affine, slope=slope, intercept=intercept)._replace(source=info)
     return volume if spacing_mm is None else resample(volume, spacing_mm)
 
 
@@ -51,4 +50,6 @@ def _info(image: Any) -> VolumeInfo:
     dtype = image.get_data_dtype()
     kind = "RGB" if dtype.fields else "complex" if dtype.kind == "c" else dtype.name
     affine = np.asarray(image.affine, dtype=np.float64)
-    return VolumeInfo(tuple(int(side) for side in image.shape), affine, kind)
+    names = PLACEMENT if isinstance(image, nibabel.Nifti1Image) else ()
+    placement = {name: image.header[name].copy() for name in names}
+    return VolumeInfo(tuple(int(side) for side in image.shape), affine, kind, placement)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from voxelwave.data.reading.unreadable import as_unusable
-from voxelwave.data.reading.volume import Volume, VolumeInfo, towards_ras, without_trailing_ones
+from voxelwave.data.reading.volume import Volume, VolumeInfo, one_of, towards_ras
 from voxelwave.errors import InputError, UnusableVolume
 
 NRRD_SUFFIXES = (".nrrd", ".nhdr")
@@ -59,13 +59,8 @@ def read_nrrd(path: Path, *, channels: int = 3, frame: int | None = None) -> Vol
             stored, _ = nrrd.read(str(path))
         except FileNotFoundError as missing:
             raise UnusableVolume("the file with its data is missing") from missing
-        stored = stored.transpose(axes)
-        stored = stored.reshape(without_trailing_ones(stored.shape))
-        if stored.ndim == 5:
-            stored = stored[:, :, :, 0]
-        if frame is not None and info.frames(channels) > 1:
-            stored = stored[..., frame]
-        return towards_ras(stored, info.affine)
+        stored = one_of(stored.transpose(axes), info, channels=channels, frame=frame)
+        return towards_ras(stored, info.affine)._replace(source=info)
 
 
 def _layout(header: dict[str, Any]) -> _Layout:

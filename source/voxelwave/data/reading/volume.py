@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import nibabel
 import numpy as np
@@ -12,6 +12,8 @@ from jaxtyping import Float32, Float64, Shaped
 from nibabel import orientations
 from nibabel.affines import voxel_sizes
 from numpy import ndarray
+
+from voxelwave.contracts import Grid
 
 SMALLEST_SIDE = 8
 SAME_SPACING_MM = 1e-3
@@ -25,11 +27,31 @@ Affine = Float64[ndarray, "4 4"]
 
 @dataclass(frozen=True, eq=False)
 class VolumeInfo:
-    """What a header says: `shape` and `affine` (voxel to mm, RAS+) in the order of storage, and the type of a voxel."""
+    """What the header of a file says of its volume.
+
+    Attributes:
+        shape: in the order of storage, with all axes.
+        affine: voxel to mm, RAS+, in the order of storage.
+        dtype: the type of a voxel.
+        placement: of NIfTI, the fields of the header from which viewers compute where the volume lies.
+    """
 
     shape: tuple[int, ...]
     affine: Affine
     dtype: str
+    placement: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def grid(self) -> Grid:
+        """The voxels along the three axes of space, in the order of storage."""
+        depth, height, width = self.shape[:3]
+        return depth, height, width
+
+    def grid_towards_ras(self) -> tuple[Grid, Affine]:
+        """Return grid and affine of the same volume with its axes as close to RAS as flips and swaps bring them."""
+        steps = orientations.io_orientation(self.affine)
+        sides = dict(zip(steps[:, 0].astype(int).tolist(), self.grid, strict=True))
+        return (sides[0], sides[1], sides[2]), self.affine @ orientations.inv_ornt_aff(steps, self.grid)
 
     @property
     def spacing_mm(self) -> tuple[float, float, float]:
@@ -68,10 +90,16 @@ class VolumeInfo:
 
 
 class Volume(NamedTuple):
-    """Values [D, H, W] or [D, H, W, channels], axes to right, anterior, superior; `affine` leads to mm."""
+    """Values [D, H, W] or [D, H, W, channels], axes to right, anterior, superior.
+
+    Attributes:
+        affine: voxel to mm.
+        source: the header of the file that the values were read from, None where they were computed.
+    """
 
     array: Float32[ndarray, "..."]
     affine: Affine
+    source: VolumeInfo | None = None
 
     @property
     def spacing_mm(self) -> tuple[float, float, float]:
@@ -96,6 +124,19 @@ def towards_ras(
         array *= np.float32(slope)
         array += np.float32(intercept)
     return Volume(array, affine @ orientations.inv_ornt_aff(steps, stored.shape[:3]))
+
+
+def one_of(
+    stored: Shaped[ndarray, "..."], info: VolumeInfo, *, channels: int, frame: int | None
+) -> Shaped[ndarray, "..."]:
+    """Return the volume `frame` of a file of several, or the only one, without axes of one voxel behind those of space.
+
+    What `info.problem` refuses must have been refused before.
+    """
+    stored = stored.reshape(without_trailing_ones(stored.shape))
+    if stored.ndim == 5:
+        stored = stored[:, :, :, 0]
+    return stored[..., frame] if frame is not None and info.frames(channels) > 1 else stored
 
 
 def _in_order(turned: Shaped[ndarray, "..."]) -> Float32[ndarray, "..."]:
@@ -132,7 +173,7 @@ def resample(volume: Volume, spacing_mm: Spacing | None) -> Volume:
     resampled = resampler(MetaTensor(channels_first, affine=volume.affine))
     values = resampled.as_tensor().float().numpy()
     values = values[0] if single else np.ascontiguousarray(np.moveaxis(values, 0, -1))
-    return Volume(values, np.asarray(resampled.affine, dtype=np.float64))
+    return Volume(values, np.asarray(resampled.affine, dtype=np.float64), volume.source)
 
 
 def three(spacing_mm: float | Sequence[float]) -> tuple[float, float, float]:

@@ -12,6 +12,7 @@ from jaxtyping import Float32
 from numpy import ndarray
 
 from voxelwave.data.recognition.labels import LABEL_WORDS, without_suffix
+from voxelwave.errors import UnusableVolume
 
 BIDS_SUFFIXES = re.compile(
     r"T1w|T2w|PDw|PDT2|FLAIR|T2star|T2starw|MP2RAGE|UNIT1|T1rho|inplaneT[12]|MEGRE|MESE|VFA|MPM|angio|SWI|bold|sbref|dwi|epi"
@@ -44,6 +45,13 @@ class Told(NamedTuple):
     modality: str | None
     rule: str
     sure: bool = True
+
+    def known(self) -> str:
+        """Return the modality; raises UnusableVolume where nothing tells it, or where it is none that can be used."""
+        if self.modality:
+            return self.modality
+        what = "modality unknown: " if self.modality is None else "neither MRI nor CT by "
+        raise UnusableVolume(f"{what}{self.rule}; say which with --modality")
 
 
 def modality_by_name(path: Path, root: Path) -> Told:

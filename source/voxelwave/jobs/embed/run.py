@@ -6,19 +6,19 @@ from collections import Counter
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from voxelwave import __version__
 from voxelwave.data.listing.cases import Case
-from voxelwave.data.listing.images import find_images, modality_of
+from voxelwave.data.scaled import Scaled
 from voxelwave.downstream.embedding import embed_volume, fitted_size
 from voxelwave.downstream.load_backbone import load_backbone
 from voxelwave.downstream.scan_reader import ScanReader
 from voxelwave.engine.runtime import best_device
-from voxelwave.errors import InputError, UnusableVolume
-from voxelwave.jobs.common.console import Console, tracked
+from voxelwave.jobs.common.console import Console
+from voxelwave.jobs.common.images import Images
 from voxelwave.jobs.common.outcome import Outcome
 from voxelwave.jobs.embed.table import check_table, write_table
-from voxelwave.registry import MODALITIES
 
 
 def embed(
@@ -45,29 +45,21 @@ def embed(
     # 1. What is asked for, before anything is computed.
     check_table(out)
     features = load_backbone(weights, depths=None if depth is None else [depth]).to(best_device()).eval()
-    reader, size = ScanReader(features), fitted_size(features)
-    seen = [name for name in MODALITIES.names() if MODALITIES.get(name).channels in features.in_channels]
-    cases, label_maps = find_images(source, modality)
+    images, size = Images(source, modality), fitted_size(features)
 
     # 2. One scan after the other.
-    embedded, vectors, refused = [], [], []
-    for case in tracked(cases, "embedded scans"):
-        try:
-            told = case.modality or modality_of(case.image, source)
-            if told not in seen:
-                raise UnusableVolume(f"{told}, and the backbone takes {' and '.join(seen)}")
-            vectors.append(embed_volume(features, reader(case.image, told).volume, size=size))
-            embedded.append(Case(case.name, case.image, told, case.subject, targets=case.targets))
-        except UnusableVolume as unusable:
-            refused.append(f"{case.image}: {unusable}")
+    embedded: list[Case] = []
+    vectors: list[Tensor] = []
+
+    def add(case: Case, scan: Scaled) -> None:
+        vectors.append(embed_volume(features, scan.volume, size=size))
+        embedded.append(case)
+
+    images.each(images.cases, ScanReader(features), add, verb="embedded")
 
     # 3. The table, and what is not in it.
-    for title, lines in (("label maps, left out", label_maps), ("cannot be used", refused)):
-        if lines:
-            console.say("\n  ".join([f"{title}: {len(lines)}", *lines]))
-    if not embedded:
-        raise InputError(f"none of the {len(cases)} files at '{source}' can be used")
+    images.say(console)
     write_table(out, embedded, torch.stack(vectors).numpy(), features, version=__version__)
     counts = ", ".join(f"{count} {name}" for name, count in Counter(case.modality for case in embedded).items())
     console.say(f"{out}: {counts}, {features.channels[-1]} numbers each")
-    return Outcome(unusable=len(refused))
+    return Outcome(unusable=len(images.refused))

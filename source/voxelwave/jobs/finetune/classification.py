@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +23,7 @@ from voxelwave.errors import InputError, UnusableVolume
 from voxelwave.evaluation.classification import areas_under_curve
 from voxelwave.evaluation.overlap import mean_of_known
 from voxelwave.jobs.finetune.config import CasesConfig, ClassificationTask
-from voxelwave.jobs.finetune.data import Held, Row
+from voxelwave.jobs.finetune.data import Held
 from voxelwave.jobs.finetune.results import write_table
 
 
@@ -102,7 +103,7 @@ class Classification:
             "validation_loss": float(self.loss(logits, truth).loss),
         }
 
-    def evaluate(self, model: nn.Module, cases: Mapping[str, Sequence[Held]], folder: Path) -> Row:
+    def evaluate(self, model: nn.Module, cases: Mapping[str, Sequence[Held]], folder: Path) -> dict[str, Any]:
         """Write the probabilities of every case and the area of every target."""
         rows, areas, summary = [], [], {}
         for part, of in cases.items():
@@ -136,9 +137,9 @@ class Classification:
     def _logits(self, model: nn.Module, cases: Sequence[Held]) -> Tensor:
         return torch.stack([predict_targets(model, held.content, size=self._size) for held in cases])
 
-    def _row(self, part: str, held: Held, probabilities: ndarray, truth: ndarray) -> Row:
+    def _row(self, part: str, held: Held, probabilities: ndarray, truth: ndarray) -> dict[str, Any]:
         named = zip(self._targets, probabilities.tolist(), truth.tolist(), strict=True)
-        row: Row = {"part": part, "case": held.case.name, "subject": held.case.subject}
+        row: dict[str, Any] = {"part": part, "case": held.case.name, "subject": held.case.subject}
         for name, probability, true in named:
             row |= {name: f"{probability:.6f}", f"{name}_truth": true if math.isnan(true) else int(true)}
         return row

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, StrictInt, field_validator
 
-from voxelwave.data.batches.labelled import Classes
+from voxelwave.data.label_maps import Classes
 from voxelwave.downstream.load_backbone import Stem
 from voxelwave.engine.runtime import Precision
 from voxelwave.errors import InputError

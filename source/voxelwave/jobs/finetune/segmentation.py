@@ -14,18 +14,19 @@ from torch import Tensor, nn
 
 from voxelwave.contracts import StepOutput
 from voxelwave.data.augmentations import SpatialAugmentation
-from voxelwave.data.batches.labelled import LabelledVolume, LabelMap, check_same_grid, read_labels
+from voxelwave.data.batches.labelled import LabelledVolume
 from voxelwave.data.batches.views import RandomView
+from voxelwave.data.label_maps import LabelMap, check_same_grid, onto_grid, read_labels
 from voxelwave.data.listing.cases import Case
 from voxelwave.data.listing.splits import Split
 from voxelwave.data.reading.volume import spacing_of
-from voxelwave.downstream.inference import grid_of, labels_onto_grid, onto_grid, predict_volume, write_prediction
+from voxelwave.downstream.inference import predict_volume, write_most_probable
 from voxelwave.downstream.scan_reader import ScanReader
 from voxelwave.errors import InputError, UnusableVolume
 from voxelwave.evaluation.overlap import dice_scores, mean_of_known
 from voxelwave.evaluation.segmentation import score_segmentation
 from voxelwave.jobs.finetune.config import CasesConfig, SegmentationTask
-from voxelwave.jobs.finetune.data import Held, Row
+from voxelwave.jobs.finetune.data import Held
 from voxelwave.jobs.finetune.results import write_table
 from voxelwave.ops.files import write_text
 
@@ -73,9 +74,9 @@ class Segmentation:
         except UnusableVolume as unusable:
             raise InputError(f"image {case.image}: {unusable}") from None
         truth = self._truth(case)
-        depth, height, width = scan.volume.shape[1:]
-        labels = onto_grid(truth.array, truth.affine, shape=(depth, height, width), to_affine=scan.affine)
-        return Held(case, LabelledVolume(scan.volume, torch.from_numpy(labels)), scan.affine)
+        labels = onto_grid(truth.array, truth.affine, shape=scan.volume.shape[1:], to_affine=scan.affine)
+        content = LabelledVolume(scan.volume, torch.from_numpy(labels), source=scan.source)
+        return Held(case, content, scan.affine)
 
     def check_held(self, train: Sequence[Held]) -> None:
         """Raise InputError where a class is in no training case."""
@@ -116,7 +117,7 @@ class Segmentation:
         mean = mean_of_known(by_class)
         return {self.score: 0.0 if math.isnan(mean) else mean, **known}
 
-    def evaluate(self, model: nn.Module, cases: Mapping[str, Sequence[Held]], folder: Path) -> Row:
+    def evaluate(self, model: nn.Module, cases: Mapping[str, Sequence[Held]], folder: Path) -> dict[str, Any]:
         """Write label maps in the space of the images and scores in that of their label maps."""
         predictions = folder / "predictions"
         predictions.mkdir(exist_ok=True)
@@ -168,14 +169,11 @@ class Segmentation:
     def _scored(self, model: nn.Module, held: Held, predictions: Path) -> dict[str, dict[str, float]]:
         """Write the label map of a case, and return the scores of each class."""
         case = held.case
-        logits = self._logits(model, held)
-        grid = grid_of(case.image)
-        labels = labels_onto_grid(logits, held.affine, shape=grid.shape, to_affine=grid.affine)
-        written = write_prediction(predictions / f"{case.name}.nii.gz", labels, grid.affine, like=case.image)
+        path, source = predictions / f"{case.name}.nii.gz", held.content.source
+        written = write_most_probable(path, self._logits(model, held), held.affine, like=source)
         truth = self._truth(case)
         # What was written is scored, voxel by voxel, on the grid of the label map.
-        depth, height, width = truth.array.shape
-        predicted = onto_grid(written, grid.affine, shape=(depth, height, width), to_affine=truth.affine)
+        predicted = onto_grid(written, source.affine, shape=truth.array.shape, to_affine=truth.affine)
         number = len(self._classes)
         if self._hausdorff:
             scores = score_segmentation(predicted, truth.array, num_classes=number, spacing_mm=spacing_of(truth.affine))
@@ -185,7 +183,7 @@ class Segmentation:
         names = self._classes.names[1:]
         return {name: {key: of[index] for key, of in scores.items()} for index, name in enumerate(names)}
 
-    def _summary(self, rows: Sequence[Row], columns: Sequence[str]) -> Row:
+    def _summary(self, rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> dict[str, Any]:
         summary: dict[str, Any] = {"cases": len({row["case"] for row in rows})}
         for column in columns:
             by_class = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import glob
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,20 +10,19 @@ import numpy as np
 from rich.markup import escape
 from rich.table import Table
 
-from voxelwave.data.listing.discovery import Source, find_files, home_expanded
+from voxelwave.data.listing.discovery import Source, find_files, place_of
 from voxelwave.data.modalities import Modality
 from voxelwave.data.reading.nifti import read_header, read_volume
 from voxelwave.data.reading.volume import VolumeInfo
-from voxelwave.data.recognition.labels import label_map_reason
-from voxelwave.data.recognition.rules import modality_by_content, modality_by_name
+from voxelwave.data.recognition.recognise import recognise, told_beforehand
 from voxelwave.data.store import StoredVolume, is_stored
-from voxelwave.errors import InputError, UnusableVolume
+from voxelwave.errors import UnusableVolume
 from voxelwave.jobs.common.console import Console
 from voxelwave.registry import MODALITIES
 
 
 @dataclass(frozen=True)
-class Row:
+class Inspected:
     """What is known of one file; `problem` is why training would refuse it."""
 
     path: Path
@@ -39,56 +38,51 @@ def inspect(path: str, *, modality: str | None = None, console: Console | None =
     Without `modality` it is told as `voxelwave prepare` does, and is `?` where nothing tells it. Stored volumes
     are read whole, so that a damaged one is found.
 
-    Raises:
-        InputError: where there is no volume at `path`, or no such modality.
+    Raises InputError where there is no volume at `path`, or no such modality.
     """
+    if modality is not None:
+        MODALITIES.get(modality)
     readers: dict[str, Modality] = {name: MODALITIES.build(name) for name in MODALITIES.names()}
-    if modality is not None and modality not in readers:
-        raise InputError(f"unknown modality '{modality}'; known: {', '.join(readers)}")
-    place = home_expanded(path)
-    if not place.exists() and not glob.has_magic(path):
-        raise InputError(f"'{path}' does not exist: give a file, a folder, a glob in quotes or a CSV list")
+    place = place_of(path)
     files = [file.path for file in find_files(Source(path, modality or ""))]
     root = place if place.is_dir() else None
-    rows = [_row(file, root, modality, readers) for file in files]
-    refused = sum(row.problem is not None for row in rows)
-    (console or Console()).print(_table(rows, root), f"{len(rows)} files, {refused} with a problem")
+    inspected = [_inspected(file, root, modality, readers) for file in files]
+    refused = sum(of.problem is not None for of in inspected)
+    (console or Console()).print(_table(inspected, root), f"{len(files)} files, {refused} with a problem")
     return refused
 
 
-def _row(path: Path, root: Path | None, given: str | None, readers: dict[str, Modality]) -> Row:
+def _inspected(path: Path, root: Path | None, given: str | None, readers: Mapping[str, Modality]) -> Inspected:
     if is_stored(path):
-        return _stored_row(path)
-    name = given or "?"
-    info, values = None, ""
+        return _inspected_store(path)
+    name, info, values, problem = given or "?", None, "", None
     try:
         info = read_header(path)
-        told = modality_by_name(path, root or path.parent).modality
-        name = given or told or "?"
+        told = told_beforehand(path, root or path.parent, given=given)
+        name = told.modality or "?"
         if problem := info.problem():
-            return Row(path, name, info, values, problem)
+            return Inspected(path, name, info, values, problem)
         volume = read_volume(path)
         values = _range(volume.array)
-        if given is None and told is None:
-            name = modality_by_content(volume.array).modality or "?"
-        problem = label_map_reason(path, volume.array)
-        if problem is None and name in readers:
+        told, _ = recognise(told, path, lambda: volume)
+        if told.modality:
+            name = told.modality
             problem = info.problem(readers[name].channels)
             if problem is None:
                 readers[name](volume.array)
     except UnusableVolume as unusable:
         problem = str(unusable)
-    return Row(path, name, info, values, problem)
+    return Inspected(path, name, info, values, problem)
 
 
-def _stored_row(path: Path) -> Row:
+def _inspected_store(path: Path) -> Inspected:
     """Read a stored volume whole, and with it check every chunk."""
     try:
         stored = StoredVolume(path)
         info = VolumeInfo(stored.shape, stored.affine, stored.dtype)
-        return Row(path, stored.info.modality, info, _range(stored.read().astype(np.float32)))
+        return Inspected(path, stored.info.modality, info, _range(stored.read().astype(np.float32)))
     except UnusableVolume as unusable:
-        return Row(path, problem=str(unusable))
+        return Inspected(path, problem=str(unusable))
 
 
 def _range(array: np.ndarray) -> str:
@@ -96,17 +90,16 @@ def _range(array: np.ndarray) -> str:
     return f"{finite.min():.5g} to {finite.max():.5g}" if finite.size else "no number"
 
 
-def _table(rows: list[Row], root: Path | None) -> Table:
+def _table(inspected: list[Inspected], root: Path | None) -> Table:
     table = Table("file", "modality", "shape", "spacing mm", "axes", "values", "problem")
     for column in table.columns:
         column.overflow = "fold"  # a name that is cut short cannot be found again
-    for row in rows:
-        inside = root is not None and row.path.is_relative_to(root)
+    for of in inspected:
         header = ("", "", "")
-        if row.info is not None:
-            spacing = " ".join(f"{side:.3g}" for side in row.info.spacing_mm)
-            header = ("×".join(str(side) for side in row.info.shape), spacing, row.info.orientation)
-        name = str(row.path.relative_to(root)) if inside and root else row.path.name
-        problem = f"[red]{escape(row.problem)}[/red]" if row.problem else ""
-        table.add_row(escape(name), row.modality, *header, row.values, problem)
+        if of.info is not None:
+            spacing = " ".join(f"{side:.3g}" for side in of.info.spacing_mm)
+            header = ("×".join(str(side) for side in of.info.shape), spacing, of.info.orientation)
+        name = of.path.relative_to(root) if root and of.path.is_relative_to(root) else of.path.name
+        problem = f"[red]{escape(of.problem)}[/red]" if of.problem else ""
+        table.add_row(escape(str(name)), of.modality, *header, of.values, problem)
     return table

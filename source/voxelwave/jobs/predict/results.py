@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,9 +14,11 @@ from voxelwave.contracts import Grid
 from voxelwave.data.listing.cases import Case
 from voxelwave.data.scaled import Scaled
 from voxelwave.downstream.classification import predict_targets
-from voxelwave.downstream.inference import grid_of, labels_onto_grid, predict_volume, write_prediction
+from voxelwave.downstream.description import crop_size
+from voxelwave.downstream.inference import predict_volume, write_most_probable
 from voxelwave.errors import InputError
 from voxelwave.ops.files import write_text
+from voxelwave.ops.tables import as_csv
 
 LEGEND = "labels.json"
 OF_A_SEGMENTATION = "_seg.nii.gz"  # a word by which label maps are told from images, here and elsewhere
@@ -49,7 +50,7 @@ class SegmentationFolder:
         if out.suffix in (".csv", ".nii", ".gz") or (out.exists() and not out.is_dir()):
             raise InputError(f"{out} is no folder: the label maps of a segmentation go into one")
         self._model, self._out, self._places = model, out, places
-        self._window, self._overlap, self._batch_size = _crop_size(description), overlap, batch_size
+        self._window, self._overlap, self._batch_size = _window(description), overlap, batch_size
         self.lock = out / ".lock"
         self._legend = {
             "classes": {str(value): name for value, name in enumerate(description["task"]["classes"])},
@@ -70,12 +71,10 @@ class SegmentationFolder:
         logits = predict_volume(
             self._model, scan.volume, window=self._window, overlap=self._overlap, batch_size=self._batch_size
         )
-        grid = grid_of(case.image)
-        labels = labels_onto_grid(logits, scan.affine, shape=grid.shape, to_affine=grid.affine)
         path = self._path(case)
         write_text(self._out / LEGEND, json.dumps(self._legend, indent=2) + "\n")
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_prediction(path, labels, grid.affine, like=case.image)
+        write_most_probable(path, logits, scan.affine, like=scan.source)
 
     def _path(self, case: Case) -> Path:
         return self._out / f"{self._places[case.image]}{OF_A_SEGMENTATION}"
@@ -92,7 +91,7 @@ class TargetTable:
             raise InputError(
                 f"{out} is no table: the probabilities of a classification go into a file that ends in .csv"
             )
-        self._model, self._out, self._size = model, out, _crop_size(description)
+        self._model, self._out, self._size = model, out, _window(description)
         self._targets = list(description["task"]["targets"])
         self._name = description["sha256"][:MODEL_DIGITS]
         self._columns = ["image", "modality", *self._targets, "model"]
@@ -110,11 +109,7 @@ class TargetTable:
         row = {"image": str(case.image), "modality": case.modality, "model": self._name}
         named = zip(self._targets, probabilities, strict=True)
         self._rows[str(case.image)] = row | {target: f"{probability:.6f}" for target, probability in named}
-        table = io.StringIO()
-        writer = csv.DictWriter(table, self._columns, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(self._rows.values())
-        write_text(self._out, table.getvalue())
+        write_text(self._out, as_csv(self._columns, self._rows.values()))
 
     def _read(self) -> list[dict[str, str]]:
         try:
@@ -128,12 +123,11 @@ class TargetTable:
         return rows
 
 
-def _crop_size(description: Mapping[str, Any]) -> Grid:
-    try:
-        depth, height, width = (int(side) for side in description["preprocessing"]["crop_size"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"the description of the model is damaged: {error!r}; take it from its run again") from None
-    return depth, height, width
+def _window(description: Mapping[str, Any]) -> Grid:
+    """Return the size at which the model was trained; raises InputError where its description lacks it."""
+    if (size := crop_size(description)) is None:
+        raise InputError("the description of the model names no crop_size: take it from its run again")
+    return size
 
 
 def _differing(record: Path, legend: Mapping[str, Any]) -> str | None:

@@ -13,7 +13,7 @@ import numpy as np
 
 from voxelwave.data.listing.manifest import LABEL, Row
 from voxelwave.data.listing.scans import Scan
-from voxelwave.data.reading.volume import Affine, towards_ras
+from voxelwave.data.reading.volume import Affine
 from voxelwave.data.recognition.labels import without_suffix
 from voxelwave.data.recognition.rules import subject_by_name
 from voxelwave.data.store import StoredVolume
@@ -79,13 +79,13 @@ def _images(rows: Mapping[str, Row], out: Path) -> Images:
 def _images_of(scan: Scan, candidates: Images, how: Preparation) -> list[Row]:
     try:
         header = scan.read_header()
-        grid = towards_ras(np.empty(header.shape[:3], dtype=np.uint8), header.affine)
+        shape, grid_affine = header.grid_towards_ras()
     except UnusableVolume:
         return []
 
     def on_grid(key: str | Path) -> list[Row]:
-        alike = candidates.get((grid.array.shape, key), ())
-        images = [image for affine, image in alike if np.abs(affine - grid.affine).max() < SAME_GRID_MM]
+        alike = candidates.get((shape, key), ())
+        images = [image for affine, image in alike if np.abs(affine - grid_affine).max() < SAME_GRID_MM]
         return [image for image in images if session in (None, _session(image.file))]
 
     place, session = Path(scan.name), _session(scan.name)

@@ -7,28 +7,23 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float32, Int16, Shaped
 from numpy import ndarray
-from scipy.ndimage import affine_transform
 
 from voxelwave.data.listing.scans import Scan
 from voxelwave.data.modalities import Modality
-from voxelwave.data.reading.volume import SMALLEST_SIDE, Affine, Spacing, Volume, VolumeInfo, resample, three
-from voxelwave.data.recognition.labels import label_map_reason
-from voxelwave.data.recognition.rules import (
-    DICOM_MODALITIES,
-    Told,
-    contradiction,
-    modality_by_content,
-    modality_by_name,
-)
+from voxelwave.data.reading.volume import SMALLEST_SIDE, Spacing, Volume, VolumeInfo, resample, three
+from voxelwave.data.recognition.recognise import recognise
+from voxelwave.data.recognition.rules import Told
 from voxelwave.data.store import StoredInfo
 from voxelwave.errors import UnusableVolume
 from voxelwave.ops.seeding import numpy_generator
+from voxelwave.registry import MODALITIES
 
 MARGIN_MM = 5.0
 PLANE_SHARE = 0.002  # of a plane must be foreground for the box to reach it: single bright voxels do not count
@@ -59,9 +54,9 @@ class Preparation:
     modalities: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     subject: re.Pattern[str] | None = None
 
-
-class LabelMap(UnusableVolume):
-    """A file is a label map, and not to be pretrained on."""
+    def readers(self) -> dict[str, Modality]:
+        """Return the modalities as set, by name; raises InputError for a setting that does not fit."""
+        return {name: MODALITIES.build(name, **self.modalities.get(name, {})) for name in MODALITIES.names()}
 
 
 class Prepared(NamedTuple):
@@ -77,45 +72,31 @@ def prepare(scan: Scan, how: Preparation, readers: Mapping[str, Modality], facts
     """Read a scan and make of it what is stored; `facts` gathers the columns of its row also where it is refused.
 
     Raises:
-        LabelMap: where it is one.
+        NotAnImage: for a label map.
         UnusableVolume: with the reason.
     """
     # 1. What header and name tell.
     header = scan.read_header()
     facts |= {"shape": header.shape, "spacing_mm": header.spacing_mm, "orientation": header.orientation}
-    told = told_beforehand(scan, how)
+    told = scan.told(how.modality)
     facts |= _columns(told)
-    if told.modality == "":
-        raise UnusableVolume(f"neither MRI nor CT by {told.rule}; say which with --modality")
-    reader = readers.get(told.modality or "")
-    if problem := header.problem(reader.channels if reader else 3, several=scan.frame is not None):
-        raise UnusableVolume(problem)
-    if (voxels := _voxels_at(how.spacing_mm, header)) > MOST_VOXELS:
-        raise UnusableVolume(
-            f"it would have {voxels:.2g} voxels at the spacing asked for; is that of its header in mm?"
-        )
-    # The folder of a series may be named after what is to be seen in it.
-    named = Path() if scan.series else scan.path
-    if reason := label_map_reason(named):
-        raise LabelMap(reason)
+    channels = channels_of(told, readers)
 
     # 2. The values, as they are.
-    volume = scan.read(channels=reader.channels if reader else 3)
-    if reason := label_map_reason(named, volume.array):
-        raise LabelMap(reason)
-    if told.modality is None:
-        told = modality_by_content(volume.array)
-    if told.modality is None:
-        raise UnusableVolume("modality unknown: " + told.rule + "; say which with --modality")
+    told, volume = recognise(
+        told,
+        Path() if scan.series else scan.path,  # the folder of a series may be named after what is to be seen in it
+        partial(scan.read, channels=channels),
+        problem=header.problem(channels, several=scan.frame is not None) or _too_large(header, how.spacing_mm),
+    )
     facts |= _columns(told)
-    if how.modality is None and (problem := contradiction(told, volume.array)):
-        raise UnusableVolume(problem)
+    name = told.known()
     facts["hash"] = content_hash(volume)
 
     # 3. Mended, resampled, measured.
-    modality = readers[told.modality]
+    modality = readers[name]
     array, facts["nonfinite"] = _mended(volume.array, modality.lowest if volume.array.ndim == 3 else -math.inf)
-    if told.modality == "ct" and array.ndim == 3:
+    if name == "ct" and array.ndim == 3:
         array = np.maximum(array + np.float32(how.hu_offset), np.float32(modality.lowest))
     modality.bounds(array)  # refuses before the work of resampling
     resampled = resample(Volume(array, volume.affine), how.spacing_mm)
@@ -132,7 +113,7 @@ def prepare(scan: Scan, how: Preparation, readers: Mapping[str, Modality], facts
     # 5. As it is stored.
     packed = modality.pack(cropped.array, bounds)
     info = StoredInfo(
-        modality=told.modality,
+        modality=name,
         affine=cropped.affine.tolist(),
         bounds=packed.bounds,
         settings=modality.baked(),
@@ -144,32 +125,9 @@ def prepare(scan: Scan, how: Preparation, readers: Mapping[str, Modality], facts
     return Prepared(packed.array, info, places, facts)
 
 
-def told_beforehand(scan: Scan, how: Preparation) -> Told:
-    """Tell the modality before the values are read: as given, by DICOM tag, or by name."""
-    if how.modality is not None:
-        return Told(how.modality, "--modality")
-    if scan.series is not None:
-        tag = scan.series.modality
-        return Told(DICOM_MODALITIES.get(tag, ""), f"the DICOM modality {tag}")
-    return modality_by_name(scan.path, scan.root)
-
-
-def label_on_grid(label: Volume, shape: tuple[int, ...], affine: Affine) -> Shaped[ndarray, "depth height width"]:
-    """Return a label map on the grid of a stored image, by nearest neighbour, in the smallest type that holds it.
-
-    Raises:
-        UnusableVolume: for values that are not whole.
-    """
-    values = label.array
-    if not np.isfinite(values).all() or not np.array_equal(values, np.rint(values)):
-        raise UnusableVolume("a label map needs whole numbers")
-    to_label = np.linalg.inv(label.affine) @ affine
-    placed = affine_transform(values, to_label, output_shape=shape[:3], order=0, mode="grid-constant", cval=0.0)
-    for dtype in (np.uint8, np.int16, np.int32):
-        limits = np.iinfo(dtype)
-        if limits.min <= placed.min() and placed.max() <= limits.max:
-            return np.asarray(placed, dtype=dtype)
-    raise UnusableVolume(f"labels go up to {placed.max():g}, beyond 32 bits")
+def channels_of(told: Told, readers: Mapping[str, Modality]) -> int:
+    """Return how many channels a file may have: those of its modality, or where that is unknown three, as CT has."""
+    return readers[told.modality].channels if told.modality else 3
 
 
 def content_hash(volume: Volume) -> str:
@@ -202,9 +160,12 @@ def foreground_places(shown: Bool[ndarray, "..."], key: str) -> Int16[ndarray, "
     return places
 
 
-def _voxels_at(spacing_mm: Spacing | None, header: VolumeInfo) -> float:
+def _too_large(header: VolumeInfo, spacing_mm: Spacing | None) -> str | None:
     sides = zip(header.shape, header.spacing_mm, three(spacing_mm or header.spacing_mm), strict=False)
-    return math.prod(side * own / asked for side, own, asked in sides)
+    voxels = math.prod(side * own / asked for side, own, asked in sides)
+    if voxels <= MOST_VOXELS:
+        return None
+    return f"it would have {voxels:.2g} voxels at the spacing asked for; is that of its header in mm?"
 
 
 def _columns(told: Told) -> dict[str, str]:

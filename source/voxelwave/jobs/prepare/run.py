@@ -10,18 +10,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from rich.progress import Progress
-
 from voxelwave.data.listing.manifest import LABEL, MANIFEST, Row, as_csv, read_manifest, split_of, write_manifest
 from voxelwave.data.listing.scans import Scan, find_scans, frames_of
 from voxelwave.data.store import StoredVolume
 from voxelwave.engine.signals import stop_on_signal
 from voxelwave.errors import InputError, UnusableVolume
-from voxelwave.jobs.common.console import Console
+from voxelwave.jobs.common.console import Console, tracked
 from voxelwave.jobs.common.outcome import Outcome
 from voxelwave.jobs.common.processes import run_all
 from voxelwave.jobs.prepare.labels import pair_labels
-from voxelwave.jobs.prepare.preparation import Preparation, told_beforehand
+from voxelwave.jobs.prepare.preparation import Preparation, channels_of
 from voxelwave.jobs.prepare.report import print_summary, write_contact_sheet
 from voxelwave.jobs.prepare.settings import check, check_data_set, record_settings
 from voxelwave.jobs.prepare.work import (
@@ -158,8 +156,8 @@ class Preparer:
     def _parted(self, scan: Scan) -> list[Scan]:
         """Return the volumes of a file of several; what is wrong with a file is found when it is read."""
         try:
-            reader = self.readers.get(told_beforehand(scan, self.how).modality or "")
-            return frames_of(scan, scan.read_header(), self.how.frames, reader.channels if reader else 3)
+            channels = channels_of(scan.told(self.how.modality), self.readers)
+            return frames_of(scan, scan.read_header(), self.how.frames, channels)
         except UnusableVolume:
             return [scan]
 
@@ -184,16 +182,14 @@ class Preparer:
             return
         scans = {job.scan.name: job.scan for job in jobs}
         self._save(self._rows.values())
-        progress = Progress(*Progress.get_default_columns(), console=Console(stderr=True), transient=True)
-        with progress, (self.out / MANIFEST).open("a", encoding="utf-8") as journal:
-            bar = progress.add_task(what, total=len(jobs))
-            for row in run_all(work, jobs, workers=self.workers, should_stop=should_stop):
+        rows = run_all(work, jobs, workers=self.workers, should_stop=should_stop)
+        with (self.out / MANIFEST).open("a", encoding="utf-8") as journal:
+            for row in tracked(rows, what, total=len(jobs)):
                 self._outputs |= {row.output} - {""}
                 if row.modality == LABEL:
                     self._labels[row.file] = scans[row.file]
                 journal.write(as_csv([row], header=False))
                 journal.flush()
-                progress.advance(bar)
                 self._take(row)
 
     def _take(self, row: Row) -> None:

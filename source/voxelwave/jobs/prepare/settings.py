@@ -66,7 +66,7 @@ def check(how: Preparation, *, workers: int, holdout: float | None) -> dict[str,
         raise InputError(f"--workers must be at least 1, got {workers}")
     if holdout is not None and not 0 <= holdout < 1:
         raise InputError(f"--holdout is a share of at least 0 and below 1, got {holdout}")
-    return {name: MODALITIES.build(name, **how.modalities.get(name, {})) for name in MODALITIES.names()}
+    return how.readers()
 
 
 def check_data_set(out: Path, how: Preparation) -> None:

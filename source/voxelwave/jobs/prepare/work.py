@@ -10,18 +10,18 @@ import numpy as np
 from jaxtyping import Float32
 from numpy import ndarray
 
+from voxelwave.data.label_maps import as_labels, in_smallest_type, onto_grid
 from voxelwave.data.listing.manifest import LABEL, Row, printable
 from voxelwave.data.listing.scans import Scan
-from voxelwave.data.modalities import Modality
 from voxelwave.data.reading.volume import spacing_of
 from voxelwave.data.recognition.labels import without_suffix
+from voxelwave.data.recognition.recognise import NotAnImage
 from voxelwave.data.recognition.rules import subject_by_name
 from voxelwave.data.store import SUFFIX, StoredInfo, StoredVolume, write_stored
 from voxelwave.errors import DamagedVolume, UnusableVolume
 from voxelwave.jobs.prepare.contact_sheet import save_strip, three_slices
-from voxelwave.jobs.prepare.preparation import LabelMap, Preparation, label_on_grid, prepare
+from voxelwave.jobs.prepare.preparation import Preparation, prepare
 from voxelwave.ops.seeding import key_to_seed
-from voxelwave.registry import MODALITIES
 
 PICTURES = "pictures"
 PICTURED_SIDE = 192
@@ -48,9 +48,7 @@ class LabelJob:
 def store_scan(job: ScanJob, *, how: Preparation, out: Path) -> Row:
     """Prepare and store one scan, and return its row; raises OSError where `out` does not take it."""
     scan = job.scan
-    readers: dict[str, Modality] = {
-        name: MODALITIES.build(name, **how.modalities.get(name, {})) for name in MODALITIES.names()
-    }
+    readers = how.readers()
     facts: dict[str, Any] = {}
     try:
         prepared = prepare(scan, how, readers, facts)
@@ -75,10 +73,11 @@ def store_label(job: LabelJob, *, how: Preparation, out: Path) -> Row:
     image = StoredVolume(out / job.image.output)
     try:
         header = job.scan.read_header()
-        label = job.scan.read(channels=1)
-        array = label_on_grid(label, image.grid, image.affine)
+        labels = as_labels(job.scan.read(channels=1))
+        placed = onto_grid(labels.array, labels.affine, shape=image.grid, to_affine=image.affine)
     except UnusableVolume as unusable:
         return refused(job.scan, how, unusable, {"modality": LABEL, "told_by": job.told_by})
+    array = in_smallest_type(placed)
     path = out / f"{LABEL}s" / f"{job.stem}{SUFFIX}"
     path.parent.mkdir(parents=True, exist_ok=True)
     info = StoredInfo(modality=LABEL, affine=image.info.affine)
@@ -103,7 +102,7 @@ def store_label(job: LabelJob, *, how: Preparation, out: Path) -> Row:
 
 def refused(scan: Scan, how: Preparation, reason: UnusableVolume, facts: dict[str, Any]) -> Row:
     """Return the row of a scan that is not used."""
-    if isinstance(reason, LabelMap):
+    if isinstance(reason, NotAnImage):
         facts |= {"modality": LABEL, "told_by": str(reason)}
     return described(scan, how, facts, status="refused", reason=str(reason), damaged=isinstance(reason, DamagedVolume))
 

@@ -12,12 +12,11 @@ from numpy import ndarray
 from torch import Tensor
 
 from voxelwave.contracts import Grid
-from voxelwave.data.batches.labelled import Classes, check_same_grid, read_labels
+from voxelwave.data.label_maps import Classes, check_same_grid, onto_grid, read_labels
 from voxelwave.data.listing.cases import Case
 from voxelwave.data.scaled import Scaled
-from voxelwave.downstream.embedding import embed_crops, embed_tokens, embed_volume, fitted_size, frame, tissue
+from voxelwave.downstream.embedding import embed_crops, embed_tokens, embed_volume, fitted_size, frame, occupied_tokens
 from voxelwave.downstream.features import FeaturePyramid
-from voxelwave.downstream.inference import onto_grid
 from voxelwave.downstream.scan_reader import ScanReader
 from voxelwave.errors import InputError, UnusableVolume
 from voxelwave.jobs.common.console import tracked
@@ -87,7 +86,7 @@ def probe_cases(
             problems.append(f"{case.image}: {unusable}")
             continue
         generator = torch_generator(seed, "tokens", case.name)
-        places = tissue(framed, patch_size).nonzero()
+        places = occupied_tokens(framed, patch_size).nonzero()
         places = places[torch.randperm(len(places), generator=generator)[:TOKENS]]
         chosen = torch.zeros(grid, dtype=torch.bool)
         chosen[tuple(places.T)] = True
@@ -129,8 +128,7 @@ def _token_labels(
     except UnusableVolume as unusable:
         raise UnusableVolume(f"its label map {case.label.name}: {unusable}") from None
     array = labels.array if classes is None else classes.indices(labels.array)
-    depth, height, width = scaled.volume.shape[1:]
-    array = onto_grid(array, labels.affine, shape=(depth, height, width), to_affine=scaled.affine)
+    array = onto_grid(array, labels.affine, shape=scaled.volume.shape[1:], to_affine=scaled.affine)
     # The share of a patch that each class takes, by the way that the image went.
     names = np.unique(array)
     shares = []

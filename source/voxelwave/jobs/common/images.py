@@ -1,0 +1,70 @@
+"""The images that a job goes through one after the other, and what is said of those that cannot be used."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from voxelwave.data.listing.cases import Case
+from voxelwave.data.listing.discovery import home_expanded
+from voxelwave.data.listing.images import find_images
+from voxelwave.data.scaled import Scaled
+from voxelwave.downstream.scan_reader import ScanReader
+from voxelwave.errors import InputError, UnusableVolume
+from voxelwave.jobs.common.console import Console, tracked
+
+
+class Images:
+    """The images at `source`, as `find_images` lists them.
+
+    Attributes:
+        cases: all of them; the modality is "" where no list and no `modality` says it.
+        refused: the path and the reason of each that could not be used.
+
+    Raises InputError where there is nothing, or no such modality.
+    """
+
+    def __init__(self, source: str, modality: str | None) -> None:
+        self.cases, self._label_maps = find_images(source, modality)
+        self.refused: list[str] = []
+        self._source, place = source, home_expanded(source)
+        self._root = place if place.is_dir() else None
+
+    def each(
+        self,
+        cases: Sequence[Case],
+        reader: ScanReader,
+        use: Callable[[Case, Scaled], None],
+        *,
+        verb: str,
+        should_stop: Callable[[], bool] = lambda: False,
+    ) -> int:
+        """Read each of `cases` once, call `use` with it and its scan, and return how many times that went well.
+
+        Args:
+            use: gets the case with its modality.
+            verb: what is done to an image, such as "predicted".
+        """
+        done = 0
+        for case in tracked(cases, f"{verb} images"):
+            if should_stop():
+                break
+            try:
+                scan = reader(case.image, case.modality, root=self._root)
+                use(replace(case, modality=scan.modality), scan)
+                done += 1
+            except UnusableVolume as unusable:
+                self.refused.append(f"{case.image}: {unusable}")
+            except (RuntimeError, MemoryError) as error:  # what does not fit into memory
+                reason = " ".join(str(error).split())[:160]
+                self.refused.append(f"{case.image}: cannot be {verb}: {type(error).__name__}: {reason}")
+        return done
+
+    def say(self, console: Console) -> None:
+        """List what was left out, and why; raises InputError where that is all there is."""
+        for title, lines in (("label maps, left out", self._label_maps), ("cannot be used", self.refused)):
+            if lines:
+                console.say("\n  ".join([f"{title}: {len(lines)}", *lines]))
+        if len(self.refused) == len(self.cases):
+            first = self.refused[0]
+            raise InputError(f"none of the {len(self.cases)} files at '{self._source}' can be used; the first, {first}")
