@@ -167,7 +167,7 @@ class StoredVolume:
 
     @property
     def source(self) -> VolumeInfo:
-        """The file that it was made of, axes towards RAS; the stored volume itself where that is not known."""
+        """Grid and affine of the file that it was made of, axes towards RAS; its own where these are not known."""
         if not self.info.source_shape:
             return VolumeInfo(self.shape, self.affine, self.dtype)
         return VolumeInfo(self.info.source_shape, np.array(self.info.source_affine, dtype=np.float64), self.dtype)

@@ -1,4 +1,4 @@
-"""What a bundle runs: the scans of a folder through its model, prepared and predicted as the package itself does."""
+"""What the configuration of a bundle calls: reads the scans of a folder, runs the model on each, writes the results."""
 
 from __future__ import annotations
 
@@ -71,10 +71,10 @@ class Evaluator:
 
     Args:
         network: the model.
-        dataset: which scans.
-        inferer: makes a result of the model and a scaled volume `[channel, D, H, W]`.
+        dataset: the scans.
+        inferer: is called with the model and a scaled volume `[channel, D, H, W]`, and returns the result.
         postprocessing: writes the result of a scan to a path that still lacks its suffix, and returns the file.
-        output_dir: where to; results lie in it as the scans do in their folder.
+        output_dir: results have the places in it that the scans have in their folder.
     """
 
     def __init__(

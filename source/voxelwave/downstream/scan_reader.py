@@ -45,11 +45,11 @@ class ScanReader:
         return self._readers[name]
 
     def __call__(self, path: Path, modality: str = "", *, root: Path | None = None) -> Scaled:
-        """Read a whole scan, stored or not, once.
+        """Open a scan once, stored or not, and read it whole.
 
         Args:
-            modality: "" tells it as `voxelwave prepare` does; a stored volume says it.
-            root: the folder that was searched, which is asked as well; None asks the nearest folder alone.
+            modality: "" tells it as `voxelwave prepare` does; a stored volume says its own.
+            root: the folder that was searched; names up to its own may tell the modality. None asks the nearest folder.
 
         Raises:
             UnusableVolume: with a short reason, also for a modality that nothing tells or that the model does not take,

@@ -1,4 +1,4 @@
-"""Mirror images along any axis: all of them heads that could be, and no voxel is interpolated."""
+"""Mirror images along any axis: each is a head that could be, and no voxel is interpolated."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Volumes that a part is taken of: one in memory, or one in the store, of which just that part is read."""
+"""Volumes of which parts are cut: one that lies in memory, or one in the store, of which the part alone is read."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Cuboid = Float[Tensor, "channel part_depth part_height part_width"]
 
 @runtime_checkable
 class Cuboids(Protocol):
-    """A scaled volume as far as its parts are concerned."""
+    """A scaled volume of which parts can be cut."""
 
     @property
     def grid(self) -> Grid:
@@ -54,7 +54,7 @@ class InMemory:
         return self._volume[:, d : d + depth, h : h + height, w : w + width].float()
 
     def foreground_voxel(self, generator: torch.Generator) -> Sequence[int]:
-        """Return the first of some voxels that is not air."""
+        """Return the first of 16 random voxels that is not air; the first of all where all are air."""
         # Trying voxels until one is not air costs nothing beside a pass over the volume to list them all.
         sides = torch.tensor(self.grid)
         places = (torch.rand(CENTRE_ATTEMPTS, 3, generator=generator, dtype=torch.float64) * sides).long()
@@ -79,7 +79,7 @@ class InStore:
         return torch.from_numpy(self._modality.scale(self._stored.crop(start, size), self._stored.info.bounds))
 
     def foreground_voxel(self, generator: torch.Generator) -> Sequence[int]:
-        """Return one of the voxels that were listed as foreground."""
+        """Return one of the voxels that were listed as foreground when the volume was stored."""
         places = self._stored.foreground
         if not len(places):
             return [side // 2 for side in self.grid]

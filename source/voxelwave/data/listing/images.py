@@ -14,13 +14,12 @@ from voxelwave.registry import MODALITIES
 
 
 def find_images(source: str, modality: str | None) -> tuple[list[Case], list[str]]:
-    """List the images at `source`, and the label maps among them, told by their names, which are none.
+    """List the images at `source`, and apart from them the files whose names tell that they are label maps.
 
     `source` is a file, a folder, a glob, a CSV list of files or of cases, or a folder that `voxelwave prepare` wrote.
+    The modality of an image is "" where neither `modality` nor a list says it.
 
-    An image whose modality neither `modality` nor a list tells has "".
-
-    Raises InputError where there is nothing, or no such modality.
+    Raises InputError where there is no image, or no such modality.
     """
     if modality is not None:
         MODALITIES.get(modality)

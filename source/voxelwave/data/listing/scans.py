@@ -37,7 +37,7 @@ class Scan:
 
     @property
     def name(self) -> str:
-        """What tells this scan from all others."""
+        """The path, with the number of the volume or of the series where a path holds several."""
         part = f"#{self.frame}" if self.frame is not None else f"#{self.series.uid}" if self.series else ""
         return printable(f"{self.path}{part}")
 
@@ -73,7 +73,7 @@ class Scan:
 
 
 def find_scans(sources: Sequence[str]) -> tuple[list[Scan], list[tuple[Scan, UnusableVolume]]]:
-    """List the scans below each of `sources` (folders or files), sorted, and what cannot be one with the reason.
+    """List the scans below each of `sources` (folders or files), sorted, and the files that can be none, with reasons.
 
     Raises InputError for a source that does not exist or holds nothing that could be a scan.
     """
@@ -109,7 +109,7 @@ def find_scans(sources: Sequence[str]) -> tuple[list[Scan], list[tuple[Scan, Unu
 
 
 def frames_of(scan: Scan, info: VolumeInfo, choice: str, channels: int) -> list[Scan]:
-    """Part a file of several volumes as chosen: "first", "all", or "refuse", which leaves it whole."""
+    """Return the volumes of a file of several that are to be read: its "first", "all", or with "refuse" the file."""
     frames = info.frames(channels)
     if frames == 1 or choice == "refuse":
         return [scan]

@@ -1,4 +1,4 @@
-"""What a file that cannot be read is instead: cut off, a web page, a pointer, something else."""
+"""Why a file cannot be read: it is cut off, a web page, a Git-LFS pointer, or no volume."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from voxelwave.ops.loggers import silenced
 
 @contextmanager
 def as_unusable(path: Path) -> Iterator[None]:
-    """Turn whatever a damaged file makes its reader raise into a DamagedVolume, and keep readers silent."""
+    """Raise a DamagedVolume for whatever error a damaged file causes in its reader, and keep readers from logging."""
     try:
         with silenced(imageglobals.logger), np.errstate(all="ignore"), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of what is odd in a file but does not keep it from being read

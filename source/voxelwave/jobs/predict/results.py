@@ -1,4 +1,4 @@
-"""Where predictions go: a folder of label maps or a table of probabilities, which a repeated call goes on with."""
+"""What predictions are written to: a folder of label maps or a table of probabilities; a repeated call adds to it."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def _window(description: Mapping[str, Any]) -> Grid:
 
 
 def _differing(record: Path, legend: Mapping[str, Any]) -> str | None:
-    """Return the first key that a record of before has otherwise."""
+    """Return the first key of `legend` that has another value in the `record` of an earlier call, None for no key."""
     try:
         before = json.loads(record.read_text(encoding="utf-8"))
         return next((key for key, value in legend.items() if before.get(key) != value), None)

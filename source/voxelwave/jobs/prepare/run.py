@@ -162,9 +162,9 @@ class Preparer:
             return [scan]
 
     def _stems(self, scans: Sequence[Scan]) -> list[str]:
-        """Name what is written after the place below the folder that was searched; no two alike.
+        """Return where each scan is stored, without suffix: at its place below the folder that was searched.
 
-        Refused scans have a name, too, so that all names are the same whichever scans were done before.
+        Refused scans have a place, too, so that all places are the same whichever scans were done before.
         """
         stored = {row.file: stored_stem(row) for row in self._rows.values() if row.output and row.modality != LABEL}
         taken = set(stored.values())
@@ -241,5 +241,5 @@ def _opens(stored: Path) -> bool:
 
 
 def _key(row: Row) -> str:
-    """A label map has a row for each of its images."""
+    """Return what tells a row from all others: a label map has a row for each of its images."""
     return f"{row.file}>{row.label_for}" if row.label_for else row.file
