@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from voxelwave.data.listing.selection import stored_refusal
 from voxelwave.data.modalities import Modality
 from voxelwave.data.reading.nifti import read_volume
+from voxelwave.data.reading.volume import Spacing, three
 from voxelwave.data.recognition.recognise import recognise, told_beforehand
 from voxelwave.data.scaled import Scaled, scale, scale_stored
 from voxelwave.data.store import StoredVolume, is_stored
@@ -24,7 +24,9 @@ class ScanReader:
     def __init__(self, features: FeaturePyramid) -> None:
         self._counts = features.in_channels
         self._settings = modality_settings(features.description)
-        self._spacing_mm = _spacing(features.description.get("preprocessing", {}).get("spacing_mm"))
+        spacing_mm = features.description.get("preprocessing", {}).get("spacing_mm")
+        # JSON knows no tuples.
+        self._spacing_mm: Spacing | None = three(spacing_mm) if isinstance(spacing_mm, list) else spacing_mm
         # A model of a task knows what it was trained on; a backbone may be tried on anything of as many channels.
         trained = self._settings if "task" in features.description else ()
         names = trained or MODALITIES.names()
@@ -75,11 +77,3 @@ class ScanReader:
         if name not in self._taken:
             raise UnusableVolume(f"{name}, and the model takes {' and '.join(self._taken)}")
         return self.modality(name)
-
-
-def _spacing(given: Any) -> float | tuple[float, float, float] | None:
-    """Return a spacing as its description has it: JSON knows no tuples."""
-    if given is None or isinstance(given, int | float):
-        return given
-    first, second, third = given
-    return float(first), float(second), float(third)

@@ -86,8 +86,7 @@ def find_scans(sources: Sequence[str]) -> tuple[list[Scan], list[tuple[Scan, Unu
             raise InputError(f"'{source}' does not exist (working folder: {Path.cwd()}): give a folder or a file")
         root = place if place.is_dir() else place.parent
         candidates = walk(place, _could_be_a_scan) if place.is_dir() else [place]
-        slices = [path for path in candidates if not _is_file_of_volumes(path)]
-        slices = [path for path in slices if dicom.is_dicom(path)]
+        slices = [path for path in candidates if not _is_file_of_volumes(path) and dicom.is_dicom(path)]
         found = [Scan(path, root) for path in candidates if _is_file_of_volumes(path)]
         for path in candidates:
             if path.name.lower().endswith(NOT_READ):

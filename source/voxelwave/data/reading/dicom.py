@@ -12,9 +12,9 @@ from jaxtyping import Shaped
 from numpy import ndarray
 
 from voxelwave.data.reading.dicom_header import APART, KEYWORDS, Plane, Series, read_planes
-from voxelwave.data.reading.dicom_pixels import extra, read_pixels
+from voxelwave.data.reading.dicom_pixels import read_pixels
 from voxelwave.data.reading.slices import SAME_PLACE_MM, Stack, heights
-from voxelwave.data.reading.unreadable import as_unusable
+from voxelwave.data.reading.unreadable import as_unusable, extra
 from voxelwave.data.reading.volume import Volume, VolumeInfo, towards_ras
 from voxelwave.errors import UnusableVolume
 

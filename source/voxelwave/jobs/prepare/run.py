@@ -117,7 +117,8 @@ class Preparer:
         self, found: Sequence[Scan], unusable: Sequence[tuple[Scan, UnusableVolume]]
     ) -> tuple[list[Scan], set[str]]:
         """Return the volumes of all files, and the names of those that are done already."""
-        known = _rows_of(self.out)
+        manifest = self.out / MANIFEST
+        known = read_manifest(manifest) if manifest.exists() else []
         self._rows = {_key(row): row for row in known}
         self._outputs = {row.output for row in known if row.output}
         for scan, reason in unusable:
@@ -225,11 +226,6 @@ class Preparer:
             stored.unlink(missing_ok=True)
             picture_of(self.out, stored).unlink(missing_ok=True)
         write_manifest(self.out / MANIFEST, rows)
-
-
-def _rows_of(out: Path) -> list[Row]:
-    manifest = out / MANIFEST
-    return read_manifest(manifest) if manifest.exists() else []
 
 
 def _opens(stored: Path) -> bool:
