@@ -22,28 +22,26 @@ class ScanReader:
     """Reads files with the spacing and the scaling that the description of `features` names."""
 
     def __init__(self, features: FeaturePyramid) -> None:
-        self._counts = features.in_channels
-        self._settings = modality_settings(features.description)
-        spacing_mm = features.description.get("preprocessing", {}).get("spacing_mm")
+        description, self._counts = features.description, features.in_channels
+        spacing_mm = description.get("preprocessing", {}).get("spacing_mm")
         # JSON knows no tuples.
         self._spacing_mm: Spacing | None = three(spacing_mm) if isinstance(spacing_mm, list) else spacing_mm
+        settings = modality_settings(description)
         # A model of a task knows what it was trained on; a backbone may be tried on anything of as many channels.
-        trained = self._settings if "task" in features.description else ()
-        names = trained or MODALITIES.names()
-        self._taken = [name for name in names if MODALITIES.get(name).channels in self._counts]
-        self._readers: dict[str, Modality] = {}
+        names = ("task" in description and settings) or MODALITIES.names()
+        self._readers: dict[str, Modality] = {
+            name: MODALITIES.build(name, **settings.get(name, {}))
+            for name in names
+            if MODALITIES.get(name).channels in self._counts
+        }
 
     def modality(self, name: str) -> Modality:
         """Return what scales a modality; raises InputError for one with another channel count than the backbone has."""
-        if name not in self._readers:
-            reader: Modality = MODALITIES.build(name, **self._settings.get(name, {}))
-            if reader.channels not in self._counts:
-                trained = " or ".join(map(str, self._counts))
-                raise InputError(
-                    f"the backbone takes volumes of {trained} channels, and {name} has {reader.channels}: "
-                    f"leave such scans out with --modality, or take a backbone that was trained on {name}"
-                )
-            self._readers[name] = reader
+        if (channels := MODALITIES.get(name).channels) not in self._counts:
+            raise InputError(
+                f"the backbone takes volumes of {' or '.join(map(str, self._counts))} channels, and {name} has "
+                f"{channels}: leave such scans out with --modality, or take a backbone that was trained on {name}"
+            )
         return self._readers[name]
 
     def __call__(self, path: Path, modality: str = "", *, root: Path | None = None) -> Scaled:
@@ -74,6 +72,6 @@ class ScanReader:
 
     def _reader(self, name: str) -> Modality:
         """Return what scales a modality; raises UnusableVolume where the model does not take it."""
-        if name not in self._taken:
-            raise UnusableVolume(f"{name}, and the model takes {' and '.join(self._taken)}")
-        return self.modality(name)
+        if name not in self._readers:
+            raise UnusableVolume(f"{name}, and the model takes {' and '.join(self._readers)}")
+        return self._readers[name]

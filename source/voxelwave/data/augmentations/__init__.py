@@ -38,7 +38,7 @@ class SpatialAugmentation(Augmentation, Protocol):
 
     def moved(self, labels: Labels, generator: torch.Generator) -> Labels:
         """Return `labels`, moved as a call with a generator of the same state moves volumes, without interpolation."""
-        ...
+        return self(labels.float(), generator).byte()
 
 
 class Augment:
