@@ -113,9 +113,7 @@ def write_stored(
 class StoredVolume:
     """A stored volume, mapped into memory: opening it reads next to nothing, a crop reads the chunks that it touches.
 
-    Raises:
-        DamagedVolume: for a file that is no store or is damaged, here and when a crop is read.
-        UnusableVolume: for a store of another format version.
+    Raises DamagedVolume for a damaged file, here and when a crop is read, UnusableVolume for another format version.
     """
 
     def __init__(self, path: Path) -> None:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from voxelwave.data.listing.discovery import walk
 from voxelwave.data.recognition.labels import label_map_reason, without_suffix
 from voxelwave.data.scaled import Scaled
-from voxelwave.downstream.inference import write_most_probable
+from voxelwave.downstream.inference import write_prediction
 from voxelwave.errors import InputError, UnusableVolume
 from voxelwave.ops.files import replacing, write_text
 
@@ -119,7 +119,7 @@ def write_segmentation(
 ) -> Path:
     """Write the most probable class of each voxel, in the grid of the scan's own file."""
     out = place.with_name(f"{place.name}_seg.nii.gz")
-    write_most_probable(out, result, scaled.affine, like=scaled.source)
+    write_prediction(out, result, scaled.affine, like=scaled.source)
     return out
 
 

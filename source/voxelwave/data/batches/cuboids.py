@@ -20,12 +20,9 @@ Cuboid = Float[Tensor, "channel part_depth part_height part_width"]
 
 @runtime_checkable
 class Cuboids(Protocol):
-    """A scaled volume of which parts can be cut."""
+    """A scaled volume of which parts can be cut; `grid` are its voxels along each axis."""
 
-    @property
-    def grid(self) -> Grid:
-        """The voxels along each axis."""
-        ...
+    grid: Grid
 
     def cut(self, start: Grid, size: Grid) -> Cuboid:
         """Return the cuboid of `size` that begins at `start`, in [0, 1]."""
@@ -40,13 +37,8 @@ class InMemory:
     """A volume that was read whole."""
 
     def __init__(self, volume: Float[Tensor, "channel depth height width"]) -> None:
-        self._volume = volume
-
-    @property
-    def grid(self) -> Grid:
-        """The voxels along each axis."""
-        depth, height, width = self._volume.shape[1:]
-        return depth, height, width
+        depth, height, width = volume.shape[1:]
+        self._volume, self.grid = volume, (depth, height, width)
 
     def cut(self, start: Grid, size: Grid) -> Cuboid:
         """Return the cuboid of `size` that begins at `start`."""
@@ -67,12 +59,7 @@ class InStore:
     """A stored volume; its modality scales what is read."""
 
     def __init__(self, stored: StoredVolume, modality: Modality) -> None:
-        self._stored, self._modality = stored, modality
-
-    @property
-    def grid(self) -> Grid:
-        """The voxels along each axis."""
-        return self._stored.grid
+        self._stored, self._modality, self.grid = stored, modality, stored.grid
 
     def cut(self, start: Grid, size: Grid) -> Cuboid:
         """Return the cuboid of `size` that begins at `start`; raises DamagedVolume where it cannot be read."""

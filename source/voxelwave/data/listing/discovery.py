@@ -56,14 +56,6 @@ def home_expanded(path: str) -> Path:
         raise InputError(f"'{path}': there is no such home folder; write the path out") from None
 
 
-def place_of(source: str) -> Path:
-    """Return the path that a command was given; raises InputError for a path that is not there and no pattern."""
-    place = home_expanded(source)
-    if not place.exists() and not glob.has_magic(source):
-        raise InputError(f"'{source}' does not exist: give a file, a folder, a glob in quotes, or a CSV list")
-    return place
-
-
 def real_path(path: Path) -> Path:
     """Return the path of the file or folder that links lead to."""
     # Path.resolve raises on a link that leads to itself; reading such a file says what is wrong with it.
@@ -97,8 +89,8 @@ def find_files(source: Source) -> list[VolumeFile]:
         empty = "file is no" if place.is_file() else "pattern matches no"
     else:
         raise InputError(
-            f"{source} does not exist (working folder: {Path.cwd()}): correct data.sources, or "
-            f"generate heads with `voxelwave synthesize`"
+            f"{source} does not exist (working folder: {Path.cwd()}): give a file, a folder, a glob in quotes or a CSV "
+            f"list, or generate heads with `voxelwave synthesize`"
         )
     if not found:
         raise InputError(f"{source}: the {empty} volume ({', '.join(SUFFIXES)})")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from voxelwave.data.listing.cases import CASES, Case, find_cases, prepared_cases
-from voxelwave.data.listing.discovery import Source, find_files, place_of
+from voxelwave.data.listing.discovery import Source, find_files, home_expanded
 from voxelwave.data.listing.manifest import is_prepared
 from voxelwave.data.recognition.labels import label_map_reason, without_suffix
 from voxelwave.data.recognition.rules import subject_by_name
@@ -23,7 +23,7 @@ def find_images(source: str, modality: str | None) -> tuple[list[Case], list[str
     """
     if modality is not None:
         MODALITIES.get(modality)
-    place = place_of(source)
+    place = home_expanded(source)
     if (place / CASES).is_file() or _lists_cases(place):
         return find_cases(source, modality=modality or ""), []
     if is_prepared(place):

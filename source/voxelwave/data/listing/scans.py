@@ -10,6 +10,7 @@ from pathlib import Path
 from voxelwave.data.listing.discovery import home_expanded, walk
 from voxelwave.data.listing.manifest import printable
 from voxelwave.data.reading import dicom, nifti, nrrd
+from voxelwave.data.reading.dicom_header import Series
 from voxelwave.data.reading.volume import Volume, VolumeInfo
 from voxelwave.data.recognition.recognise import told_beforehand
 from voxelwave.data.recognition.rules import Told
@@ -33,7 +34,7 @@ class Scan:
     path: Path
     root: Path
     frame: int | None = None
-    series: dicom.Series | None = None
+    series: Series | None = None
 
     @property
     def name(self) -> str:

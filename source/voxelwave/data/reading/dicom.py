@@ -18,8 +18,6 @@ from voxelwave.data.reading.unreadable import as_unusable, extra
 from voxelwave.data.reading.volume import Volume, VolumeInfo, towards_ras
 from voxelwave.errors import UnusableVolume
 
-__all__ = ["Series", "find_series", "is_dicom", "read_series", "read_series_header"]
-
 SAME_STEP_MM = 1e-3  # 0.5 mm over a slice of 512 voxels: what differs by more is not of one volume
 
 

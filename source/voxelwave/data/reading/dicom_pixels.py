@@ -28,9 +28,7 @@ CODECS = {
 def read_pixels(file: Path) -> Shaped[ndarray, "frame row column"]:
     """Read all frames of one grey value a pixel.
 
-    Raises:
-        UnusableVolume: there are no pixels, or others than the header says.
-        InputError: the extra `dicom` is not installed.
+    Raises UnusableVolume where pixels are missing or are others than the header says, InputError without the extra.
     """
     pydicom = extra("pydicom")
     dataset = pydicom.dcmread(file, force=True)

@@ -40,11 +40,9 @@ def read_nrrd_header(path: Path) -> VolumeInfo:
 
 
 def read_nrrd(path: Path, *, channels: int = 3, frame: int | None = None) -> Volume:
-    """Read [D, H, W] or [D, H, W, channels] towards RAS; with `frame` that volume of a file of several.
+    """Read [D, H, W] or [D, H, W, channels] towards RAS; `frame` is the number of the volume in a file of several.
 
-    Raises:
-        UnusableVolume: with a short reason, for whatever cannot be read or is not one volume.
-        InputError: the extra `dicom` is not installed.
+    Raises UnusableVolume for whatever cannot be read or is not one volume, InputError without the extra `dicom`.
     """
     nrrd = extra("nrrd", package="pynrrd", kind="NRRD")
     with as_unusable(path):

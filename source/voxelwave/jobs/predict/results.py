@@ -15,7 +15,7 @@ from voxelwave.data.listing.cases import Case
 from voxelwave.data.scaled import Scaled
 from voxelwave.downstream.classification import predict_targets
 from voxelwave.downstream.description import crop_size
-from voxelwave.downstream.inference import predict_volume, write_most_probable
+from voxelwave.downstream.inference import predict_volume, write_prediction
 from voxelwave.errors import InputError
 from voxelwave.ops.files import write_text
 from voxelwave.ops.tables import as_csv
@@ -74,7 +74,7 @@ class SegmentationFolder:
         path = self._path(case)
         write_text(self._out / LEGEND, json.dumps(self._legend, indent=2) + "\n")
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_most_probable(path, logits, scan.affine, like=scan.source)
+        write_prediction(path, logits, scan.affine, like=scan.source)
 
     def _path(self, case: Case) -> Path:
         return self._out / f"{self._places[case.image]}{OF_A_SEGMENTATION}"

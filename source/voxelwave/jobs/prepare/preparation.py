@@ -71,9 +71,7 @@ class Prepared(NamedTuple):
 def prepare(scan: Scan, how: Preparation, readers: Mapping[str, Modality], facts: dict[str, Any]) -> Prepared:
     """Read a scan and make of it what is stored; `facts` collects the columns of its row, also where it is refused.
 
-    Raises:
-        NotAnImage: for a label map.
-        UnusableVolume: with the reason.
+    Raises NotAnImage for a label map, and UnusableVolume, with the reason, for whatever else cannot be used.
     """
     # 1. What header and name tell.
     header = scan.read_header()
