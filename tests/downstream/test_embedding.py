@@ -13,10 +13,6 @@ from voxelwave.downstream.embedding import (
     untrained_twin,
 )
 from voxelwave.downstream.features import FeaturePyramid
-from voxelwave.downstream.scan_reader import ScanReader
-from voxelwave.errors import UnusableVolume
-from voxelwave.jobs.prepare.run import Preparer
-from voxelwave.jobs.prepare.settings import preparation
 from voxelwave.ops.seeding import torch_generator
 
 SETTINGS = {"patch_size": 4, "embed_dim": 24, "depth": 2, "num_heads": 2}
@@ -128,32 +124,3 @@ def test_the_untrained_twin_is_another_backbone_of_the_same_kind():
     embeddings = [embed_volume(one, volume, size=None) for one in (first, again, other, features)]
     assert torch.equal(embeddings[0], embeddings[1])
     assert all((embeddings[0] - one).abs().max() > 0.01 for one in embeddings[2:])
-
-
-def test_a_scan_is_read_as_the_description_says(heads):
-    scan = heads / "mri" / "head_0000_T1.nii.gz"
-    assert ScanReader(pyramid())(scan, "mri").volume.shape == (1, 32, 32, 32)
-    assert ScanReader(pyramid(spacing_mm=[2.0, 2.0, 1.0]))(scan, "mri").volume.shape == (1, 16, 16, 32)
-    wide = {"mri": {"channels": 1, "range": [0, 1], "percentiles": [20, 80]}}
-    share = [float((ScanReader(pyramid(modalities=of))(scan, "mri").volume == 1).float().mean()) for of in ({}, wide)]
-    assert share[1] > 5 * share[0]
-
-
-def test_what_a_backbone_cannot_take_is_one_clear_line(heads, tmp_path):
-    mri = FeaturePyramid(WaveFormer3D((1,), **SETTINGS))
-    with pytest.raises(ValueError, match="takes volumes of 1 channels, and ct has 3: leave such scans out") as caught:
-        ScanReader(mri).modality("ct")
-    assert "\n" not in str(caught.value)
-    (tmp_path / "scan").mkdir()
-    (tmp_path / "scan" / "head_T1.nii.gz").symlink_to(heads / "mri" / "head_0000_T1.nii.gz")
-    Preparer(tmp_path / "set", preparation(spacing="native"), workers=1)([str(tmp_path / "scan")])
-    stored = next((tmp_path / "set").rglob("*.vxw"))
-    ScanReader(pyramid())(stored, "mri")
-    for preprocessing, reason in (
-        ({"spacing_mm": 2.0}, "prepared at 1"),
-        ({"modalities": {"mri": {"percentiles": [1, 99]}}}, "prepared with"),
-    ):
-        with pytest.raises(UnusableVolume, match=reason):
-            ScanReader(pyramid(**preprocessing))(stored, "mri")
-    with pytest.raises(UnusableVolume, match="stored as mri"):
-        ScanReader(pyramid())(stored, "ct")

@@ -68,6 +68,11 @@ def test_the_model_runs_in_eval_mode_and_has_its_modes_back():
     assert failing.training
 
 
+def logits_of(labels):
+    """Logits by which each voxel has the class of its label."""
+    return torch.nn.functional.one_hot(torch.tensor(labels.astype(np.int64))).movedim(-1, 0) * 5.0
+
+
 @pytest.mark.parametrize("codes", ["RAS", "LPS", "PSR", "IRA", "SLP"])
 def test_permuted_and_flipped_axes_are_exact(codes):
     labels = np.random.default_rng(0).integers(0, 4, (5, 6, 7)).astype(np.int16)
@@ -79,8 +84,7 @@ def test_permuted_and_flipped_axes_are_exact(codes):
     expected = np.asarray(turned.dataobj)
     placed = onto_grid(labels, image.affine, shape=turned.shape, to_affine=turned.affine)
     np.testing.assert_array_equal(placed, expected)
-    logits = torch.nn.functional.one_hot(torch.from_numpy(labels).long()).movedim(-1, 0) * 5.0
-    placed = labels_onto_grid(logits, image.affine, shape=turned.shape, to_affine=turned.affine)
+    placed = labels_onto_grid(logits_of(labels), image.affine, shape=turned.shape, to_affine=turned.affine)
     np.testing.assert_array_equal(placed, expected)
 
 
@@ -146,7 +150,7 @@ def test_a_prediction_lies_where_its_image_does(tmp_path, name, shape, affine, o
     volume = read_volume(like)
     assert volume.array.shape[:3] == upright.shape
     np.testing.assert_allclose(volume.affine, upright.affine)
-    written = write_prediction(path, np.asarray(upright.dataobj), upright.affine, like=volume.source)
+    written = write_prediction(path, logits_of(np.asarray(upright.dataobj)), upright.affine, like=volume.source)
     read = nib.load(path)
     np.testing.assert_array_equal(written, labels)
     np.testing.assert_array_equal(np.asarray(read.dataobj), labels)
@@ -167,9 +171,10 @@ def test_a_prediction_for_a_stored_volume_lies_where_its_source_file_does(tmp_pa
     source, stored = oblique_affine(4), np.diag([1.0, 1, 1, 1])
     info = StoredInfo(modality="mri", affine=stored.tolist(), source_shape=(6, 5, 4), source_affine=source.tolist())
     write_stored(tmp_path / "head.vxw", np.ones((8, 8, 8), dtype=np.int16), info)
-    labels = np.random.default_rng(0).integers(0, 3, (8, 8, 8)).astype(np.int64)
-    written = write_prediction(tmp_path / "out.nii", labels, stored, like=StoredVolume(tmp_path / "head.vxw").source)
-    np.testing.assert_array_equal(written, onto_grid(labels, stored, shape=(6, 5, 4), to_affine=source))
+    logits = logits_of(np.random.default_rng(0).integers(0, 3, (8, 8, 8)))
+    written = write_prediction(tmp_path / "out.nii", logits, stored, like=StoredVolume(tmp_path / "head.vxw").source)
+    np.testing.assert_array_equal(written, labels_onto_grid(logits, stored, shape=(6, 5, 4), to_affine=source))
+    np.testing.assert_array_equal(written, nib.load(tmp_path / "out.nii").dataobj)
     np.testing.assert_allclose(nib.load(tmp_path / "out.nii").affine, source, atol=1e-5)
 
 
@@ -180,7 +185,9 @@ def test_real_files_get_labels_in_their_own_voxels(real_data, tmp_path):
             warnings.simplefilter("ignore")
             image = nib.load(like)
         labels = (np.asarray(image.dataobj) > 50).astype(np.uint8)
-        write_prediction(tmp_path / "out.nii.gz", labels, image.affine, like=read_header(like))
+        above = torch.from_numpy(labels).float()
+        logits = torch.stack([1 - above, above])
+        write_prediction(tmp_path / "out.nii.gz", logits, image.affine, like=read_header(like))
         read = nib.load(tmp_path / "out.nii.gz")
         np.testing.assert_array_equal(np.asarray(read.dataobj), labels)
         np.testing.assert_allclose(read.affine, image.affine, atol=1e-4)

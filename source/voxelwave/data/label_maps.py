@@ -1,4 +1,4 @@
-"""Label maps: which class each value stands for, whether they lie on an image, and how they come onto its grid."""
+"""Label maps: which class each value stands for, whether they fit an image, and how they come onto another grid."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ class LabelMap(NamedTuple):
 
 
 class Classes:
-    """Names of classes and the label values that each stands for; 0 is the background and every prediction's 0.
+    """Names of classes and the label values that each stands for; 0 is the background.
 
     Args:
         values: numbers, and ranges such as "1000-2035" with both ends, by the name of their class.
-        others: "error" or "background": what a value is of which no class speaks.
+        others: what a value of no class is: an "error", or "background".
 
-    Raises ValueError for what is no such value, and for one that is in two classes.
+    Raises ValueError for a value that is no label, or that two classes have.
     """
 
     def __init__(self, values: Mapping[str, Sequence[int | str]], *, others: str = "error") -> None:
@@ -74,7 +74,7 @@ class Classes:
     def indices(self, labels: Integer[ndarray, "depth height width"]) -> Labels:
         """Return the place of each voxel's class in `names`.
 
-        Raises UnusableVolume, naming the values of which no class speaks, unless these are background.
+        Raises UnusableVolume, which names the values of no class, unless these are background.
         """
         beyond = len(self._place) - 1
         placed = self._place[np.where((labels < 0) | (labels > beyond), beyond, labels)]

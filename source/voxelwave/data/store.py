@@ -113,9 +113,7 @@ def write_stored(
 class StoredVolume:
     """A stored volume, mapped into memory: opening it reads next to nothing, a crop reads the chunks that it touches.
 
-    Raises:
-        DamagedVolume: for a file that is no store or is damaged, here and when a crop is read.
-        UnusableVolume: for a store of another format version.
+    Raises DamagedVolume for a damaged file, here and when a crop is read, UnusableVolume for another format version.
     """
 
     def __init__(self, path: Path) -> None:
@@ -167,7 +165,7 @@ class StoredVolume:
 
     @property
     def source(self) -> VolumeInfo:
-        """The file that it was made of, axes towards RAS; the stored volume itself where that is not known."""
+        """Grid and affine of the file that it was made of, axes towards RAS; its own where these are not known."""
         if not self.info.source_shape:
             return VolumeInfo(self.shape, self.affine, self.dtype)
         return VolumeInfo(self.info.source_shape, np.array(self.info.source_affine, dtype=np.float64), self.dtype)

@@ -1,4 +1,4 @@
-"""What a bundle runs: the scans of a folder through its model, prepared and predicted as the package itself does."""
+"""What the configuration of a bundle calls: reads the scans of a folder, runs the model on each, writes the results."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from voxelwave.data.listing.discovery import walk
 from voxelwave.data.recognition.labels import label_map_reason, without_suffix
 from voxelwave.data.scaled import Scaled
-from voxelwave.downstream.inference import write_most_probable
+from voxelwave.downstream.inference import write_prediction
 from voxelwave.errors import InputError, UnusableVolume
 from voxelwave.ops.files import replacing, write_text
 
@@ -71,10 +71,10 @@ class Evaluator:
 
     Args:
         network: the model.
-        dataset: which scans.
-        inferer: makes a result of the model and a scaled volume `[channel, D, H, W]`.
+        dataset: the scans.
+        inferer: is called with the model and a scaled volume `[channel, D, H, W]`, and returns the result.
         postprocessing: writes the result of a scan to a path that still lacks its suffix, and returns the file.
-        output_dir: where to; results lie in it as the scans do in their folder.
+        output_dir: results have the places in it that the scans have in their folder.
     """
 
     def __init__(
@@ -119,7 +119,7 @@ def write_segmentation(
 ) -> Path:
     """Write the most probable class of each voxel, in the grid of the scan's own file."""
     out = place.with_name(f"{place.name}_seg.nii.gz")
-    write_most_probable(out, result, scaled.affine, like=scaled.source)
+    write_prediction(out, result, scaled.affine, like=scaled.source)
     return out
 
 

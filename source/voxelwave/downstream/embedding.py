@@ -82,7 +82,7 @@ def embed_crops(
 def random_crops(
     features: FeaturePyramid, volume: Volume, *, count: int, generator: torch.Generator, size: Grid | None
 ) -> Float[Tensor, "{count} channel crop_depth crop_height crop_width"]:
-    """Cut crops around voxels that are not air; each side is 3/4 of the scan's, or the training crop's if smaller."""
+    """Cut crops around voxels that are not air, in whole patches: 3/4 of each side, at most that of a training crop."""
     patch_size = features.strides[-1]
     framed = frame(volume, patch_size, size=size)
     most = crop_size(features.description) or framed.shape[1:]

@@ -13,7 +13,7 @@ from numpy import ndarray
 from torch import Tensor, nn
 
 from voxelwave.contracts import Grid
-from voxelwave.data.label_maps import in_smallest_type, onto_grid, voxel_to_voxel
+from voxelwave.data.label_maps import in_smallest_type, voxel_to_voxel
 from voxelwave.data.reading.volume import Affine, VolumeInfo
 from voxelwave.ops.evaluating import evaluating
 from voxelwave.ops.files import replacing
@@ -89,27 +89,17 @@ def labels_onto_grid(
     return labels
 
 
-def write_most_probable(
+def write_prediction(
     path: Path, logits: Float[Tensor, "class depth height width"], affine: Affine, *, like: VolumeInfo
 ) -> Integer[ndarray, "file_depth file_height file_width"]:
-    """Write the most probable class of each voxel of the file `like` as a NIfTI file, and return what was written."""
-    labels = labels_onto_grid(logits, affine, shape=like.grid, to_affine=like.affine)
-    return write_prediction(path, labels, like.affine, like=like)
+    """Write the most probable class of each voxel of the file `like` as a NIfTI file, and return what was written.
 
-
-def write_prediction(
-    path: Path, labels: Integer[ndarray, "depth height width"], affine: Affine, *, like: VolumeInfo
-) -> Integer[ndarray, "file_depth file_height file_width"]:
-    """Write labels as a NIfTI file of whole numbers in the grid of the file `like`, and return what was written.
-
-    Labels on another grid go there by nearest neighbour; `labels_onto_grid` is better for a model that worked at
-    another spacing, and what it returns passes here unchanged. Both affines of a NIfTI file and their codes are kept
-    as they are, so that viewers lay the labels over the image.
+    Both affines of a NIfTI file and their codes are kept as they are, so that viewers lay the labels over the image.
 
     Raises OSError where the disk does not take the file.
     """
-    placed = in_smallest_type(onto_grid(labels, affine, shape=like.grid, to_affine=like.affine))
-    image = nibabel.Nifti1Image(placed, like.affine)
+    labels = in_smallest_type(labels_onto_grid(logits, affine, shape=like.grid, to_affine=like.affine))
+    image = nibabel.Nifti1Image(labels, like.affine)
     if like.placement:
         for field, value in like.placement.items():
             image.header[field] = value
@@ -119,4 +109,4 @@ def write_prediction(
         image.set_sform(like.affine, SCANNER)
     with replacing(path) as part:
         nibabel.save(image, part)
-    return placed
+    return labels

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from voxelwave.data.listing.selection import stored_refusal
 from voxelwave.data.modalities import Modality
 from voxelwave.data.reading.nifti import read_volume
+from voxelwave.data.reading.volume import Spacing, three
 from voxelwave.data.recognition.recognise import recognise, told_beforehand
 from voxelwave.data.scaled import Scaled, scale, scale_stored
 from voxelwave.data.store import StoredVolume, is_stored
@@ -22,34 +22,34 @@ class ScanReader:
     """Reads files with the spacing and the scaling that the description of `features` names."""
 
     def __init__(self, features: FeaturePyramid) -> None:
-        self._counts = features.in_channels
-        self._settings = modality_settings(features.description)
-        self._spacing_mm = _spacing(features.description.get("preprocessing", {}).get("spacing_mm"))
+        description, self._counts = features.description, features.in_channels
+        spacing_mm = description.get("preprocessing", {}).get("spacing_mm")
+        # JSON knows no tuples.
+        self._spacing_mm: Spacing | None = three(spacing_mm) if isinstance(spacing_mm, list) else spacing_mm
+        settings = modality_settings(description)
         # A model of a task knows what it was trained on; a backbone may be tried on anything of as many channels.
-        trained = self._settings if "task" in features.description else ()
-        names = trained or MODALITIES.names()
-        self._taken = [name for name in names if MODALITIES.get(name).channels in self._counts]
-        self._readers: dict[str, Modality] = {}
+        names = ("task" in description and settings) or MODALITIES.names()
+        self._readers: dict[str, Modality] = {
+            name: MODALITIES.build(name, **settings.get(name, {}))
+            for name in names
+            if MODALITIES.get(name).channels in self._counts
+        }
 
     def modality(self, name: str) -> Modality:
         """Return what scales a modality; raises InputError for one with another channel count than the backbone has."""
-        if name not in self._readers:
-            reader: Modality = MODALITIES.build(name, **self._settings.get(name, {}))
-            if reader.channels not in self._counts:
-                trained = " or ".join(map(str, self._counts))
-                raise InputError(
-                    f"the backbone takes volumes of {trained} channels, and {name} has {reader.channels}: "
-                    f"leave such scans out with --modality, or take a backbone that was trained on {name}"
-                )
-            self._readers[name] = reader
+        if (channels := MODALITIES.get(name).channels) not in self._counts:
+            raise InputError(
+                f"the backbone takes volumes of {' or '.join(map(str, self._counts))} channels, and {name} has "
+                f"{channels}: leave such scans out with --modality, or take a backbone that was trained on {name}"
+            )
         return self._readers[name]
 
     def __call__(self, path: Path, modality: str = "", *, root: Path | None = None) -> Scaled:
-        """Read a whole scan, stored or not, once.
+        """Open a scan once, stored or not, and read it whole.
 
         Args:
-            modality: "" tells it as `voxelwave prepare` does; a stored volume says it.
-            root: the folder that was searched, which is asked as well; None asks the nearest folder alone.
+            modality: "" tells it as `voxelwave prepare` does; a stored volume says its own.
+            root: the folder that was searched; names up to its own may tell the modality. None asks the nearest folder.
 
         Raises:
             UnusableVolume: with a short reason, also for a modality that nothing tells or that the model does not take,
@@ -72,14 +72,6 @@ class ScanReader:
 
     def _reader(self, name: str) -> Modality:
         """Return what scales a modality; raises UnusableVolume where the model does not take it."""
-        if name not in self._taken:
-            raise UnusableVolume(f"{name}, and the model takes {' and '.join(self._taken)}")
-        return self.modality(name)
-
-
-def _spacing(given: Any) -> float | tuple[float, float, float] | None:
-    """Return a spacing as its description has it: JSON knows no tuples."""
-    if given is None or isinstance(given, int | float):
-        return given
-    first, second, third = given
-    return float(first), float(second), float(third)
+        if name not in self._readers:
+            raise UnusableVolume(f"{name}, and the model takes {' and '.join(self._readers)}")
+        return self._readers[name]

@@ -148,6 +148,9 @@ def test_what_can_be_embedded_is_found_as_elsewhere(heads, tmp_path):
     assert found[str(lists)] == [(name, "ct"), ("head_0000_T1.nii.gz", "")]
     assert found[str(cases)] == [(name, "mri")]
     assert find_images(str(cases), None)[0][0].targets == {"grade": 3}
+    lists.write_text(f"path,modality\n{mri / name},ct\n{mri / name},mri\n")  # a list that contradicts itself
+    assert [case.modality for case in find_images(str(lists), None)[0]] == [""]
+    assert [case.modality for case in find_images(str(lists), "mri")[0]] == ["mri"]
     scans, label_maps = find_images(str(heads / "mri"), "ct")
     assert {case.modality for case in scans} == {"ct"}
     assert not label_maps

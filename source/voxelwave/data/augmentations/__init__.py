@@ -37,8 +37,8 @@ class SpatialAugmentation(Augmentation, Protocol):
     """Moves voxels, and labels with them."""
 
     def moved(self, labels: Labels, generator: torch.Generator) -> Labels:
-        """Return `labels` moved as the call with the same state of the generator moves volumes; none are mixed."""
-        ...
+        """Return `labels`, moved as a call with a generator of the same state moves volumes, without interpolation."""
+        return self(labels.float(), generator).byte()
 
 
 class Augment:

@@ -25,7 +25,8 @@ def bias_field(
 ) -> Float[Tensor, "batch {depth} {height} {width}"]:
     """Return exp(sum over i, j, k of coefficient[i, j, k] P_i(z) P_j(y) P_k(x)), P being Legendre polynomials.
 
-    Computed in the precision of the coefficients, axis by axis: the full grid exists once, not once a coefficient.
+    The sum is computed axis by axis, so that memory holds one grid and not one for each coefficient, and in the
+    precision of the coefficients.
     """
     z, y, x = (_legendre(side, coefficients.shape[1] - 1, coefficients) for side in (depth, height, width))
     lines = torch.einsum("bijk,id->bdjk", coefficients, z)
@@ -45,8 +46,7 @@ class RandomBiasField:
     """Multiplies a sample by exp(polynomial): smooth, positive, without any change of the overall brightness.
 
     Low degrees dominate, as in coils: all coefficients come from one uniform distribution, and the mean square of a
-    Legendre polynomial of degree n is 1 / (2 n + 1). The logarithm of a field has a mean of about
-    0 over the volume.
+    Legendre polynomial of degree n is 1 / (2 n + 1). The logarithm of a field has a mean of about 0 over the volume.
 
     Args:
         strength: standard deviation of the logarithm of the field, over the volume and over draws.

@@ -1,4 +1,4 @@
-"""Mirror images along any axis: all of them heads that could be, and no voxel is interpolated."""
+"""Mirror images along any axis: each is a head that could be, and no voxel is interpolated."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from voxelwave.data.augmentations import Labels, Volumes
+from voxelwave.data.augmentations import SpatialAugmentation, Volumes
 from voxelwave.registry import AUGMENTATIONS
 
 
@@ -18,7 +18,7 @@ def flip(volume: Volumes, flipped: Bool[Tensor, "batch 3"]) -> Volumes:
 
 
 @AUGMENTATIONS.register("flip")
-class RandomFlip:
+class RandomFlip(SpatialAugmentation):
     """Mirrors each of `axes` (0 left-right, 1 back-front, 2 bottom-top) of each sample with `probability`.
 
     Raises ValueError for a probability outside [0, 1], or another axis.
@@ -39,7 +39,3 @@ class RandomFlip:
     def __call__(self, volume: Volumes, generator: torch.Generator) -> Volumes:
         """Return `volume`, mirrored."""
         return flip(volume, self.draw(len(volume), generator))
-
-    def moved(self, labels: Labels, generator: torch.Generator) -> Labels:
-        """Return `labels`, mirrored alike."""
-        return self(labels.float(), generator).byte()

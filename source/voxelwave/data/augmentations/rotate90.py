@@ -9,7 +9,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from voxelwave.contracts import Grid
-from voxelwave.data.augmentations import Labels, Volumes
+from voxelwave.data.augmentations import SpatialAugmentation, Volumes
 from voxelwave.registry import AUGMENTATIONS
 
 
@@ -31,7 +31,7 @@ def rotate90(volume: Volumes, turns: Int[Tensor, " batch"], planes: Int[Tensor, 
 
 
 @AUGMENTATIONS.register("rotate90")
-class RandomRotate90:
+class RandomRotate90(SpatialAugmentation):
     """With `probability` turns a sample by 90, 180 or 270 degrees in one of the planes whose sides agree.
 
     Raises ValueError for a probability outside [0, 1].
@@ -56,7 +56,3 @@ class RandomRotate90:
         """Return `volume`, turned."""
         depth, height, width = volume.shape[2:]
         return rotate90(volume, *self.draw(len(volume), (depth, height, width), generator))
-
-    def moved(self, labels: Labels, generator: torch.Generator) -> Labels:
-        """Return `labels`, turned alike."""
-        return self(labels.float(), generator).byte()

@@ -1,4 +1,4 @@
-"""Other windows of CT, from the windows already made: radiologists do not agree on one either."""
+"""Narrower windows of CT, cut out of those that the volume was scaled with: radiologists use different ones, too."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from voxelwave.ops.seeding import torch_generator
 
 @dataclass(frozen=True)
 class Draw:
-    """One sample to make: volume `index` of `modality`, augmented with the generator of `key`."""
+    """One sample to make: volume `index` of `modality`, cut with the generator that `key` seeds."""
 
     modality: str
     index: int
@@ -32,9 +32,9 @@ class AlternatingSchedule:
 
     The volumes of a source form an endless stream: one random order of all of them after the other, so that each
     comes once before any comes again. A *sweep* of a modality with N volumes is N entries. Every source fills its
-    share of a sweep, always as large, with the next entries of its stream; the sources take turns at random.
-    At temperature 1 a sweep holds every volume exactly once. A higher temperature lets small sources come round
-    more often than large ones. Either way the shorter modality simply starts over.
+    share of a sweep, which is the same in all sweeps, with the next entries of its stream; the sources take turns at
+    random. At temperature 1 a sweep holds every volume exactly once. A higher temperature shows the volumes of small
+    sources more often than those of large ones. A modality with few volumes begins its next sweep earlier.
 
     An entry of a sweep is `crops_per_volume` samples in a row. The n-th micro-batch of a modality takes the next
     `batch_size * world_size` samples, and rank r the r-th `batch_size` of them, so batches are always full. Where
@@ -100,7 +100,7 @@ class AlternatingSchedule:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Steps, in whole cycles, until every modality has had as many volumes as it has.
+        """The steps, in whole cycles, in which every modality finishes a sweep.
 
         At temperature 1 every volume was then seen at least once, in all its crops.
         """

@@ -16,7 +16,7 @@ from voxelwave.data.reading.volume import VolumeInfo
 class LabelledVolume(InMemory):
     """A scaled volume with the class of each voxel, in memory: half precision and one byte a voxel.
 
-    Its foreground are the voxels of all classes; each class that it holds is drawn as often as any other.
+    The voxels of all classes are its foreground; of the classes that are there each is drawn equally often.
 
     Args:
         source: the header of the file that the image was read from, where predictions are to be written like it.
@@ -39,11 +39,11 @@ class LabelledVolume(InMemory):
 
     @property
     def volume(self) -> Float[Tensor, "channel depth height width"]:
-        """All of it."""
+        """The image, in half precision."""
         return self._volume
 
     def foreground_voxel(self, generator: torch.Generator) -> Sequence[int]:
-        """Return a voxel of the foreground, any voxel where there is none."""
+        """Return a random voxel of a random class, any voxel where there is no class."""
         if not self.present:
             return [int(torch.randint(side, (), generator=generator)) for side in self.grid]
         label = self.present[int(torch.randint(len(self.present), (), generator=generator))]

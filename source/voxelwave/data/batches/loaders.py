@@ -52,7 +52,7 @@ class VolumeDataset(Dataset[Sample]):
     Args:
         files: by modality, source by source.
         modalities: by name.
-        view: (volume, generator) to the part that is trained on. Of a stored volume no more than that is read.
+        view: cuts the part that is trained on out of a volume. Of a stored volume that part alone is read.
         spacing_mm: to resample to; None keeps the spacing of every file.
         cached_volumes: how many scaled volumes each worker process keeps, of those that are not stored. They are
             kept in half precision, an error of at most 0.00025 in [0, 1], far below the noise of a scan and of

@@ -29,9 +29,7 @@ def crop_times(
 ) -> tuple[float, float]:
     """Return the seconds that a view of `path` takes, read whole and read from a store made of it.
 
-    Raises:
-        UnusableVolume: where the file cannot be used.
-        OSError: where there is no room for a temporary store.
+    Raises UnusableVolume for a file that cannot be used, OSError where there is no room for a temporary store.
     """
     started = time.perf_counter()
     volume = read_volume(path, channels=modality.channels, spacing_mm=spacing_mm)

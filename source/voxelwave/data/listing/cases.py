@@ -22,7 +22,7 @@ class Case:
     """One image of a task.
 
     Attributes:
-        name: tells it from all other cases.
+        name: no other case has it.
         image, label: files; a case need not have a label map.
         modality: "mri", "ct", …
         subject: whose scan it is; never parted by a split.
@@ -43,12 +43,12 @@ def find_cases(path: str | Path, *, modality: str = "", label: str = "") -> list
     """List the cases of a CSV, of a folder with a `cases.csv`, or of one that `voxelwave prepare` wrote, in order.
 
     A CSV has a column `image` and may have `label`, `subject`, `modality` and `split`; every other column is a target
-    of whole numbers, empty where it is not known. Paths are relative to the CSV. Without a subject every image is its
-    own.
+    of whole numbers, empty where it is not known. Paths are relative to the CSV. An image without a subject is taken
+    as the only one of its subject.
 
     Args:
-        modality: of images that say none; others of another modality are left out. "" takes all.
-        label: a word in the names of label maps, to choose by where a prepared image has several.
+        modality: of the images for which the list says none; images of other modalities are left out. "" takes all.
+        label: a word of the names of the label maps to take, where a prepared image has several.
 
     Raises InputError for a file that is missing or not such a list, in one line.
     """
@@ -127,7 +127,7 @@ def _target(text: str, where: str) -> int:
 
 
 def named_apart(cases: Sequence[Case]) -> list[Case]:
-    """Put as many folders before the names of all cases as tell them apart: results go by name."""
+    """Put folders before the names of all cases until no two are alike: results are written by name."""
     folders = 0
     names = [case.name for case in cases]
     while len(set(names)) < len(names):

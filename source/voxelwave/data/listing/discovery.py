@@ -1,4 +1,4 @@
-"""Which files a source names."""
+"""Which files a source holds: a folder, a glob, a list, a file, or a prepared folder."""
 
 from __future__ import annotations
 
@@ -56,16 +56,8 @@ def home_expanded(path: str) -> Path:
         raise InputError(f"'{path}': there is no such home folder; write the path out") from None
 
 
-def place_of(source: str) -> Path:
-    """Return the place of what a command was given; raises InputError where neither a file nor a pattern is there."""
-    place = home_expanded(source)
-    if not place.exists() and not glob.has_magic(source):
-        raise InputError(f"'{source}' does not exist: give a file, a folder, a glob in quotes, or a CSV list")
-    return place
-
-
 def real_path(path: Path) -> Path:
-    """Return where links lead."""
+    """Return the path of the file or folder that links lead to."""
     # Path.resolve raises on a link that leads to itself; reading such a file says what is wrong with it.
     return Path(os.path.realpath(path))
 
@@ -75,8 +67,8 @@ def find_files(source: Source) -> list[VolumeFile]:
 
     A CSV has a header with a column `path`, relative to the CSV. Where it has a column `modality`, rows of
     another modality are left out, so that one list can serve several sources; an empty cell belongs to every
-    source. A source with an empty modality takes every row, and every image of a prepared folder, and gives each file
-    the modality that is said of it there, or "" where none is, or where two rows say two.
+    source. A source with an empty modality takes every row, and every image of a prepared folder. A file then has the
+    modality that the list or the manifest says, "" where none is said or two rows disagree.
 
     Raises InputError where nothing is found.
     """
@@ -97,8 +89,8 @@ def find_files(source: Source) -> list[VolumeFile]:
         empty = "file is no" if place.is_file() else "pattern matches no"
     else:
         raise InputError(
-            f"{source} does not exist (working folder: {Path.cwd()}): correct data.sources, or "
-            f"generate heads with `voxelwave synthesize`"
+            f"{source} does not exist (working folder: {Path.cwd()}): give a file, a folder, a glob in quotes or a CSV "
+            f"list, or generate heads with `voxelwave synthesize`"
         )
     if not found:
         raise InputError(f"{source}: the {empty} volume ({', '.join(SUFFIXES)})")

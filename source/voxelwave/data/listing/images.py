@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from voxelwave.data.listing.cases import CASES, Case, find_cases, prepared_cases
-from voxelwave.data.listing.discovery import Source, find_files, place_of
+from voxelwave.data.listing.discovery import Source, find_files, home_expanded
 from voxelwave.data.listing.manifest import is_prepared
 from voxelwave.data.recognition.labels import label_map_reason, without_suffix
 from voxelwave.data.recognition.rules import subject_by_name
@@ -14,17 +14,16 @@ from voxelwave.registry import MODALITIES
 
 
 def find_images(source: str, modality: str | None) -> tuple[list[Case], list[str]]:
-    """List the images at `source`, and the label maps among them, told by their names, which are none.
+    """List the images at `source`, and apart from them the files whose names tell that they are label maps.
 
     `source` is a file, a folder, a glob, a CSV list of files or of cases, or a folder that `voxelwave prepare` wrote.
+    The modality of an image is "" where neither `modality` nor a list says it.
 
-    An image whose modality neither `modality` nor a list tells has "".
-
-    Raises InputError where there is nothing, or no such modality.
+    Raises InputError where there is no image, or no such modality.
     """
     if modality is not None:
         MODALITIES.get(modality)
-    place = place_of(source)
+    place = home_expanded(source)
     if (place / CASES).is_file() or _lists_cases(place):
         return find_cases(source, modality=modality or ""), []
     if is_prepared(place):

@@ -91,7 +91,7 @@ class Row(BaseModel):
 
     @property
     def accepted(self) -> bool:
-        """Whether it was stored."""
+        """Whether the volume was stored."""
         return self.status == "accepted"
 
     def as_refused(self, reason: str) -> Row:
@@ -156,7 +156,7 @@ def stored_rows(folder: Path) -> tuple[list[Row], list[Row]]:
 def split_of(subject: str, *, holdout: float, seed: int = 0) -> str:
     """Return "test" for a share `holdout` of all subjects, else "train".
 
-    It follows from the subject's name alone, so that subjects added later move nobody from one side to the other.
+    The answer follows from the subject's name alone, so that it stays the same when other subjects are added.
     """
     digest = hashlib.blake2b(f"{seed}/{subject}".encode(), digest_size=8).digest()
     return "test" if int.from_bytes(digest, "big") < holdout * 2**64 else "train"

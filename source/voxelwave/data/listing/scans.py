@@ -10,6 +10,7 @@ from pathlib import Path
 from voxelwave.data.listing.discovery import home_expanded, walk
 from voxelwave.data.listing.manifest import printable
 from voxelwave.data.reading import dicom, nifti, nrrd
+from voxelwave.data.reading.dicom_header import Series
 from voxelwave.data.reading.volume import Volume, VolumeInfo
 from voxelwave.data.recognition.recognise import told_beforehand
 from voxelwave.data.recognition.rules import Told
@@ -33,11 +34,11 @@ class Scan:
     path: Path
     root: Path
     frame: int | None = None
-    series: dicom.Series | None = None
+    series: Series | None = None
 
     @property
     def name(self) -> str:
-        """What tells this scan from all others."""
+        """The path, with the number of the volume or of the series where a path holds several."""
         part = f"#{self.frame}" if self.frame is not None else f"#{self.series.uid}" if self.series else ""
         return printable(f"{self.path}{part}")
 
@@ -73,7 +74,7 @@ class Scan:
 
 
 def find_scans(sources: Sequence[str]) -> tuple[list[Scan], list[tuple[Scan, UnusableVolume]]]:
-    """List the scans below each of `sources` (folders or files), sorted, and what cannot be one with the reason.
+    """List the scans below each of `sources` (folders or files), sorted, and the files that can be none, with reasons.
 
     Raises InputError for a source that does not exist or holds nothing that could be a scan.
     """
@@ -86,8 +87,7 @@ def find_scans(sources: Sequence[str]) -> tuple[list[Scan], list[tuple[Scan, Unu
             raise InputError(f"'{source}' does not exist (working folder: {Path.cwd()}): give a folder or a file")
         root = place if place.is_dir() else place.parent
         candidates = walk(place, _could_be_a_scan) if place.is_dir() else [place]
-        slices = [path for path in candidates if not _is_file_of_volumes(path)]
-        slices = [path for path in slices if dicom.is_dicom(path)]
+        slices = [path for path in candidates if not _is_file_of_volumes(path) and dicom.is_dicom(path)]
         found = [Scan(path, root) for path in candidates if _is_file_of_volumes(path)]
         for path in candidates:
             if path.name.lower().endswith(NOT_READ):
@@ -109,7 +109,7 @@ def find_scans(sources: Sequence[str]) -> tuple[list[Scan], list[tuple[Scan, Unu
 
 
 def frames_of(scan: Scan, info: VolumeInfo, choice: str, channels: int) -> list[Scan]:
-    """Part a file of several volumes as chosen: "first", "all", or "refuse", which leaves it whole."""
+    """Return the volumes of a file of several that are to be read: its "first", "all", or with "refuse" the file."""
     frames = info.frames(channels)
     if frames == 1 or choice == "refuse":
         return [scan]

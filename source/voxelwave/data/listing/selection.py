@@ -51,7 +51,7 @@ def accept_volumes(
     check_content: bool = False,
     spacing_mm: Spacing | None = None,
 ) -> Selection:
-    """Keep of all sources the files that are volumes, by header and name, or by their content where asked.
+    """Select the files of all sources that can be used, by header and name, and by their values where asked.
 
     The sources of a modality take turns, one file each, until they are used up or the modality has its
     maximum; so a maximum is shared as evenly as the sources allow. Stored volumes have to be at `spacing_mm`.
@@ -111,7 +111,7 @@ def stored_refusal(
 def _accepted(
     source: Source, check: Callable[[VolumeFile], str | None], used: set[Path], refused: list[Refusal]
 ) -> Iterator[VolumeFile]:
-    """Yield the usable files of one source that no other source gave; note the others in `refused`."""
+    """Yield the usable files of one source that no other source holds; append the others to `refused`."""
     reasons: list[str] = []
     files = find_files(source)
     for file in files:

@@ -1,4 +1,4 @@
-"""Who is trained on, who is validated on: subjects are never parted."""
+"""Cases for training, validation and test: all cases of a subject are in the same part."""
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ class Split(NamedTuple):
 
 
 def k_folds(subjects: Iterable[str], *, folds: int, seed: int) -> list[list[str]]:
-    """Part the subjects into `folds` groups whose sizes differ by one at most, at random."""
+    """Divide the subjects at random into `folds` groups whose sizes differ by one at most."""
     order = _shuffled(subjects, seed, "folds")
     return [order[fold::folds] for fold in range(folds)]
 
 
 def few(subjects: Iterable[str], count: int, *, seed: int) -> list[str]:
-    """Take `count` of the subjects at random; those of a smaller count are among those of a larger one."""
+    """Choose `count` of the subjects at random; a larger count chooses the same ones and more."""
     return _shuffled(subjects, seed, "few")[:count]
 
 
 def split_cases(
     cases: Sequence[Case], *, folds: int, fold: int = 0, seed: int = 0, num_train_subjects: int | None = None
 ) -> Split:
-    """Return what is trained and validated on in `fold` of `folds`, and what is tested on.
+    """Return the cases for training, validation and test in `fold` of `folds`.
 
-    Cases whose split is "test" are in no fold. One fold has no validation: all other cases are trained on.
+    Cases whose split is "test" are in no fold. With one fold there is no validation: all other cases are for training.
 
     Args:
-        num_train_subjects: to train on, of those that the fold leaves; None takes all.
+        num_train_subjects: how many of the fold's training subjects are used; None uses all.
 
     Raises InputError where there are not enough subjects, or the test has one that is also elsewhere, in one line.
     """
@@ -77,5 +77,5 @@ def split_cases(
 
 
 def _shuffled(subjects: Iterable[str], seed: int, what: str) -> list[str]:
-    """Order subjects by numbers of their own, so that the place of one does not depend on the others."""
+    """Order subjects by a number that follows from the name of each, so that no subject changes the order of others."""
     return sorted(set(subjects), key=lambda subject: (key_to_seed(seed, what, subject), subject))

@@ -1,4 +1,4 @@
-"""One file a kind of scan: how its stored values become channels in [0, 1]."""
+"""Modalities, one in each file: how the values of a scan become channels in [0, 1]."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Modality(Protocol):
         return Packed(np.clip(scaled, -HALF_MAX, HALF_MAX).astype(np.float16), (0.0, 1.0))
 
     def baked(self) -> dict[str, Any]:
-        """The settings that stored bounds follow from: a store made with others cannot be read with these."""
+        """Return the settings that stored bounds depend on: a volume that was stored with others is not read."""
         return {}
 
 

@@ -86,7 +86,7 @@ class CT(Modality):
         return volume
 
     def foreground(self, array: Real[ndarray, "..."], bounds: Bounds) -> Bool[ndarray, "depth height width"]:
-        """Tell which voxels are not air, or, where a head was stripped of its surroundings, not their constant."""
+        """Tell which voxels are not air, nor of the most frequent value where the surroundings were removed."""
         if _canonical(array)[1]:
             return super().foreground(array, bounds)
         if bounds[0] < AIR_HU:

@@ -62,7 +62,7 @@ class MRI(Modality):
         return volume[None]
 
     def baked(self) -> dict[str, Any]:
-        """The percentiles, which only the whole volume tells."""
+        """Return the percentiles, which cannot be computed of a crop."""
         return {"percentiles": list(self.percentiles)}
 
     def _percentiles(self, values: Real[ndarray, " voxel"]) -> Bounds | None:

@@ -12,13 +12,11 @@ from jaxtyping import Shaped
 from numpy import ndarray
 
 from voxelwave.data.reading.dicom_header import APART, KEYWORDS, Plane, Series, read_planes
-from voxelwave.data.reading.dicom_pixels import extra, read_pixels
+from voxelwave.data.reading.dicom_pixels import read_pixels
 from voxelwave.data.reading.slices import SAME_PLACE_MM, Stack, heights
-from voxelwave.data.reading.unreadable import as_unusable
+from voxelwave.data.reading.unreadable import as_unusable, extra
 from voxelwave.data.reading.volume import Volume, VolumeInfo, towards_ras
 from voxelwave.errors import UnusableVolume
-
-__all__ = ["Series", "find_series", "is_dicom", "read_series", "read_series_header"]
 
 SAME_STEP_MM = 1e-3  # 0.5 mm over a slice of 512 voxels: what differs by more is not of one volume
 

@@ -48,8 +48,8 @@ class Series:
     """One volume of a DICOM series with its slices in the order of position, or the `problem` why there is none.
 
     `uid` is the SeriesInstanceUID, with a number where the series holds several volumes; `part` then tells them apart,
-    such as "EchoTime 4.6". `patient` is a token for the PatientID ("" for none): who holds a list of PatientIDs, or
-    tries all short numbers, finds which one it was. `description` is free text and may hold anything.
+    such as "EchoTime 4.6". `patient` is a hash of the PatientID ("" for none); who has a list of PatientIDs, or tries
+    all short numbers, can find the one that it is of. `description` is free text and may hold anything.
     """
 
     uid: str
@@ -174,7 +174,7 @@ def _vector(values: Float64[ndarray, "3"]) -> Vector:
 
 
 def _text(value: Any) -> str:
-    """Return a value in one line that any terminal can show; several joined by slashes."""
+    """Return a value, or several joined by slashes, as one line of printable characters."""
     parts = value if isinstance(value, Iterable) and not isinstance(value, str) else (value,)
     text = "/".join("" if part is None else str(part) for part in parts)
     return " ".join("".join(sign if sign.isprintable() else " " for sign in text).split())

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from importlib import import_module
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 from jaxtyping import Shaped
 from numpy import ndarray
 
-from voxelwave.errors import InputError, UnusableVolume
+from voxelwave.data.reading.unreadable import extra
+from voxelwave.errors import UnusableVolume
 
 # What pydicom itself cannot read, by the transfer syntax (PS3.5, section 8.2).
 CODECS = {
@@ -26,21 +25,10 @@ CODECS = {
 }
 
 
-def extra(name: str) -> ModuleType:
-    """Import a package of the extra `dicom`; raises InputError with the way to it."""
-    try:
-        return import_module(name)
-    except ImportError as missing:
-        wanted = f"reading DICOM needs {name}: pip install 'voxelwave[dicom]'"
-        raise InputError(wanted) from missing
-
-
 def read_pixels(file: Path) -> Shaped[ndarray, "frame row column"]:
     """Read all frames of one grey value a pixel.
 
-    Raises:
-        UnusableVolume: there are no pixels, or others than the header says.
-        InputError: the extra `dicom` is not installed.
+    Raises UnusableVolume where pixels are missing or are others than the header says, InputError without the extra.
     """
     pydicom = extra("pydicom")
     dataset = pydicom.dcmread(file, force=True)

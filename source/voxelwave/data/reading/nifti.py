@@ -31,7 +31,7 @@ def read_volume(
 ) -> Volume:
     """Read [D, H, W] or [D, H, W, channels], towards RAS, resampled (trilinear) where `spacing_mm` is given.
 
-    With `frame` it is that volume of a file of several.
+    `frame` is the number of the volume in a file of several.
 
     Raises UnusableVolume with a short reason, for whatever cannot be read or is not one volume.
     """

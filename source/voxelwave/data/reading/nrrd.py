@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from voxelwave.data.reading.unreadable import as_unusable
+from voxelwave.data.reading.unreadable import as_unusable, extra
 from voxelwave.data.reading.volume import Volume, VolumeInfo, one_of, towards_ras
-from voxelwave.errors import InputError, UnusableVolume
+from voxelwave.errors import UnusableVolume
 
 NRRD_SUFFIXES = (".nrrd", ".nhdr")
 
@@ -35,19 +34,17 @@ class _Layout(NamedTuple):
 
 def read_nrrd_header(path: Path) -> VolumeInfo:
     """Read the header alone, the axes of space first; raises UnusableVolume where there is none."""
-    nrrd = _nrrd()
+    nrrd = extra("nrrd", package="pynrrd", kind="NRRD")
     with as_unusable(path):
         return _layout(nrrd.read_header(str(path))).info
 
 
 def read_nrrd(path: Path, *, channels: int = 3, frame: int | None = None) -> Volume:
-    """Read [D, H, W] or [D, H, W, channels] towards RAS; with `frame` that volume of a file of several.
+    """Read [D, H, W] or [D, H, W, channels] towards RAS; `frame` is the number of the volume in a file of several.
 
-    Raises:
-        UnusableVolume: with a short reason, for whatever cannot be read or is not one volume.
-        InputError: the extra `dicom` is not installed.
+    Raises UnusableVolume for whatever cannot be read or is not one volume, InputError without the extra `dicom`.
     """
-    nrrd = _nrrd()
+    nrrd = extra("nrrd", package="pynrrd", kind="NRRD")
     with as_unusable(path):
         header = nrrd.read_header(str(path))
         info, axes = _layout(header)
@@ -99,10 +96,3 @@ def _voxel_type(name: str, kinds: list[str]) -> str:
     )
     sign = "u" if plain.startswith("u") else ""
     return sign + TYPES.get(plain.removeprefix("u"), plain.removeprefix("u"))
-
-
-def _nrrd() -> Any:
-    try:
-        return import_module("nrrd")
-    except ImportError as missing:
-        raise InputError("reading NRRD needs pynrrd: pip install 'voxelwave[dicom]'") from missing

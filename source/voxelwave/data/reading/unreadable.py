@@ -1,23 +1,25 @@
-"""What a file that cannot be read is instead: cut off, a web page, a pointer, something else."""
+"""Why a file cannot be read: it is cut off, a web page, a Git-LFS pointer, no volume, or needs a package."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 from nibabel import imageglobals
 from nibabel.filebasedimages import ImageFileError
 
-from voxelwave.errors import DamagedVolume, UnusableVolume
+from voxelwave.errors import DamagedVolume, InputError, UnusableVolume
 from voxelwave.ops.loggers import silenced
 
 
 @contextmanager
 def as_unusable(path: Path) -> Iterator[None]:
-    """Turn whatever a damaged file makes its reader raise into a DamagedVolume, and keep readers silent."""
+    """Raise a DamagedVolume for whatever error a damaged file causes in its reader, and keep readers from logging."""
     try:
         with silenced(imageglobals.logger), np.errstate(all="ignore"), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of what is odd in a file but does not keep it from being read
@@ -27,6 +29,14 @@ def as_unusable(path: Path) -> Iterator[None]:
     # From arbitrary bytes a reader raises anything: zlib.error, struct.error, OverflowError, MemoryError, …
     except Exception as error:
         raise DamagedVolume(_reason(path, error)) from error
+
+
+def extra(module: str, *, package: str = "", kind: str = "DICOM") -> ModuleType:
+    """Import a module of the extra `dicom` that reads a `kind` of files; raises InputError where it is missing."""
+    try:
+        return import_module(module)
+    except ImportError as missing:
+        raise InputError(f"reading {kind} needs {package or module}: pip install 'voxelwave[dicom]'") from missing
 
 
 def _reason(path: Path, error: Exception) -> str:

@@ -129,9 +129,9 @@ def towards_ras(
 def one_of(
     stored: Shaped[ndarray, "..."], info: VolumeInfo, *, channels: int, frame: int | None
 ) -> Shaped[ndarray, "..."]:
-    """Return the volume `frame` of a file of several, or the only one, without axes of one voxel behind those of space.
+    """Return volume `frame` of a file of several, or its only one, without the axes of one voxel behind the others.
 
-    What `info.problem` refuses must have been refused before.
+    `info.problem` must have said that the file is usable.
     """
     stored = stored.reshape(without_trailing_ones(stored.shape))
     if stored.ndim == 5:
@@ -177,7 +177,7 @@ def resample(volume: Volume, spacing_mm: Spacing | None) -> Volume:
 
 
 def three(spacing_mm: float | Sequence[float]) -> tuple[float, float, float]:
-    """Return one spacing, or three, as three."""
+    """Return three spacings, where one is given three times that one."""
     if isinstance(spacing_mm, int | float):
         return (float(spacing_mm),) * 3
     first, second, third = spacing_mm

@@ -1,4 +1,4 @@
-"""Label maps are told from images, so that nothing is ever pretrained on them."""
+"""How label maps are told from images: nothing is to be pretrained on a label map."""
 
 from __future__ import annotations
 
@@ -16,31 +16,23 @@ SAMPLED_VOXELS = 100_000
 SAMPLED_PLANES = 16
 FEW_VALUES = 32
 MOSTLY_EQUAL = 0.7
-
-
 SUFFIXES = re.compile(r"(\.nii|\.mg[hz]|\.nrrd|\.nhdr|\.vxw|\.dcm|\.ima|\.gz)+$", re.IGNORECASE)
 
 
 def without_suffix(name: str) -> str:
-    """Return the name of a scan without what tells its format."""
+    """Return the name of a scan without the suffixes of its format."""
     return SUFFIXES.sub("", name)
-
-
-def name_words(path: Path) -> list[str]:
-    """Split the name of a file into its words, in lower case, without its suffixes and without plain numbers."""
-    stem = without_suffix(path.name.lower())
-    return [word for word in re.split(r"[\W_]+", stem) if word and not word[0].isdigit()]
 
 
 def label_map_reason(path: Path, array: ndarray | None = None) -> str | None:
     """Say why a file is a label map and not an image, by its name or by its values, or None.
 
-    Of the name the last word counts, numbers aside: `lesion_study_T1` is an image, `T1_lesion_2` is not. By
-    its values a file is a label map where all are whole numbers and either at most 32 differ (8-bit images
-    hold more) or most voxels outside the background equal their neighbour (in images the noise prevents
-    that).
+    The last word of the name that is no number counts: `lesion_study_T1` is an image, `T1_lesion_2` is not. By its
+    values a file is a label map where all are whole numbers and either at most 32 differ (8-bit images hold more) or
+    most voxels outside the background equal their neighbour (in images the noise prevents that).
     """
-    words = name_words(path)
+    stem = without_suffix(path.name.lower())
+    words = [word for word in re.split(r"[\W_]+", stem) if word and not word[0].isdigit()]
     if words and LABEL_WORDS.fullmatch(words[-1].rstrip("0123456789")):
         return f"a label map by its name ('{words[-1]}')"
     if array is None:

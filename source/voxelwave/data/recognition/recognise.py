@@ -1,4 +1,4 @@
-"""What a scan is: by what was said of it, by its header, its name and, as the last, its values."""
+"""What a scan is: an image of which modality, or a label map. The one order in which everything is asked."""
 
 from __future__ import annotations
 

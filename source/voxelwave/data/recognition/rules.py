@@ -1,4 +1,4 @@
-"""What names and values tell of a file: its modality, and whose scan it is. Each answer says by which rule."""
+"""Rules that tell the modality of a scan, and whose it is, by names and values; each answer names its rule."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Told(NamedTuple):
 
 
 def modality_by_name(path: Path, root: Path) -> Told:
-    """Ask the name of the file, then its folders up to and including `root`, the nearest first."""
+    """Tell the modality by the name of the file, then by its folders up to and including `root`, the nearest first."""
     stem = without_suffix(path.name)
     suffix = stem.rpartition("_")[2]
     if stem.startswith("sub-") and path.parent.name == "fmap":
@@ -71,7 +71,7 @@ def modality_by_name(path: Path, root: Path) -> Told:
 
 
 def modality_by_content(array: Float32[ndarray, "..."]) -> Told:
-    """Ask the shape and the values: three channels, or air at -1000, are CT as far as one can tell."""
+    """Tell the modality by shape and values: three channels, or air at -1000, are taken for CT, but are not sure."""
     if array.ndim > 3:
         return Told("ct", "three channels", sure=False)
     if _holds_air(array):
@@ -116,7 +116,7 @@ def subject_by_name(path: Path, root: Path, pattern: re.Pattern[str] | None = No
 
 
 def _own_words(name: str) -> list[str]:
-    """Return the words of a name that are of no modality, label or resolution."""
+    """Return the words of a name that tell neither a modality, a label map nor the kind of a scan."""
     return [word for word in re.split(r"[\W_]+", name) if word and not _is_kind(word.lower())]
 
 

@@ -1,4 +1,4 @@
-"""Fine-tuning for classification: whole volumes, targets of which some may not be known, areas under the ROC curve."""
+"""Fine-tuning for classification: whole volumes, targets that may be unknown, areas under the ROC curve."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from voxelwave.jobs.finetune.results import write_table
 
 
 class Classification:
-    """Tells of volumes which targets are true of them."""
+    """Predicts for each target whether it is true of a volume."""
 
     score = "validation_auc"
 

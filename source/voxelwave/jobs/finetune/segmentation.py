@@ -20,7 +20,7 @@ from voxelwave.data.label_maps import LabelMap, check_same_grid, onto_grid, read
 from voxelwave.data.listing.cases import Case
 from voxelwave.data.listing.splits import Split
 from voxelwave.data.reading.volume import spacing_of
-from voxelwave.downstream.inference import predict_volume, write_most_probable
+from voxelwave.downstream.inference import predict_volume, write_prediction
 from voxelwave.downstream.scan_reader import ScanReader
 from voxelwave.errors import InputError, UnusableVolume
 from voxelwave.evaluation.overlap import dice_scores, mean_of_known
@@ -170,7 +170,7 @@ class Segmentation:
         """Write the label map of a case, and return the scores of each class."""
         case = held.case
         path, source = predictions / f"{case.name}.nii.gz", held.content.source
-        written = write_most_probable(path, self._logits(model, held), held.affine, like=source)
+        written = write_prediction(path, self._logits(model, held), held.affine, like=source)
         truth = self._truth(case)
         # What was written is scored, voxel by voxel, on the grid of the label map.
         predicted = onto_grid(written, source.affine, shape=truth.array.shape, to_affine=truth.affine)

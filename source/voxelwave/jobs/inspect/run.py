@@ -10,7 +10,7 @@ import numpy as np
 from rich.markup import escape
 from rich.table import Table
 
-from voxelwave.data.listing.discovery import Source, find_files, place_of
+from voxelwave.data.listing.discovery import Source, find_files, home_expanded
 from voxelwave.data.modalities import Modality
 from voxelwave.data.reading.nifti import read_header, read_volume
 from voxelwave.data.reading.volume import VolumeInfo
@@ -43,7 +43,7 @@ def inspect(path: str, *, modality: str | None = None, console: Console | None =
     if modality is not None:
         MODALITIES.get(modality)
     readers: dict[str, Modality] = {name: MODALITIES.build(name) for name in MODALITIES.names()}
-    place = place_of(path)
+    place = home_expanded(path)
     files = [file.path for file in find_files(Source(path, modality or ""))]
     root = place if place.is_dir() else None
     inspected = [_inspected(file, root, modality, readers) for file in files]

@@ -1,4 +1,4 @@
-"""Where predictions go: a folder of label maps or a table of probabilities, which a repeated call goes on with."""
+"""What predictions are written to: a folder of label maps or a table of probabilities; a repeated call adds to it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from voxelwave.data.listing.cases import Case
 from voxelwave.data.scaled import Scaled
 from voxelwave.downstream.classification import predict_targets
 from voxelwave.downstream.description import crop_size
-from voxelwave.downstream.inference import predict_volume, write_most_probable
+from voxelwave.downstream.inference import predict_volume, write_prediction
 from voxelwave.errors import InputError
 from voxelwave.ops.files import write_text
 from voxelwave.ops.tables import as_csv
@@ -74,7 +74,7 @@ class SegmentationFolder:
         path = self._path(case)
         write_text(self._out / LEGEND, json.dumps(self._legend, indent=2) + "\n")
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_most_probable(path, logits, scan.affine, like=scan.source)
+        write_prediction(path, logits, scan.affine, like=scan.source)
 
     def _path(self, case: Case) -> Path:
         return self._out / f"{self._places[case.image]}{OF_A_SEGMENTATION}"
@@ -131,7 +131,7 @@ def _window(description: Mapping[str, Any]) -> Grid:
 
 
 def _differing(record: Path, legend: Mapping[str, Any]) -> str | None:
-    """Return the first key that a record of before has otherwise."""
+    """Return the first key of `legend` that has another value in the `record` of an earlier call, None for no key."""
     try:
         before = json.loads(record.read_text(encoding="utf-8"))
         return next((key for key, value in legend.items() if before.get(key) != value), None)

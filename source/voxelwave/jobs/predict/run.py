@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
-
-from torch import nn
 
 from voxelwave.data.listing.cases import Case
 from voxelwave.data.listing.discovery import home_expanded
@@ -57,8 +55,12 @@ def predict(
     model, description = load_finetuned(run)
     model.to(best_device())
     images = Images(source, modality)
-    places = _places(images.cases, source)
-    results = _results(model, description, out, places, overlap=overlap, batch_size=batch_size)
+    results: SegmentationFolder | TargetTable
+    if description["task"]["name"] == "classification":
+        results = TargetTable(model, description, out)
+    else:
+        places = _places(images.cases, source)
+        results = SegmentationFolder(model, description, out, places=places, overlap=overlap, batch_size=batch_size)
     todo = [case for case in images.cases if not results.has(case)]
 
     # 2. One image after the other; each is on disk before the next.
@@ -80,20 +82,6 @@ def predict(
     before = f", {kept} were there" if kept else ""
     console.say(f"{state}: {done} images{before}, {len(images.refused)} cannot be used; {out}")
     return Outcome(complete, len(images.refused))
-
-
-def _results(
-    model: nn.Module,
-    description: Mapping[str, Any],
-    out: Path,
-    places: Mapping[Path, str],
-    *,
-    overlap: float,
-    batch_size: int,
-) -> SegmentationFolder | TargetTable:
-    if description["task"]["name"] == "classification":
-        return TargetTable(model, description, out)
-    return SegmentationFolder(model, description, out, places=places, overlap=overlap, batch_size=batch_size)
 
 
 def _places(cases: Sequence[Case], source: str) -> dict[Path, str]:

@@ -33,10 +33,11 @@ def pair_labels(
 ) -> list[LabelJob]:
     """Find the images of each label map, and return what is to be stored.
 
-    Images have the shape and the affine of the label map, its session, and its subject; where none has, they lie in its
-    folder and it has their subject and more (`p1_T1`, `p1_T1_brain_mask`). Of several those count that the label map,
-    or its folder, is named after (`T1w__Data/deface_mask`), and of these the nearest in the tree of folders. In `rows`
-    a label map with images is replaced by a row for each, kept where the image's was; one without is refused.
+    An image of a label map has its shape, affine, session and subject. Where no image has that subject, those count
+    that lie in the folder of the label map and whose subject begins its name (`p1_T1`, `p1_T1_brain_mask`). Of several
+    images those remain after which the label map or its folder is named (`T1w__Data/deface_mask`), and of these the
+    nearest in the tree of folders. In `rows` the row of a label map is replaced by one for each of its images, which is
+    kept where the image's is in `kept`; a label map without an image is refused.
     """
     candidates = _images(rows, out) if labels else {}
     before: dict[str, dict[str, Row]] = {name: {} for name in labels}

@@ -37,13 +37,13 @@ class Preparation:
     """How scans are prepared.
 
     Attributes:
-        modality: of every scan; None tells each by rule.
-        spacing_mm: None keeps that of every scan.
-        crop: to the foreground, with a margin of 5 mm.
+        modality: of every scan; None tells the modality of each by rule.
+        spacing_mm: to resample to; None keeps the spacing of every scan.
+        crop: whether scans are cropped to their foreground, with a margin of 5 mm.
         hu_offset: added to CT of one channel, such as -1024 for scans that are stored with an offset.
-        frames: of files of several volumes "refuse", "first" or "all".
-        modalities: settings, by name.
-        subject: finds the subject in a path.
+        frames: what is taken of a file of several volumes: "refuse", "first" or "all".
+        modalities: settings of each modality, by its name.
+        subject: its first group is the subject, where it is found in a path.
     """
 
     modality: str | None = None
@@ -69,11 +69,9 @@ class Prepared(NamedTuple):
 
 
 def prepare(scan: Scan, how: Preparation, readers: Mapping[str, Modality], facts: dict[str, Any]) -> Prepared:
-    """Read a scan and make of it what is stored; `facts` gathers the columns of its row also where it is refused.
+    """Read a scan and make of it what is stored; `facts` collects the columns of its row, also where it is refused.
 
-    Raises:
-        NotAnImage: for a label map.
-        UnusableVolume: with the reason.
+    Raises NotAnImage for a label map, and UnusableVolume, with the reason, for whatever else cannot be used.
     """
     # 1. What header and name tell.
     header = scan.read_header()
@@ -131,7 +129,7 @@ def channels_of(told: Told, readers: Mapping[str, Modality]) -> int:
 
 
 def content_hash(volume: Volume) -> str:
-    """Return 32 hex digits of the values and where the axes lead, whatever their order of storage was."""
+    """Return 32 hex digits that follow from the values and the directions of the axes, in whatever order of storage."""
     digest = hashlib.blake2b(digest_size=16)
     # Adding 0 makes one zero of two.
     digest.update(repr((volume.array.shape, (np.round(volume.affine[:3, :3], 3) + 0.0).tolist())).encode())

@@ -117,7 +117,8 @@ class Preparer:
         self, found: Sequence[Scan], unusable: Sequence[tuple[Scan, UnusableVolume]]
     ) -> tuple[list[Scan], set[str]]:
         """Return the volumes of all files, and the names of those that are done already."""
-        known = _rows_of(self.out)
+        manifest = self.out / MANIFEST
+        known = read_manifest(manifest) if manifest.exists() else []
         self._rows = {_key(row): row for row in known}
         self._outputs = {row.output for row in known if row.output}
         for scan, reason in unusable:
@@ -162,9 +163,9 @@ class Preparer:
             return [scan]
 
     def _stems(self, scans: Sequence[Scan]) -> list[str]:
-        """Name what is written after the place below the folder that was searched; no two alike.
+        """Return where each scan is stored, without suffix: at its place below the folder that was searched.
 
-        Refused scans have a name, too, so that all names are the same whichever scans were done before.
+        Refused scans have a place, too, so that all places are the same whichever scans were done before.
         """
         stored = {row.file: stored_stem(row) for row in self._rows.values() if row.output and row.modality != LABEL}
         taken = set(stored.values())
@@ -227,11 +228,6 @@ class Preparer:
         write_manifest(self.out / MANIFEST, rows)
 
 
-def _rows_of(out: Path) -> list[Row]:
-    manifest = out / MANIFEST
-    return read_manifest(manifest) if manifest.exists() else []
-
-
 def _opens(stored: Path) -> bool:
     try:
         StoredVolume(stored)
@@ -241,5 +237,5 @@ def _opens(stored: Path) -> bool:
 
 
 def _key(row: Row) -> str:
-    """A label map has a row for each of its images."""
+    """Return what tells a row from all others: a label map has a row for each of its images."""
     return f"{row.file}>{row.label_for}" if row.label_for else row.file

@@ -82,7 +82,7 @@ def check_data_set(out: Path, how: Preparation) -> None:
 
 
 def record_settings(out: Path, how: Preparation, holdout: float | None) -> float:
-    """Write the settings of a new data set, and return the share of its test subjects; None leaves it as it was."""
+    """Write the settings of a data set, and return its share of test subjects; None keeps that of before."""
     record = out / DATASET
     before = _check_same(record, _settings(how)) if record.exists() else None
     if before is not None and holdout in (None, before):
@@ -98,7 +98,7 @@ def record_settings(out: Path, how: Preparation, holdout: float | None) -> float
 
 
 def _check_same(record: Path, settings: dict[str, Any]) -> float:
-    """Return the share of test subjects of a data set of the same settings."""
+    """Return the share of test subjects of a data set; raises InputError where it was made with other settings."""
     try:
         made = json.loads(record.read_text(encoding="utf-8"))
         version, before, holdout = made["format_version"], made["settings"], float(made["holdout"])

@@ -1,4 +1,4 @@
-"""What a process of `voxelwave prepare` does with one scan or one label map, and the pool of such processes."""
+"""What a process of `voxelwave prepare` does with one scan or one label map."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def store_label(job: LabelJob, *, how: Preparation, out: Path) -> Row:
 
 
 def refused(scan: Scan, how: Preparation, reason: UnusableVolume, facts: dict[str, Any]) -> Row:
-    """Return the row of a scan that is not used."""
+    """Return the row of a scan that is refused for `reason`."""
     if isinstance(reason, NotAnImage):
         facts |= {"modality": LABEL, "told_by": str(reason)}
     return described(scan, how, facts, status="refused", reason=str(reason), damaged=isinstance(reason, DamagedVolume))
@@ -154,6 +154,6 @@ def _step(array: ndarray) -> int:
 
 
 def _greys(labels: ndarray) -> Float32[ndarray, "1 depth height width"]:
-    """Return labels as greys, in their order, so that 2035 does not leave all others black."""
+    """Return labels as evenly spaced greys, so that a label of 2035 does not leave all others black."""
     values, ranks = np.unique(labels, return_inverse=True)
     return (ranks.reshape(labels.shape)[None] / max(1, len(values) - 1)).astype(np.float32)

@@ -1,4 +1,4 @@
-"""What a probe is asked about: embeddings of scans, of crops of them, and of single tokens with their labels."""
+"""What probes are fitted on: embeddings of scans, of crops of scans, and of single tokens with their labels."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ TOKENS = 512  # of each scan
 
 @dataclass(frozen=True)
 class Probed:
-    """What several backbones say of the same cases, by the backbone's name.
+    """The features of several backbones for the same cases, by the backbone's name.
 
     Attributes:
         cases: those that could be read.
-        scans, crops, tokens: features; of tokens as many at random of each scan.
-        token_case: the number of the case of each token.
-        token_labels: the class of most of its voxels; 0 for none.
-        label_names: of classes that have one.
+        scans, crops, tokens: features; the tokens are drawn at random, up to 512 of each scan.
+        token_case: the number of the case that a token is of.
+        token_labels: the class of most voxels of a token; 0 for none.
+        label_names: the names of the classes that have one.
     """
 
     cases: list[Case]

@@ -1,0 +1,90 @@
+import shutil
+
+import nibabel
+import numpy as np
+import pytest
+
+from voxelwave.backbones.waveformer import WaveFormer3D
+from voxelwave.downstream.features import FeaturePyramid
+from voxelwave.downstream.scan_reader import ScanReader
+from voxelwave.errors import UnusableVolume
+from voxelwave.jobs.prepare.run import Preparer
+from voxelwave.jobs.prepare.settings import preparation
+
+SETTINGS = {"patch_size": 4, "embed_dim": 24, "depth": 2, "num_heads": 2}
+
+
+def pyramid(**preprocessing):
+    return FeaturePyramid(WaveFormer3D((1, 3), **SETTINGS), description={"preprocessing": preprocessing})
+
+
+def test_a_scan_is_read_as_the_description_says(heads):
+    scan = heads / "mri" / "head_0000_T1.nii.gz"
+    assert ScanReader(pyramid())(scan, "mri").volume.shape == (1, 32, 32, 32)
+    assert ScanReader(pyramid(spacing_mm=[2.0, 2.0, 1.0]))(scan, "mri").volume.shape == (1, 16, 16, 32)
+    wide = {"mri": {"channels": 1, "range": [0, 1], "percentiles": [20, 80]}}
+    share = [float((ScanReader(pyramid(modalities=of))(scan, "mri").volume == 1).float().mean()) for of in ({}, wide)]
+    assert share[1] > 5 * share[0]
+
+
+def test_what_a_backbone_cannot_take_is_one_clear_line(heads, tmp_path):
+    mri = FeaturePyramid(WaveFormer3D((1,), **SETTINGS))
+    with pytest.raises(ValueError, match="takes volumes of 1 channels, and ct has 3: leave such scans out") as caught:
+        ScanReader(mri).modality("ct")
+    assert "\n" not in str(caught.value)
+    (tmp_path / "scan").mkdir()
+    (tmp_path / "scan" / "head_T1.nii.gz").symlink_to(heads / "mri" / "head_0000_T1.nii.gz")
+    Preparer(tmp_path / "set", preparation(spacing="native"), workers=1)([str(tmp_path / "scan")])
+    stored = next((tmp_path / "set").rglob("*.vxw"))
+    ScanReader(pyramid())(stored, "mri")
+    for preprocessing, reason in (
+        ({"spacing_mm": 2.0}, "prepared at 1"),
+        ({"modalities": {"mri": {"percentiles": [1, 99]}}}, "prepared with"),
+    ):
+        with pytest.raises(UnusableVolume, match=reason):
+            ScanReader(pyramid(**preprocessing))(stored, "mri")
+    with pytest.raises(UnusableVolume, match="stored as mri"):
+        ScanReader(pyramid())(stored, "ct")
+
+
+def test_the_modality_is_told_where_it_is_not_given(heads, tmp_path):
+    (tmp_path / "T1" / "anna").mkdir(parents=True)
+    named, told_by_values = tmp_path / "T1" / "anna" / "1.nii.gz", tmp_path / "1.nii.gz"
+    shutil.copy(heads / "mri" / "head_0000_T1.nii.gz", named)
+    shutil.copy(heads / "ct" / "head_0000_hu.nii.gz", told_by_values)
+    reader = ScanReader(pyramid())
+    assert reader(named, root=tmp_path).modality == "mri"
+    assert reader(told_by_values).modality == "ct"
+    assert reader(named, "mri").modality == "mri"
+    with pytest.raises(UnusableVolume, match="modality unknown: neither name, folder nor values tell it"):
+        reader(named)  # the nearest folder does not tell it
+    with pytest.raises(UnusableVolume, match="a label map by its name"):
+        reader(heads / "labels" / "head_0000_T1_labels.nii.gz", "mri")
+
+
+def test_what_is_read_says_where_its_file_has_its_voxels(heads, tmp_path):
+    image = nibabel.load(heads / "mri" / "head_0000_T1.nii.gz").slicer[:30, :28]
+    turned = image.as_reoriented(np.array([[2, 1], [0, -1], [1, 1]]))
+    (tmp_path / "scan").mkdir()
+    nibabel.save(turned, tmp_path / "scan" / "head_T1.nii.gz")
+    scan = ScanReader(pyramid(spacing_mm=2.0))(tmp_path / "scan" / "head_T1.nii.gz")
+    assert max(scan.volume.shape) <= 16 < min(turned.shape)
+    assert scan.source.grid == turned.shape
+    np.testing.assert_allclose(scan.source.affine, turned.affine)
+    Preparer(tmp_path / "set", preparation(spacing="2.0"), workers=1)([str(tmp_path / "scan")])
+    stored = ScanReader(pyramid(spacing_mm=2.0))(next((tmp_path / "set").rglob("*.vxw")))
+    assert (stored.modality, stored.source.grid) == ("mri", image.shape)
+    np.testing.assert_allclose(stored.source.affine, image.affine)
+
+
+def test_a_model_of_a_task_takes_what_it_was_trained_on_and_a_backbone_what_has_as_many_channels(heads):
+    scan = heads / "ct" / "head_0000_hu.nii.gz"
+    modalities = {"mri": {"channels": 1, "range": [0, 1]}}
+    backbone = pyramid(modalities=modalities)
+    assert ScanReader(backbone)(scan, "ct").modality == "ct"
+    backbone.description["task"] = {"name": "classification"}
+    for given in ("ct", ""):
+        with pytest.raises(UnusableVolume, match="ct, and the model takes mri"):
+            ScanReader(backbone)(scan, given)
+    with pytest.raises(UnusableVolume, match="ct, and the model takes mri"):
+        ScanReader(FeaturePyramid(WaveFormer3D((1,), **SETTINGS)))(scan, "ct")
