@@ -45,11 +45,13 @@ def draw_curves(records: Sequence[Mapping[str, Any]], path: Path) -> None:
     for axis, (name, title) in zip(axes[4:], GAUGES.items(), strict=False):
         for modality in modalities:
             steps, values = series(records, f"{name}_{modality}")
-            axis.plot(steps, values, color=COLOURS.get(modality), marker=".", label=modality.upper())
+            if steps:
+                axis.plot(steps, values, color=COLOURS.get(modality), marker=".", label=modality.upper())
         axis.set_title(title)
         axis.set_xlabel("step")
         axis.set_ylim(bottom=0)
-        axis.legend()
+        if axis.lines:
+            axis.legend()
     _draw_probes(axes[7], records, modalities)
     figure.savefig(path, dpi=90)
 
