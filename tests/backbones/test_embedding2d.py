@@ -5,7 +5,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.nn.parameter import is_lazy
 
 from voxelwave.backbones.embedding2d import MRIEmbeddingModel, TimmEmbedding
 from voxelwave.errors import InputError
@@ -47,37 +46,6 @@ def test_the_default_model_is_a_stem_four_stages_a_mean_and_a_head(use_mlp_head)
     assert widths == [32, 32, 64, 128, 256]
     sides = [(m.in_features, m.out_features) for m in model.modules() if isinstance(m, nn.Linear)]
     assert sides == ([(256, 512), (512, 256)] if use_mlp_head else [(256, 256)])
-
-
-def test_a_channel_count_known_later_gives_the_weights_of_one_known_at_once():
-    at_once, on_request = small(6), small(None).materialise(6)
-    by_images = small(None)
-    by_images(images(6))
-    for name, weight in at_once.state_dict().items():
-        assert torch.equal(on_request.state_dict()[name], weight), name
-        assert torch.equal(by_images.state_dict()[name], weight), name
-    assert on_request.in_channels == by_images.in_channels == 6
-
-
-def test_a_state_dict_makes_and_keeps_the_weights_of_a_model_without_channels():
-    trained = small(6)
-    loaded = small(None, seed=1)
-    assert is_lazy(loaded.stem[0].weight)
-    loaded.load_state_dict(trained.state_dict())
-    assert torch.equal(loaded.embed(images(6)), trained.embed(images(6)))
-    with pytest.raises(ValueError, match="reads 6 channels"):
-        loaded(images(4))
-
-
-def test_a_materialised_model_can_be_optimised_and_keeps_its_channels():
-    model = small(None).materialise(4)
-    before = {name: weight.clone() for name, weight in model.state_dict().items()}
-    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
-    (model(images()) * torch.linspace(-1, 1, 12)).sum().backward()
-    optimizer.step()
-    assert all(not torch.equal(weight, before[name]) for name, weight in model.state_dict().items())
-    with pytest.raises(ValueError, match="weights for 4 channels, asked for 6"):
-        model.materialise(6)
 
 
 def test_convolutions_begin_as_kaiming_and_linears_as_xavier_would_have_them():

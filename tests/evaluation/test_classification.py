@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from voxelwave.evaluation.classification import areas_under_curve
+from voxelwave.evaluation.classification import areas_under_curve, balanced_accuracy, mean_dice
 
 
 def by_pairs(probabilities, truth):
@@ -27,3 +27,9 @@ def test_a_target_of_one_class_has_no_area(column):
     areas = areas_under_curve(np.array([[0.1, 0.1], [0.5, 0.5], [0.9, 0.9]]), truth)
     assert math.isnan(areas[0])
     assert areas[1] == 1.0
+
+
+def test_shares_and_dice_are_means_over_the_true_classes():
+    true, guessed = np.array([0, 0, 0, 0, 1, 1, 2]), np.array([0, 0, 0, 1, 1, 5, 0])
+    assert balanced_accuracy(true, guessed) == pytest.approx((3 / 4 + 1 / 2 + 0) / 3)
+    assert mean_dice(true, guessed) == pytest.approx((6 / 8 + 2 / 4 + 0) / 3)

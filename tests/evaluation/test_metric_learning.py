@@ -1,10 +1,9 @@
 import math
-import tracemalloc
 
 import numpy as np
 import pytest
 
-from voxelwave.evaluation.metric_learning import BLOCK, cluster_scores, recall_at, triplet_scores
+from voxelwave.evaluation.metric_learning import cluster_scores, triplet_scores
 from voxelwave.ops.seeding import numpy_generator
 
 
@@ -44,49 +43,6 @@ def test_scores_of_a_triplet_at_right_angles_are_known():
     assert triplet_scores(first, opposite, right, margin=0.2) == pytest.approx(known)
 
 
-@pytest.mark.parametrize("rows", [30, BLOCK, BLOCK + 3])
-def test_recall_is_that_of_plain_sorting(rows):
-    queries = vectors(rows, 8)
-    gallery = 3 * (queries + 1.5 * vectors(rows, 8, key=1))
-    hits = dict.fromkeys((1, 2, 5), 0)
-    normed = np.array([unit(row) for row in gallery])
-    for own, query in enumerate(queries):
-        order = np.argsort(np.linalg.norm(normed - unit(query), axis=1))
-        for rank in hits:
-            hits[rank] += own in order[:rank]
-    found = recall_at(queries, gallery, ranks=(1, 2, 5))
-    assert found == pytest.approx({rank: count / rows for rank, count in hits.items()})
-    assert 0 < found[1] < found[5] < 1
-
-
-def test_queries_that_each_find_the_next_ones_view_score_nothing_at_once_and_all_at_the_end():
-    ring = np.eye(5, dtype=np.float32)
-    gallery = np.roll(ring, 1, axis=0) + 0.1 * np.roll(ring, 2, axis=0) + 0.01 * ring
-    assert recall_at(ring, gallery, ranks=(1, 5)) == {1: 0.0, 5: 1.0}
-    assert recall_at(ring, 7 * ring) == {1: 1.0, 5: 1.0}
-
-
-def test_collapsed_embeddings_score_what_guessing_does():
-    collapsed = np.broadcast_to(vectors(1, 64), (700, 64)) * np.linspace(1, 2, 700, dtype=np.float32)[:, None]
-    assert recall_at(collapsed, collapsed, ranks=(1, 7, 700)) == pytest.approx({1: 1 / 700, 7: 0.01, 700: 1.0})
-    assert recall_at(np.zeros((4, 3)), np.zeros((4, 3)), ranks=(1, 9)) == pytest.approx({1: 0.25, 9: 1.0})
-
-
-def test_random_embeddings_score_about_what_guessing_does():
-    found = recall_at(vectors(2000, 16), vectors(2000, 16, key=1), ranks=(1, 100))
-    assert found[1] < 0.005
-    assert found[100] == pytest.approx(0.05, abs=0.02)
-
-
-def test_similarities_of_a_block_are_in_memory_at_a_time():
-    queries = vectors(4000, 4)
-    tracemalloc.start()
-    recall_at(queries, queries)
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert peak < 8 * 4000 * 4000 / 2
-
-
 def test_phantoms_apart_are_found_by_clusters():
     numbers = np.repeat([4, 9, 2, 7], 5)
     apart = 4 * np.eye(4)[np.repeat(np.arange(4), 5)] + 0.1 * vectors(20, 4)
@@ -123,12 +79,8 @@ def test_what_cannot_be_scored_is_named():
     bad[4, 1] = np.nan
     with pytest.raises(ValueError, match=r"row 4 of diff is not \(1 of 6 rows\)"):
         triplet_scores(good, good, bad, margin=0.2)
-    with pytest.raises(ValueError, match="row 4 of gallery"):
-        recall_at(good, bad)
     with pytest.raises(ValueError, match="row 4 of embeddings"):
         cluster_scores(bad, np.repeat(np.arange(3), 2))
-    with pytest.raises(ValueError, match="ranks begin at 1"):
-        recall_at(good, good, ranks=(0,))
     for numbers in (np.arange(6), np.zeros(6, dtype=int)):
         with pytest.raises(ValueError, match="two phantoms and several views"):
             cluster_scores(good, numbers)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from difflib import get_close_matches
 from itertools import pairwise
 
@@ -13,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
 
+from voxelwave.ops.evaluating import evaluating
 from voxelwave.ops.torchvision_operators import make_torchvision_importable
 from voxelwave.registry import EMBEDDINGS
 
@@ -29,9 +27,9 @@ class EmbeddingModel(nn.Module, ABC):
 
     head: nn.Sequential
 
-    def __init__(self, in_channels: int | None, *, embed_dim: int, normalize: bool) -> None:
+    def __init__(self, in_channels: int, *, embed_dim: int, normalize: bool) -> None:
         super().__init__()
-        if min(embed_dim, 1 if in_channels is None else in_channels) < 1:
+        if min(embed_dim, in_channels) < 1:
             raise ValueError(f"in_channels and embed_dim must be at least 1, got {in_channels} and {embed_dim}")
         self.in_channels = in_channels
         self.embed_dim = embed_dim
@@ -46,7 +44,7 @@ class EmbeddingModel(nn.Module, ABC):
 
         Raises ValueError for images of another channel count than that of the model.
         """
-        if self.in_channels is not None and images.shape[1] != self.in_channels:
+        if images.shape[1] != self.in_channels:
             raise ValueError(
                 f"this model reads {self.in_channels} channels (two for each coil), got {images.shape[1]}: "
                 f"make another one for them"
@@ -67,12 +65,12 @@ class EmbeddingModel(nn.Module, ABC):
         """
         last = self.head[-1]
         assert isinstance(last, nn.Linear)
-        with _evaluating(self):
+        with evaluating(self):
             last.bias.sub_(self(images, normalize=False).mean(0))
 
     def embed(self, images: Images) -> Float[Tensor, "batch embed"]:
         """Return the vectors without gradient and as in evaluation; every part keeps the mode that it was in."""
-        with _evaluating(self), torch.no_grad():
+        with evaluating(self):
             vectors: Tensor = self(images)
         return vectors
 
@@ -81,14 +79,13 @@ class EmbeddingModel(nn.Module, ABC):
 class MRIEmbeddingModel(EmbeddingModel):
     """A stem and one stage a width, each of which halves the image; the mean over the area goes to the head.
 
-    `in_channels` is two for each coil. None leaves it to `materialise`, to a loaded state dict or to the first images:
-    until then the first convolution has no weights for an optimiser to find. `use_mlp_head` puts a hidden layer of
-    2 × embed_dim before the embedding. Raises ValueError for settings out of range.
+    `in_channels` is two for each coil. `use_mlp_head` puts a hidden layer of 2 × embed_dim before the embedding.
+    Raises ValueError for settings out of range.
     """
 
     def __init__(
         self,
-        in_channels: int | None = None,
+        in_channels: int,
         *,
         embed_dim: int = 256,
         widths: tuple[int, ...] = (32, 64, 128, 256),
@@ -102,8 +99,7 @@ class MRIEmbeddingModel(EmbeddingModel):
                 f"widths must be one or more, each at least 1, and dropout at least 0 and below 1, "
                 f"got {widths} and {dropout}"
             )
-        self.stem = nn.Sequential(nn.LazyConv2d(widths[0], 3, stride=2, padding=1), _group_norm(widths[0]), nn.GELU())
-        self.stages = nn.Sequential(
+        stages = nn.Sequential(
             *(
                 nn.Sequential(
                     nn.Conv2d(before, width, 3, stride=2, padding=1),
@@ -114,33 +110,17 @@ class MRIEmbeddingModel(EmbeddingModel):
                 for before, width in zip((widths[0], *widths), widths, strict=False)
             )
         )
-        self.head = _head(widths[-1], embed_dim, use_mlp_head)
-        for module in self.stages.modules():
+        head = _head(widths[-1], embed_dim, use_mlp_head)
+        for module in stages.modules():
             _initialize_convolution(module)
-        # The stem comes last: it gets the same random numbers now as at a first image right after this.
-        if in_channels is not None:
-            self.materialise(in_channels)
-
-    def materialise(self, in_channels: int) -> MRIEmbeddingModel:
-        """Make the weights of the first convolution for `in_channels`; returns the model itself.
-
-        Raises ValueError where it has weights for another number of channels.
-        """
-        convolution = self.stem[0]
-        assert isinstance(convolution, nn.Conv2d)
-        weight = convolution.weight
-        if is_lazy(weight):
-            convolution(torch.zeros(1, in_channels, 1, 1, device=weight.device, dtype=weight.dtype))
-            _initialize_convolution(convolution)
-        elif weight.shape[1] != in_channels:
-            raise ValueError(f"this model has weights for {weight.shape[1]} channels, asked for {in_channels}")
-        self.in_channels = in_channels
-        return self
+        # The stem takes its random numbers last, so that those of a seed stay what they were in 0.1.0.
+        convolution = nn.Conv2d(in_channels, widths[0], 3, stride=2, padding=1)
+        _initialize_convolution(convolution)
+        self.stem = nn.Sequential(convolution, _group_norm(widths[0]), nn.GELU())
+        self.stages, self.head = stages, head
 
     def features(self, images: Images) -> Float[Tensor, "batch feature"]:
         """Return the features of the last stage, averaged over the area."""
-        if self.in_channels is None:
-            self.materialise(images.shape[1])
         grid: Tensor = self.stages(self.stem(images))
         return grid.mean((2, 3))
 
@@ -228,15 +208,3 @@ def _initialize_convolution(module: nn.Module) -> None:
         nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
         if module.bias is not None:
             nn.init.zeros_(module.bias)
-
-
-@contextmanager
-def _evaluating(module: nn.Module) -> Iterator[None]:
-    """Put every part into evaluation, and each back into the mode that it was in."""
-    before: Sequence[tuple[nn.Module, bool]] = [(part, part.training) for part in module.modules()]
-    module.eval()
-    try:
-        yield
-    finally:
-        for part, training in before:
-            part.training = training

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from voxelwave.contracts import Grid
 from voxelwave.data.batches.views import fit, pad
 from voxelwave.downstream.features import FeaturePyramid
+from voxelwave.ops.evaluating import evaluating
 
 ATTENTION_WIDTH = 128
 
@@ -74,12 +75,6 @@ def predict_targets(
     Every module has its mode back at the end.
     """
     device = next(model.parameters()).device
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        with torch.inference_mode():
-            logits: Tensor = model(whole(volume.float(), size)[None].to(device))
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
+    with evaluating(model):
+        logits: Tensor = model(whole(volume.float(), size)[None].to(device))
     return logits[0].float().to(volume.device)

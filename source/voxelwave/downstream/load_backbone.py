@@ -42,7 +42,6 @@ def load_backbone(
     path: str | Path,
     *,
     in_channels: int | None = None,
-    img_size: int | Sequence[int] | None = None,
     stem: Stem = "repeat",
     depths: Sequence[int] | None = None,
     strict: bool = True,
@@ -55,7 +54,6 @@ def load_backbone(
         path: of a run folder `backbone.safetensors` is read, or where the run is not finished `best_model.pth`.
         in_channels: of the volumes that it will see; None keeps all patch embeddings that were trained. A count that
             was not trained gets a stem of its own.
-        img_size: sides of these volumes, in voxels; only checked, since nothing in the backbone depends on it.
         stem: for a count that was not trained: the 1-channel stem repeated and divided by the count ("repeat", so that
             a volume repeated as often gives the same features), or a random one ("new").
         depths: of the levels that are returned, blocks above them are left out; None takes up to four, evenly.
@@ -71,7 +69,6 @@ def load_backbone(
     if not all(isinstance(count, int) and count > 0 for count in asked) or stem not in ("repeat", "new"):
         raise InputError(f"in_channels is at least 1 and stem 'repeat' or 'new', got {in_channels} and '{stem}'")
     backbone: Any = BACKBONES.build(name, asked, **settings)
-    _check_size(img_size, backbone.patch_size)
     weights, left_out = _own_weights(found)
     if broken := next((key for key, value in weights.items() if not value.isfinite().all()), None):
         raise InputError(f"{found.path}: weight {broken} holds values that are not finite; take another checkpoint")
@@ -134,14 +131,6 @@ def _trained_counts(found: _Found, counts: tuple[int, ...]) -> tuple[int, ...]:
         raise InputError(f"the description of {found.path} is damaged: its data are no volumes by modality") from None
     seen = {MODALITIES.get(name).channels for name, number in volumes.items() if number}
     return tuple(count for count in counts if count in seen) or counts
-
-
-def _check_size(img_size: int | Sequence[int] | None, patch_size: int) -> None:
-    if img_size is None:
-        return
-    sides = tuple(img_size) if isinstance(img_size, Sequence) else (img_size,) * 3
-    if len(sides) != 3 or any(not isinstance(side, int) or side < patch_size or side % patch_size for side in sides):
-        raise InputError(f"img_size is one side or three, multiples of the patch size {patch_size}, got {img_size}")
 
 
 def _own_weights(found: _Found) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -1,21 +1,15 @@
-"""How well embeddings tell phantoms apart: distances of triplets, Recall@K, clusters; all of vectors of unit length."""
+"""How well embeddings tell phantoms apart: distances of triplets, and clusters; all of vectors of unit length."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from numpy import ndarray
 
+from voxelwave.evaluation.retrieval import Embeddings, unit_rows
 from voxelwave.ops.seeding import key_to_seed
-
-Embeddings = Float[ndarray, "sample dim"]
-
-RANKS = (1, 5)
-BLOCK = 512  # queries at a time: 40 MB of similarities for a gallery of 10,000
-TIED = 1e-9  # of cosines; products of equal vectors differ by some 1e-16
 
 
 def triplet_scores(same1: Embeddings, same2: Embeddings, diff: Embeddings, *, margin: float) -> dict[str, float]:
@@ -24,7 +18,7 @@ def triplet_scores(same1: Embeddings, same2: Embeddings, diff: Embeddings, *, ma
     d_pos and d_neg are the Euclidean distances of each unit vector of `same1` from those of `same2` and of `diff`.
     Raises ValueError for embeddings that are not finite.
     """
-    first, second, other = (_unit(name, x) for name, x in (("same1", same1), ("same2", same2), ("diff", diff)))
+    first, second, other = (unit_rows(x, name) for name, x in (("same1", same1), ("same2", same2), ("diff", diff)))
     d_pos, d_neg = np.linalg.norm(first - second, axis=1), np.linalg.norm(first - other, axis=1)
     return {
         "triplet_loss": float(np.maximum(d_pos - d_neg + margin, 0).mean()),
@@ -32,27 +26,6 @@ def triplet_scores(same1: Embeddings, same2: Embeddings, diff: Embeddings, *, ma
         "d_neg": float(d_neg.mean()),
         "violations": float((d_pos + margin > d_neg).mean()),
     }
-
-
-def recall_at(queries: Embeddings, gallery: Embeddings, ranks: Sequence[int] = RANKS) -> dict[int, float]:
-    """Return by rank k the share of queries whose own row of the gallery is among the k nearest of all, by cosine.
-
-    Rows that lie as near as the own one come in any order: a query counts with the chance that its own comes soon
-    enough, so that embeddings that are all the same score k / number of rows, as guessing does.
-    Raises ValueError for embeddings that are not finite, and for a rank below 1.
-    """
-    if min(ranks) < 1:
-        raise ValueError(f"ranks begin at 1, got {tuple(ranks)}")
-    asking, asked = _unit("queries", queries), _unit("gallery", gallery)
-    hits = dict.fromkeys(ranks, 0.0)
-    for start in range(0, len(asking), BLOCK):
-        similarity = asking[start : start + BLOCK] @ asked.T
-        row = np.arange(len(similarity))
-        above = similarity - similarity[row, start + row][:, None]
-        nearer, tied = (above > TIED).sum(1), (np.abs(above) <= TIED).sum(1)  # the own one ties with itself
-        for rank in ranks:
-            hits[rank] += float(np.clip((rank - nearer) / tied, 0, 1).sum())
-    return {rank: hit / len(asking) for rank, hit in hits.items()}
 
 
 def cluster_scores(embeddings: Embeddings, numbers: Int[ndarray, " sample"], *, seed: int = 0) -> dict[str, float]:
@@ -75,19 +48,10 @@ def cluster_scores(embeddings: Embeddings, numbers: Int[ndarray, " sample"], *, 
         # Collapsed embeddings have fewer places than there are phantoms: that is what the scores say.
         warnings.simplefilter("ignore", ConvergenceWarning)
         means = KMeans(phantoms, n_init=10, random_state=key_to_seed(seed, "clusters") % 2**32)
-        found = means.fit_predict(_unit("embeddings", embeddings))
+        found = means.fit_predict(unit_rows(embeddings))
     scores = {
         "NMI": normalized_mutual_info_score,
         "AMI": adjusted_mutual_info_score,
         "ARI": adjusted_rand_score,
     }
     return {name: float(score(numbers, found)) for name, score in scores.items()}
-
-
-def _unit(name: str, embeddings: Embeddings) -> Embeddings:
-    """Return the rows at unit length in double precision; those of length 0 stay 0."""
-    wide = embeddings.astype(np.float64)
-    if len(bad := np.flatnonzero(~np.isfinite(wide).all(1))):
-        raise ValueError(f"embeddings must be finite, row {bad[0]} of {name} is not ({len(bad)} of {len(wide)} rows)")
-    length = np.linalg.norm(wide, axis=1, keepdims=True)
-    return np.asarray(wide / np.where(length > 0, length, 1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -10,7 +11,9 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 from numpy import ndarray
 
+from voxelwave.evaluation.classification import area_under_curve, balanced_accuracy, mean_dice
 from voxelwave.evaluation.estimates import Estimate, estimate
+from voxelwave.evaluation.retrieval import unit_rows
 from voxelwave.ops.seeding import key_to_seed
 
 Features = Float[ndarray, "sample dim"]
@@ -68,14 +71,16 @@ def knn_probe(
 ) -> dict[str, Estimate]:
     """Score the vote of the nearest samples by cosine, of other subjects: balanced accuracy and AUC.
 
-    A vote weighs as much as its class is rare among those that may vote: without the subject that is asked its own
-    class is rarer than the others, and plain votes would find random targets less often than chance.
+    Every neighbour's vote is divided by the number of samples of its class among those that may vote. The subject that
+    is asked has no vote, so that its own class is rarer than the others: undivided votes would find random targets
+    less often than chance.
 
     Raises ValueError where `probe_problem` finds one.
     """
     _check(targets, groups)
     classes = np.unique(targets)
-    similarity = cosines(features)
+    unit = unit_rows(features)
+    similarity = unit @ unit.T
     similarity[groups[:, None] == groups[None, :]] = -np.inf
     votes = np.zeros((len(targets), len(classes)))
     for row, order in enumerate(np.argsort(-similarity, axis=1, kind="stable")):
@@ -111,42 +116,6 @@ def tissue_probe(
     }
 
 
-def cosines(features: Features) -> Float[ndarray, "sample sample"]:
-    """Return the cosine of every pair; that with a vector of length 0 is 0."""
-    wide = features.astype(np.float64)
-    unit = wide / np.maximum(np.linalg.norm(wide, axis=1, keepdims=True), np.finfo(np.float64).tiny)
-    return np.asarray(unit @ unit.T)
-
-
-def balanced_accuracy(true: Targets, guessed: Targets) -> float:
-    """Return the mean over the classes of the share that is found."""
-    return float(np.mean([(guessed[true == one] == one).mean() for one in np.unique(true)]))
-
-
-def mean_dice(true: Targets, guessed: Targets) -> float:
-    """Return the mean over the classes of 2 × both / (true + guessed)."""
-    return float(
-        np.mean(
-            [
-                2 * np.sum((true == one) & (guessed == one)) / (np.sum(true == one) + np.sum(guessed == one))
-                for one in np.unique(true)
-            ]
-        )
-    )
-
-
-def area_under_curve(scores: Float[ndarray, " sample"], positive: Bool[ndarray, " sample"]) -> float:
-    """Return how often a positive sample scores above a negative one, half of it for a tie; 0.5 where one is missing.
-
-    Source: Mann and Whitney, 1947.
-    """
-    from scipy.stats import rankdata
-
-    count = int(positive.sum())
-    pairs = count * (len(positive) - count)
-    return float((rankdata(scores)[positive].sum() - count * (count + 1) / 2) / pairs) if pairs else 0.5
-
-
 def _check(targets: Targets, groups: Groups) -> None:
     if problem := probe_problem(targets, groups):
         raise ValueError(problem)
@@ -166,7 +135,12 @@ def _scores(probabilities: Probabilities, targets: Targets, groups: Groups, seed
 def _mean_auc(probabilities: Probabilities, true: Targets) -> float:
     """Of two classes that of the second; of more the mean of each against the others."""
     columns = range(1, 2) if probabilities.shape[1] == 2 else range(probabilities.shape[1])
-    return float(np.mean([area_under_curve(probabilities[:, one], true == one) for one in columns]))
+    return float(np.mean([_area(probabilities[:, one], true == one) for one in columns]))
+
+
+def _area(scores: Float[ndarray, " sample"], positive: Bool[ndarray, " sample"]) -> float:
+    """Return what guessing has where draws of subjects left a class without a sample."""
+    return 0.5 if math.isnan(area := area_under_curve(scores, positive)) else area
 
 
 def _out_of_fold(

@@ -1,11 +1,10 @@
-import csv
 import json
 import math
 import statistics
 
 import pytest
 
-from voxelwave.jobs.finetune.results import over_folds, write_results, write_table
+from voxelwave.jobs.finetune.results import over_folds, write_results
 
 
 def test_over_folds_every_shared_number_has_its_mean_and_deviation():
@@ -25,10 +24,7 @@ def test_over_folds_every_shared_number_has_its_mean_and_deviation():
     assert over_folds([{"dice": None}, {"dice": None}])["dice"]["mean"] is None
 
 
-def test_what_is_no_number_is_null_and_an_empty_cell(tmp_path):
+def test_what_is_no_number_is_null(tmp_path):
     write_results(tmp_path, {"a": math.nan, "b": [1.0, math.inf], "c": {"d": 2}})
     text = (tmp_path / "results.json").read_text()
     assert json.loads(text, parse_constant=pytest.fail) == {"a": None, "b": [1.0, None], "c": {"d": 2}}
-    write_table(tmp_path / "t.csv", ["case", "dice"], [{"case": "x", "dice": math.nan}, {"case": "y", "dice": 0.5}])
-    with (tmp_path / "t.csv").open() as file:
-        assert list(csv.DictReader(file)) == [{"case": "x", "dice": ""}, {"case": "y", "dice": "0.5"}]

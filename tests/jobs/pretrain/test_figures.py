@@ -1,7 +1,8 @@
 import numpy as np
+from matplotlib.colors import to_rgb
 from matplotlib.image import imread
 
-from voxelwave.jobs.pretrain.figures import draw_curves, draw_reconstructions, middle_slices
+from voxelwave.jobs.pretrain.figures import COLOURS, draw_curves, draw_reconstructions, middle_slices
 
 
 def test_middle_slices_have_their_up_direction_up():
@@ -29,12 +30,21 @@ def test_hidden_voxels_are_drawn_in_a_colour_and_all_else_in_grey(tmp_path):
     assert right.mean() > 0.05
 
 
-def test_curves_of_a_run_with_one_modality_are_drawn(tmp_path):
+def test_each_panel_has_a_curve_of_each_modality_that_the_run_has(tmp_path):
     names = ("loss", "reconstruction", "contrastive", "alignment", "baseline")
     records = [{"step": step, "modality": "mri", **dict.fromkeys(names, 1.0 / (step + 1))} for step in range(40)]
-    records[0]["effective_rank_mri"] = records[0]["feature_std_mri"] = 1.0
+    for record in (records[0], records[-1]):
+        record |= {"effective_rank_mri": 1.0, "feature_std_mri": 1.0}
     draw_curves(records, tmp_path / "losses.png")
-    assert imread(tmp_path / "losses.png").std() > 0.01
+    picture = imread(tmp_path / "losses.png")[..., :3]
+    panels = [panel for row in np.array_split(picture, 2) for panel in np.array_split(row, 4, axis=1)]
+    inks = {
+        modality: [int((np.abs(panel - to_rgb(COLOURS[modality])).max(-1) < 0.1).sum()) for panel in panels]
+        for modality in COLOURS
+    }
+    assert min(inks["mri"][:6]) > 100  # four losses and two gauges
+    assert not any(inks["mri"][6:])  # what was not recorded
+    assert not any(inks["ct"])
 
 
 def test_probes_are_drawn_where_there_are_any(tmp_path):
@@ -46,6 +56,6 @@ def test_probes_are_drawn_where_there_are_any(tmp_path):
         records[8] |= gauges
         draw_curves(records, tmp_path / "losses.png")
         picture = imread(tmp_path / "losses.png")[..., :3]
-        last = picture[picture.shape[0] // 2 :, 3 * picture.shape[1] // 4 :]
+        last = picture[picture.shape[0] // 2 :, 77 * picture.shape[1] // 100 :]
         inks.append(int((last.min(-1) < 0.9).sum()))
     assert inks[0] == 0 < inks[1] < inks[2]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
@@ -18,6 +17,7 @@ from voxelwave.data.listing.manifest import printable
 from voxelwave.downstream.features import FeaturePyramid
 from voxelwave.errors import InputError
 from voxelwave.ops.files import replacing
+from voxelwave.ops.tables import as_csv
 
 Embeddings = Float32[ndarray, "scan embed"]
 COLUMNS = ("path", "subject", "modality", "model")
@@ -79,11 +79,12 @@ def _write_parquet(
 def _write_csv(
     path: Path, columns: Mapping[str, list[Any]], embeddings: Embeddings, metadata: Mapping[str, str]
 ) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow([*columns, *(f"embedding_{number}" for number in range(embeddings.shape[1]))])
-        for values, vector in zip(zip(*columns.values(), strict=True), embeddings, strict=True):
-            writer.writerow(["" if value is None else value for value in values] + [f"{x:.9g}" for x in vector])
+    numbers = [f"embedding_{number}" for number in range(embeddings.shape[1])]
+    rows = (
+        dict(zip([*columns, *numbers], [*values, *(f"{x:.9g}" for x in vector)], strict=True))
+        for values, vector in zip(zip(*columns.values(), strict=True), embeddings, strict=True)
+    )
+    path.write_text(as_csv([*columns, *numbers], rows, line_end="\r\n"), encoding="utf-8", newline="")
 
 
 def _write_npz(

@@ -24,7 +24,8 @@ from voxelwave.evaluation.classification import areas_under_curve
 from voxelwave.evaluation.overlap import mean_of_known
 from voxelwave.jobs.finetune.config import CasesConfig, ClassificationTask
 from voxelwave.jobs.finetune.data import Held
-from voxelwave.jobs.finetune.results import write_table
+from voxelwave.ops.files import write_text
+from voxelwave.ops.tables import as_csv
 
 
 class Classification:
@@ -119,8 +120,8 @@ class Classification:
             ]
             summary[part] = {"cases": len(of), "mean_auc": mean_of_known(list(by_target.values())), "auc": by_target}
         columns = [column for name in self._targets for column in (name, f"{name}_truth")]
-        write_table(folder / "predictions.csv", ["part", "case", "subject", *columns], rows)
-        write_table(folder / "results.csv", ["part", "target", "auc", "positive", "negative"], areas)
+        write_text(folder / "predictions.csv", as_csv(["part", "case", "subject", *columns], rows))
+        write_text(folder / "results.csv", as_csv(["part", "target", "auc", "positive", "negative"], areas))
         return summary
 
     def draw(self, model: nn.Module, cases: Sequence[Held], path: Path) -> None:

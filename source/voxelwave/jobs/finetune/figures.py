@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, UInt8
 from matplotlib import colormaps
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from numpy import ndarray
+
+from voxelwave.reports.plots import draw_smoothed, new_figure, series
 
 Volume = Float[ndarray, "depth height width"]
 Labels = UInt8[ndarray, "depth height width"]
@@ -23,23 +23,19 @@ OPACITY = 0.6
 
 def draw_course(records: Sequence[Mapping[str, Any]], score: str, path: Path) -> None:
     """Draw the loss of every step, its running mean, and the scores of every validation, each class or target apart."""
-    figure = _figure(12, 4)
+    figure = new_figure(12, 4)
     losses, scores = figure.subplots(1, 2)
-    steps, values = [r["step"] + 1 for r in records], [r["loss"] for r in records]
-    reach = max(len(values) // 30, 1)
-    smooth = [np.mean(values[max(i - reach, 0) : i + reach + 1]) for i in range(len(values))]
-    losses.plot(steps, values, color="C0", alpha=0.3, linewidth=0.7)
-    losses.plot(steps, smooth, color="C0", label="training")
-    validated = [r for r in records if score in r]
-    if taken := [(r["step"] + 1, r[VALIDATION_LOSS]) for r in validated if VALIDATION_LOSS in r]:
-        losses.plot(*zip(*taken, strict=True), color="C1", marker=".", label="validation")
+    draw_smoothed(losses, *series(records, "loss"), colour="C0", label="training")
+    validated = [record for record in records if score in record]
+    steps, values = series(validated, VALIDATION_LOSS)
+    if steps:
+        losses.plot(steps, values, color="C1", marker=".", label="validation")
     losses.set(title="loss", xlabel="step")
     losses.legend()
-    names = dict.fromkeys(name for r in validated for name in r if name.startswith(score))
+    names = dict.fromkeys(name for record in validated for name in record if name.startswith(score))
     for name in names:
-        taken = [(r["step"] + 1, r[name]) for r in validated if name in r]
         label = name.removeprefix(f"{score}_") if name != score else "mean"
-        scores.plot(*zip(*taken, strict=True), marker=".", linewidth=2.5 if name == score else 1, label=label)
+        scores.plot(*series(validated, name), marker=".", linewidth=2.5 if name == score else 1, label=label)
     scores.set(title=score.replace("_", " "), xlabel="step", ylim=(0, 1))
     if names:
         scores.legend(fontsize=8)
@@ -48,7 +44,7 @@ def draw_course(records: Sequence[Mapping[str, Any]], score: str, path: Path) ->
 
 def draw_segmentations(rows: Sequence[tuple[str, Volume, Labels, Labels]], classes: Sequence[str], path: Path) -> None:
     """Draw image, truth and prediction of each volume: the axial slice with the most labelled voxels."""
-    figure = _figure(9.5, 3.1 * len(rows) + 0.4)
+    figure = new_figure(9.5, 3.1 * len(rows) + 0.4)
     axes = figure.subplots(len(rows), 3, squeeze=False)
     colours = colormaps["turbo"](np.linspace(0.05, 0.95, max(len(classes), 2)))[:, :3]
     for (name, image, truth, predicted), line in zip(rows, axes, strict=True):
@@ -79,7 +75,7 @@ def draw_roc(
     """Draw the ROC curve of each target with known cases of both kinds; truth is nan where it is not known."""
     from sklearn.metrics import RocCurveDisplay
 
-    figure = _figure(6, 6)
+    figure = new_figure(6, 6)
     axis = figure.subplots()
     for column, name in enumerate(targets):
         known = ~np.isnan(truth[:, column])
@@ -90,9 +86,3 @@ def draw_roc(
     axis.plot([0, 1], [0, 1], color="grey", linestyle=":")
     axis.set(title="ROC", xlabel="false positive rate", ylabel="true positive rate")
     figure.savefig(path, dpi=90)
-
-
-def _figure(width: float, height: float) -> Figure:
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
 import statistics
@@ -14,15 +12,6 @@ from typing import Any
 from voxelwave.ops.files import write_text
 
 RESULTS = "results.json"
-
-
-def write_table(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write a CSV; what is not a number is an empty cell."""
-    table = io.StringIO()
-    writer = csv.DictWriter(table, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({key: "" if _unknown(value) else value for key, value in row.items()} for row in rows)
-    write_text(path, table.getvalue())
 
 
 def write_results(folder: Path, results: Mapping[str, Any]) -> None:

@@ -27,8 +27,8 @@ from voxelwave.evaluation.overlap import dice_scores, mean_of_known
 from voxelwave.evaluation.segmentation import score_segmentation
 from voxelwave.jobs.finetune.config import CasesConfig, SegmentationTask
 from voxelwave.jobs.finetune.data import Held
-from voxelwave.jobs.finetune.results import write_table
 from voxelwave.ops.files import write_text
+from voxelwave.ops.tables import as_csv
 
 VALIDATION_OVERLAP = 0.25  # of windows; the results take half
 DRAWN_CASES = 4
@@ -130,7 +130,7 @@ class Segmentation:
             for name, scores in self._scored(model, held, predictions).items()
         ]
         columns = ["dice", "hd95_mm"] if self._hausdorff else ["dice"]
-        write_table(folder / "results.csv", ["part", "case", "subject", "class", *columns], rows)
+        write_text(folder / "results.csv", as_csv(["part", "case", "subject", "class", *columns], rows))
         return {part: self._summary([row for row in rows if row["part"] == part], columns) for part in cases}
 
     def draw(self, model: nn.Module, cases: Sequence[Held], path: Path) -> None:

@@ -15,7 +15,8 @@ from voxelwave.backbones.embedding2d import EmbeddingModel
 from voxelwave.data.kspace.phantoms import RandomPhantomDataset
 from voxelwave.engine.runtime import best_device
 from voxelwave.errors import InputError
-from voxelwave.evaluation.metric_learning import cluster_scores, recall_at, triplet_scores
+from voxelwave.evaluation.metric_learning import cluster_scores, triplet_scores
+from voxelwave.evaluation.retrieval import recall_at
 from voxelwave.jobs.common.console import Console
 from voxelwave.jobs.phantom.config import PhantomConfig
 from voxelwave.jobs.phantom.data import all_batches, triplets, view

@@ -11,13 +11,12 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Float, Int
 from matplotlib import colormaps
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection
-from matplotlib.figure import Figure
 from numpy import ndarray
 
 from voxelwave.errors import InputError
 from voxelwave.ops.seeding import key_to_seed
+from voxelwave.reports.plots import draw_smoothed, new_figure, series
 
 Method = Literal["tsne", "umap"]
 Embeddings = Float[ndarray, "sample dim"]
@@ -43,14 +42,16 @@ def draw_learning(records: Sequence[Mapping[str, Any]], path: Path) -> None:
 
     A record has its `step` and any of the names of PANELS; what no record has is left out.
     """
-    figure = _figure(15, 7.5)
+    figure = new_figure(15, 7.5)
     for axis, (title, names) in zip(figure.subplots(2, 3).flat, PANELS.items(), strict=True):
         for colour, name in enumerate(names):
             for key, label in ((name, "training"), (VALIDATION + name, "validation")):
-                taken = [(record["step"] + 1, record[key]) for record in records if key in record]
-                if taken:
-                    smooth = key == name and name not in SCHEDULED
-                    _draw_line(axis, taken, f"C{2 * colour + (key != name)}", f"{name}, {label}", smooth=smooth)
+                steps, values = series(records, key)
+                shade, label = f"C{2 * colour + (key != name)}", f"{name}, {label}"
+                if steps and key == name and name not in SCHEDULED:
+                    draw_smoothed(axis, steps, values, colour=shade, label=label)
+                elif steps:
+                    axis.plot(steps, values, color=shade, marker="." if len(values) < 100 else "", label=label)
         axis.set(title=title, xlabel="step")
         if axis.lines:
             axis.set_ylim(0, 1.05 * axis.dataLim.y1 or 1)
@@ -111,7 +112,7 @@ def draw_maps(
     drawn: Sequence[Method] = methods or (("tsne", "umap") if umap_is_installed() else ("tsne",))
     phantoms, phantom = np.unique(numbers, return_inverse=True)
     colours = colormaps["turbo"](np.arange(len(phantoms)) * GOLDEN % 1)
-    figure = _figure(6.5 * len(drawn), 6.5)
+    figure = new_figure(6.5 * len(drawn), 6.5)
     for axis, method in zip(figure.subplots(1, len(drawn), squeeze=False)[0], drawn, strict=True):
         points = flattened(embeddings, method, seed=seed)
         lines = [points[phantom == one] for one in range(len(phantoms))]
@@ -123,7 +124,7 @@ def draw_maps(
 
 def draw_preview(rows: Sequence[tuple[str, Sequence[Image]]], titles: Sequence[str], path: Path) -> None:
     """Draw a row a sample: its label, and an image for each of `titles`, in grey from its least to its largest."""
-    figure = _figure(2.2 * len(titles), 2.2 * len(rows) + 0.4)
+    figure = new_figure(2.2 * len(titles), 2.2 * len(rows) + 0.4)
     figure.set_facecolor("black")
     axes = figure.subplots(len(rows), len(titles), squeeze=False)
     for (label, images), line in zip(rows, axes, strict=True):
@@ -134,20 +135,3 @@ def draw_preview(rows: Sequence[tuple[str, Sequence[Image]]], titles: Sequence[s
     for axis, title in zip(axes[0], titles, strict=True):
         axis.set_title(title, color="white", fontsize=10)
     figure.savefig(path, dpi=100)
-
-
-def _draw_line(axis: Any, taken: Sequence[tuple[int, float]], colour: str, label: str, *, smooth: bool) -> None:
-    steps, values = zip(*taken, strict=True)
-    if not smooth:
-        axis.plot(steps, values, color=colour, marker="." if len(values) < 100 else "", label=label)
-        return
-    reach = max(len(values) // 30, 1)
-    mean = [np.mean(values[max(i - reach, 0) : i + reach + 1]) for i in range(len(values))]
-    axis.plot(steps, values, color=colour, alpha=0.25, linewidth=0.7)
-    axis.plot(steps, mean, color=colour, label=label)
-
-
-def _figure(width: float, height: float) -> Figure:
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure

@@ -17,7 +17,8 @@ from voxelwave.engine.checkpoint import load_checkpoint
 from voxelwave.engine.loop import LoopSettings
 from voxelwave.engine.schedule import plateau_factor, stalled
 from voxelwave.errors import DivergedError, InputError
-from voxelwave.evaluation.metric_learning import recall_at, triplet_scores
+from voxelwave.evaluation.metric_learning import triplet_scores
+from voxelwave.evaluation.retrieval import recall_at
 from voxelwave.jobs.common.console import Console
 from voxelwave.jobs.common.session import Session, ShouldStop
 from voxelwave.jobs.phantom.config import PhantomConfig, check_phantom_config

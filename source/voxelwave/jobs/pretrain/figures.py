@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
+
+from voxelwave.reports.plots import draw_smoothed, new_figure, running_mean, series
 
 COLOURS = {"mri": "#1f77b4", "ct": "#d62728"}
 CURVES = {
@@ -29,30 +29,29 @@ MARKERS = "osv^Dx"
 
 def draw_curves(records: Sequence[Mapping[str, Any]], path: Path) -> None:
     """Draw the losses of each modality over the steps, smoothed, and the gauges of features where they were taken."""
-    figure = Figure(figsize=(18, 7), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(18, 7)
     axes = list(figure.subplots(2, 4).flat)
     modalities = list(dict.fromkeys(record["modality"] for record in records))
     for axis, (name, title) in zip(axes, CURVES.items(), strict=False):
         for modality in modalities:
-            steps, values = _series([r for r in records if r["modality"] == modality], name)
-            colour = COLOURS.get(modality)
-            axis.plot(steps, values, color=colour, alpha=0.2, linewidth=0.7)
-            axis.plot(steps, _smooth(values), color=colour, label=modality.upper())
+            of_modality = series([record for record in records if record["modality"] == modality], name)
+            draw_smoothed(axis, *of_modality, colour=COLOURS.get(modality), label=modality.upper())
         if name == "reconstruction":
-            steps, values = _series(records, "baseline")
-            axis.plot(steps, _smooth(values), color="grey", linestyle=":", label="guessing the mean")
+            steps, values = series(records, "baseline")
+            axis.plot(steps, running_mean(values), color="grey", linestyle=":", label="guessing the mean")
         axis.set_title(title)
         axis.set_xlabel("step")
         axis.legend()
     for axis, (name, title) in zip(axes[4:], GAUGES.items(), strict=False):
         for modality in modalities:
-            steps, values = _series(records, f"{name}_{modality}")
-            axis.plot(steps, values, color=COLOURS.get(modality), marker=".", label=modality.upper())
+            steps, values = series(records, f"{name}_{modality}")
+            if steps:
+                axis.plot(steps, values, color=COLOURS.get(modality), marker=".", label=modality.upper())
         axis.set_title(title)
         axis.set_xlabel("step")
         axis.set_ylim(bottom=0)
-        axis.legend()
+        if axis.lines:
+            axis.legend()
     _draw_probes(axes[7], records, modalities)
     figure.savefig(path, dpi=90)
 
@@ -71,7 +70,7 @@ def _draw_probes(axis: Any, records: Sequence[Mapping[str, Any]], modalities: Se
         return
     targets = sorted({target for _, target, _, _ in found})
     for probe, target, modality, name in found:
-        steps, values = _series(records, name)
+        steps, values = series(records, name)
         axis.plot(
             steps,
             values,
@@ -92,8 +91,7 @@ def draw_reconstructions(rows: Sequence[tuple[str, Sequence[NDArray[Any]]]], tit
 
     A row is a label and one volume for each of `titles`.
     """
-    figure = Figure(figsize=(2.0 * 3 * len(titles) + 0.6, 2.1 * len(rows) + 0.6), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(2.0 * 3 * len(titles) + 0.6, 2.1 * len(rows) + 0.6)
     figure.set_facecolor("black")
     panels = figure.subfigures(1, len(titles), wspace=0.04, squeeze=False)[0]
     for column, (title, panel) in enumerate(zip(titles, panels, strict=True)):
@@ -118,14 +116,3 @@ def middle_slices(volume: NDArray[Any]) -> list[NDArray[Any]]:
 def _grey_with_holes(image: NDArray[Any]) -> NDArray[Any]:
     grey = np.clip(np.nan_to_num(image), 0, 1)
     return np.where(np.isnan(image)[..., None], (0.16, 0.24, 0.42), np.stack([grey] * 3, -1))
-
-
-def _series(records: Sequence[Mapping[str, Any]], name: str) -> tuple[list[int], list[float]]:
-    taken = [(record["step"], record[name]) for record in records if name in record]
-    return [step for step, _ in taken], [value for _, value in taken]
-
-
-def _smooth(values: Sequence[float]) -> list[float]:
-    """Running mean over a thirtieth of the series, on each side as far as it goes."""
-    reach = max(len(values) // 30, 1)
-    return [float(np.mean(values[max(i - reach, 0) : i + reach + 1])) for i in range(len(values))]

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from numpy import ndarray
+
+from voxelwave.reports.plots import new_figure
 
 Embeddings = Mapping[str, Float[ndarray, "sample dim"]]
 Colours = Mapping[str, Sequence[str]]
@@ -37,8 +37,7 @@ def draw_embeddings(panels: Mapping[str, tuple[Embeddings, Colours]], path: Path
         for name, features in embeddings.items()
     ]
     columns = max(len(colours) for _, _, colours in rows)
-    figure = Figure(figsize=(4.4 * columns, 3.8 * len(rows)), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(4.4 * columns, 3.8 * len(rows))
     grid = figure.subplots(len(rows), columns, squeeze=False)
     for line, (title, features, colours) in zip(grid, rows, strict=True):
         points, shares = principal_plane(features)

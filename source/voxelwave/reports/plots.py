@@ -1,0 +1,36 @@
+"""Figures of matplotlib that need no screen, and curves of what a run recorded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """Return an empty figure of `width` by `height` inches, whose parts make room for each other."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def series(records: Sequence[Mapping[str, Any]], name: str) -> tuple[list[int], list[float]]:
+    """Return the steps at which `name` was recorded, and its values."""
+    taken = [(record["step"], record[name]) for record in records if name in record]
+    return [step for step, _ in taken], [value for _, value in taken]
+
+
+def running_mean(values: Sequence[float]) -> list[float]:
+    """Return the mean over a thirtieth of the series on each side of every value, as far as the series goes."""
+    reach = max(len(values) // 30, 1)
+    return [float(np.mean(values[max(i - reach, 0) : i + reach + 1])) for i in range(len(values))]
+
+
+def draw_smoothed(axis: Axes, steps: Sequence[int], values: Sequence[float], *, colour: str | None, label: str) -> None:
+    """Draw a noisy series pale, and its running mean over it."""
+    axis.plot(steps, values, color=colour, alpha=0.25, linewidth=0.7)
+    axis.plot(steps, running_mean(values), color=colour, label=label)

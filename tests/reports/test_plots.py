@@ -1,0 +1,33 @@
+import numpy as np
+import pytest
+from matplotlib.image import imread
+
+from voxelwave.reports.plots import draw_smoothed, new_figure, running_mean, series
+
+
+def test_a_series_has_the_steps_that_recorded_it():
+    records = [{"step": 0, "loss": 3.0}, {"step": 4}, {"step": 7, "loss": 1.0, "score": 0.5}]
+    assert series(records, "loss") == ([0, 7], [3.0, 1.0])
+    assert series(records, "other") == ([], [])
+
+
+@pytest.mark.parametrize("count", [0, 1, 7, 95])
+def test_a_running_mean_is_over_as_much_as_there_is_on_each_side(count):
+    values = np.random.default_rng(0).random(count).tolist()
+    reach = max(count // 30, 1)
+    known = [np.mean([values[j] for j in range(count) if abs(i - j) <= reach]) for i in range(count)]
+    assert running_mean(values) == pytest.approx(known)
+
+
+def test_noise_is_pale_and_its_mean_is_not(tmp_path):
+    figure = new_figure(4, 3)
+    axis = figure.subplots()
+    draw_smoothed(axis, list(range(60)), [0.0, 1.0] * 30, colour="red", label="noise")
+    pale, mean = axis.lines
+    assert pale.get_alpha() < 0.5
+    assert mean.get_alpha() is None
+    assert np.ptp(pale.get_ydata()) == 1
+    assert np.ptp(mean.get_ydata()) < 0.4
+    figure.savefig(tmp_path / "noise.png")
+    picture = imread(tmp_path / "noise.png")[..., :3]
+    assert ((picture[..., 0] > 0.9) & (picture[..., 1] < 0.1)).sum() > 100
