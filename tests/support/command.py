@@ -12,7 +12,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from unittest import mock
 
 import pytest
 
@@ -34,17 +33,16 @@ class Ended:
 def voxelwave(*arguments: object, folder: Path | None = None, program: Callable[[], None] = main) -> Ended:
     """Run `voxelwave` with these arguments in a working folder; `program` is another command in its place.
 
-    An exception that would be a traceback in a terminal is raised here. What a command sets in the environment, and the
-    working folder, are put back.
+    An exception that would be a traceback in a terminal is raised here.
     """
     out, err = io.StringIO(), io.StringIO()
     with (
-        contextlib.chdir(folder or Path.cwd()),
         contextlib.redirect_stdout(out),
         contextlib.redirect_stderr(err),
-        mock.patch.dict(os.environ, COLUMNS="400"),
         pytest.MonkeyPatch.context() as patch,
     ):
+        patch.chdir(folder or Path.cwd())
+        patch.setenv("COLUMNS", "400")
         patch.setattr(sys, "argv", ["voxelwave", *map(str, arguments)])
         patch.setitem(sys.modules, "__main__", ModuleType("__main__"))  # the help names the program after it
         try:
