@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from typer.main import get_command
 
-from support.command import process, refused, voxelwave
+from support.command import error_of, process, voxelwave
 from voxelwave.cli import COMMANDS, PHANTOM, commands_of
 
 CONFIG = str(Path(__file__).parents[1] / "configs" / "pretrain" / "demo.yaml")
@@ -52,7 +52,7 @@ def folders(tmp_path):
     ids=lambda value: value if isinstance(value, str) else None,
 )
 def test_bad_input_is_one_line_and_exit_code_2(folders, arguments, message):
-    assert message in refused(voxelwave(*arguments, folder=folders))
+    assert message in error_of(voxelwave(*arguments, folder=folders))
     assert not (folders / "checkpoints").exists()
 
 
@@ -60,7 +60,7 @@ def test_python_m_voxelwave_ends_in_the_same_way(folders):
     given = ["pretrain", CONFIG, "--set", source("broken")]
     ended = process("-m", "voxelwave", *given, folder=folders)
     assert ended == voxelwave(*given, folder=folders)
-    assert "scan.nii" in refused(ended)
+    assert "scan.nii" in error_of(ended)
 
 
 @pytest.mark.parametrize("command", EVERY_COMMAND, ids="-".join)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from support.command import ROOT, SUBSET_SCRIPT, process, refused, train_phase0_subset, voxelwave
+from support.command import ROOT, SUBSET_SCRIPT, error_of, process, train_phase0_subset, voxelwave
 
 SUBSET, PRODUCTION = (str(ROOT / "configs" / "pretrain" / name) for name in ("subset.yaml", "production.yaml"))
 # The model is built before the data is looked for: a small one is built sooner. With bf16, Fabric has a line to say.
@@ -36,11 +36,11 @@ def test_help_names_every_option(tmp_path):
     ids=["unknown-key", "bad-value", "no-config", "unknown-key-of-given-config", "no-folder"],
 )
 def test_bad_input_is_one_line_and_exit_code_2(tmp_path, arguments, message):
-    assert message in refused(train(*arguments, folder=tmp_path))
+    assert message in error_of(train(*arguments, folder=tmp_path))
     assert not (tmp_path / "checkpoints").exists()
 
 
 def test_the_default_config_is_found_from_anywhere_and_its_data_in_the_working_folder(tmp_path):
     """In a process of its own, as people call it."""
-    line = refused(process(SUBSET_SCRIPT, folder=tmp_path))
+    line = error_of(process(SUBSET_SCRIPT, folder=tmp_path))
     assert f"mri source 'data/demo/mri' does not exist (working folder: {tmp_path})" in line

@@ -72,7 +72,7 @@ def train_phase0_subset() -> None:
     runpy.run_path(str(SUBSET_SCRIPT), run_name="__main__")
 
 
-def refused(ended: Ended) -> str:
+def error_of(ended: Ended) -> str:
     """Return the one line on stderr of a command that ended because of its input."""
     assert ended.code == 2, ended
     (line,) = ended.err.strip().splitlines()

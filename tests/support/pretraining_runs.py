@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -60,12 +59,6 @@ def copy_of(config: Config, out_dir: Path) -> Config:
     copied.run.out_dir = out_dir
     shutil.copytree(config.run_folder(), copied.run_folder())
     return copied
-
-
-def stop_after(steps: int) -> Callable[[], bool]:
-    """Return a `should_stop` that says yes after so many steps."""
-    taken = iter(range(1, 10**6))
-    return lambda: next(taken) == steps
 
 
 def records(config: Config) -> list[dict[str, Any]]:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from support.command import process, refused, voxelwave
+from support.command import error_of, process, voxelwave
 from voxelwave.jobs.common.console import Console
 from voxelwave.jobs.doctor import machine as doctor_machine
 from voxelwave.jobs.doctor import training as doctor_training
@@ -93,7 +93,7 @@ def test_a_required_gpu_that_is_missing_is_exit_code_1(monkeypatch):
 
 
 def test_an_unknown_requirement_is_one_line_and_exit_code_2():
-    said = refused(voxelwave("doctor", "--require", "tpu"))
+    said = error_of(voxelwave("doctor", "--require", "tpu"))
     assert said == "voxelwave: unknown --require 'tpu': use minkowski or cuda"
 
 

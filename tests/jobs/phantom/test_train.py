@@ -11,6 +11,7 @@ import torch
 import yaml
 
 from support.command import voxelwave
+from support.stopping import stop_after
 from voxelwave.engine.checkpoint import load_checkpoint, save_checkpoint
 from voxelwave.engine.run_log import read_metrics
 from voxelwave.engine.schedule import stalled
@@ -71,8 +72,7 @@ def test_a_run_leaves_weights_history_curves_and_scores(trained):
 @pytest.mark.parametrize("stopped_after", [2, 4, 9])
 def test_a_resumed_run_has_the_numbers_of_one_that_was_not_interrupted(trained, tmp_path, stopped_after):
     of = config(tmp_path)
-    steps = iter(range(100))
-    assert not train_phantoms(of, console=QUIET, should_stop=lambda: next(steps) == stopped_after - 1)
+    assert not train_phantoms(of, console=QUIET, should_stop=stop_after(stopped_after))
     assert len(measured(of)) == stopped_after
     assert train_phantoms(of, resume=True, console=QUIET)
     assert measured(of) == measured(trained)
@@ -94,8 +94,7 @@ def test_nor_do_they_where_sizes_are_odd_and_a_model_draws_numbers(tmp_path):
     assert train_phantoms(whole, console=QUIET)
     assert train_phantoms(workers, console=QUIET)
     assert measured(workers) == measured(whole)
-    steps = iter(range(100))
-    assert not train_phantoms(stopped, console=QUIET, should_stop=lambda: next(steps) == 5)
+    assert not train_phantoms(stopped, console=QUIET, should_stop=stop_after(6))
     assert train_phantoms(stopped, resume=True, console=QUIET)
     assert measured(stopped) == measured(whole)
 

@@ -9,7 +9,8 @@ import itertools
 import pytest
 import torch
 
-from support.pretraining_runs import QUIET, named, stop_after
+from support.pretraining_runs import QUIET, named
+from support.stopping import stop_after
 from voxelwave.errors import InputError
 from voxelwave.jobs.common.console import Console
 from voxelwave.jobs.prepare.run import Preparer

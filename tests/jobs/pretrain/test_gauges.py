@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 import torch
 
-from support.pretraining_runs import QUIET, records, stop_after, weights
+from support.pretraining_runs import QUIET, records, weights
+from support.stopping import stop_after
 from voxelwave import load_backbone
 from voxelwave.data.listing.cases import find_cases
 from voxelwave.downstream.embedding import embed_volume, frame, random_crops

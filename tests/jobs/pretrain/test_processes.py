@@ -9,7 +9,8 @@ import time
 import pytest
 import yaml
 
-from support.pretraining_runs import QUIET, exact, named, records, stop_after
+from support.pretraining_runs import QUIET, exact, named, records
+from support.stopping import stop_after
 from voxelwave import load_backbone, load_config
 from voxelwave.engine.checkpoint import load_checkpoint
 from voxelwave.jobs.pretrain.run import pretrain

@@ -5,7 +5,8 @@ import csv
 import pytest
 import torch
 
-from support.pretraining_runs import QUIET, copy_of, exact, named, records, stop_after, weights
+from support.pretraining_runs import QUIET, copy_of, exact, named, records, weights
+from support.stopping import stop_after
 from voxelwave.engine.checkpoint import load_checkpoint
 from voxelwave.jobs.pretrain.run import pretrain
 

@@ -6,7 +6,8 @@ import io
 import pytest
 import torch
 
-from support.pretraining_runs import EXACT, QUIET, copy_of, exact, named, records, stop_after, weights
+from support.pretraining_runs import EXACT, QUIET, copy_of, exact, named, records, weights
+from support.stopping import stop_after
 from voxelwave import load_backbone, load_config
 from voxelwave.contracts import StepOutput
 from voxelwave.engine.checkpoint import load_checkpoint

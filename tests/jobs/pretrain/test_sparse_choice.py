@@ -4,7 +4,8 @@ from functools import cache
 
 import pytest
 
-from support.pretraining_runs import records, stop_after, tiny
+from support.pretraining_runs import records, tiny
+from support.stopping import stop_after
 from voxelwave.engine.checkpoint import load_checkpoint
 from voxelwave.errors import InputError
 from voxelwave.jobs.common.config_file import apply_override
