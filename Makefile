@@ -4,9 +4,9 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: help setup minkowski demo test lint format clean
+.PHONY: help setup minkowski demo test test-image lint format clean
 help:  ## show the targets
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
 setup: $(READY)  ## create .venv and install voxelwave with its development tools
 
@@ -24,8 +24,13 @@ demo: setup  ## generate heads, pretrain one model on MRI and CT, draw figures
 	$(BIN)/voxelwave synthesize data/demo --num-mri 50 --num-ct 50 --size 96 --seed 0
 	$(BIN)/voxelwave pretrain configs/pretrain/demo.yaml --resume
 
-test: setup  ## run every test
-	$(BIN)/pytest
+# Two processes at most, a file in one of them: its tests share what they have trained. More would wait for each other,
+# since tests start processes of their own, and each holds torch and a gigabyte.
+test: setup  ## run every test but that of the image
+	$(BIN)/pytest --numprocesses logical --maxprocesses 2 --dist loadfile
+
+test-image: setup  ## run the steps of docker/Dockerfile.cpu, some minutes; skipped without MinkowskiEngine
+	$(BIN)/pytest -m image tests/test_docker.py
 
 lint: setup  ## formatting, lint, types, layers
 	$(BIN)/ruff format --check .

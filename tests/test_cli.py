@@ -1,17 +1,19 @@
-import os
-import subprocess
-import sys
+"""The command line: every command explains itself, and bad input is one line."""
+
+import inspect
+import resource
 from pathlib import Path
 
 import pytest
+from typer.main import get_command
+
+from support.command import error_of, process, voxelwave
+from voxelwave.cli import COMMANDS, PHANTOM, commands_of
 
 CONFIG = str(Path(__file__).parents[1] / "configs" / "pretrain" / "demo.yaml")
-
-
-def voxelwave(*arguments, cwd=None):
-    environment = {**os.environ, "COLUMNS": "400"}
-    command = [sys.executable, "-m", "voxelwave", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment, timeout=120)
+EVERY_COMMAND = [*((name,) for name in COMMANDS), *(("phantom", name) for name in PHANTOM)]
+# Packages that take long to import, so that no command may need them before it runs.
+HEAVY = ("torch", "numpy", "scipy", "sklearn", "monai", "nibabel", "matplotlib", "pydantic", "lightning_fabric", "timm")
 
 
 def source(path):
@@ -36,7 +38,7 @@ def folders(tmp_path):
         (["pretrain", CONFIG, "--set", source("nowhere")], "mri source 'nowhere' does not exist"),
         (["pretrain", CONFIG, "--set", source("empty")], "mri source 'empty'"),
         (["pretrain", CONFIG, "--set", source("broken")], "scan.nii"),
-        (["pretrain", CONFIG, "--set", "data.crop_size=[50, 48, 48]"], "not divisible by model.backbone.patch_size 4"),
+        (["pretrain", CONFIG, "--set", "data.crop_size=[50, 48, 48]"], "not divisible by the backbone's patch_size 4"),
         (["pretrain", CONFIG, "--set", "model.backbone.num_heads=5"], "embed_dim 96 is not divisible by num_heads 5"),
         (["pretrain", CONFIG, "--set", "training.device=cuda:99"], "training.device=cuda:99"),
         (["pretrain", CONFIG, "--set", "loss.shallow_depth=9"], "shallow_depth must lie in 0…3"),
@@ -50,25 +52,51 @@ def folders(tmp_path):
     ids=lambda value: value if isinstance(value, str) else None,
 )
 def test_bad_input_is_one_line_and_exit_code_2(folders, arguments, message):
-    result = voxelwave(*arguments, cwd=folders)
-    assert result.returncode == 2, result.stdout + result.stderr
-    assert "Traceback" not in result.stderr
-    lines = result.stderr.strip().splitlines()
-    assert len(lines) == 1, result.stderr
-    assert lines[0].startswith("voxelwave: ")
-    assert message in lines[0]
+    assert message in error_of(voxelwave(*arguments, folder=folders))
     assert not (folders / "checkpoints").exists()
 
 
-@pytest.mark.parametrize("command", ["pretrain", "finetune", "synthesize", "inspect", "export", "predict"])
+def test_python_m_voxelwave_ends_in_the_same_way(folders):
+    given = ["pretrain", CONFIG, "--set", source("broken")]
+    ended = process("-m", "voxelwave", *given, folder=folders)
+    assert ended == voxelwave(*given, folder=folders)
+    assert "scan.nii" in error_of(ended)
+
+
+@pytest.mark.parametrize("command", EVERY_COMMAND, ids="-".join)
 def test_every_command_explains_itself(command):
-    result = voxelwave(command, "--help")
-    assert result.returncode == 0
-    assert "Usage" in result.stdout
+    ended = voxelwave(*command, "--help")
+    assert (ended.code, ended.err) == (0, "")
+    assert f"Usage: voxelwave {' '.join(command)} " in ended.out
+    function = (PHANTOM if command[0] == "phantom" else COMMANDS)[command[-1]]
+    assert inspect.getdoc(function).splitlines()[0] in ended.out
+    for parameter in get_command(commands_of({command[-1]: function})).params:
+        assert parameter.help
+        assert {part in ended.out for part in (*parameter.opts, parameter.help)} == {True}, parameter.name
+
+
+def test_the_groups_name_their_commands():
+    for group, table in (((), COMMANDS), (("phantom",), PHANTOM)):
+        ended = voxelwave(*group, "--help")
+        assert ended.code == 0
+        rows = [line.strip("│ ").split() for line in ended.out.splitlines()]
+        assert {row[0] for row in rows if row} >= set(table)
 
 
 def test_nothing_heavy_is_imported_before_a_command_runs():
-    heavy = {"torch", "numpy", "monai", "nibabel", "matplotlib"}
-    code = f"import sys, voxelwave.cli; print(sorted({heavy} & set(sys.modules)))"
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert result.stdout.strip() == "[]"
+    code = f"import sys, voxelwave.cli; print(sorted({set(HEAVY)} & set(sys.modules)))"
+    assert process("-c", code).out.strip() == "[]"
+
+
+def test_help_imports_nothing_heavy_and_takes_half_a_second_at_most():
+    seconds = []
+    for _ in range(3):  # what else runs slows one down, and may not slow down all
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        ended = process("-X", "importtime", "-m", "voxelwave", "--help")
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+        assert (ended.code, "Usage: " in ended.out) == (0, True)
+        imported = {line.rpartition("|")[2].strip() for line in ended.err.splitlines()}
+        assert "voxelwave.cli" in imported
+        assert not imported & set(HEAVY)
+    assert min(seconds) < 0.5

@@ -86,6 +86,12 @@ def test_the_production_config_finds_its_data_and_its_runs_in_the_volumes():
         assert any("/workspace/data /workspace/checkpoints" in step.value for step in parse(path))
 
 
+def test_every_check_before_a_merge_runs_the_steps_of_the_image():
+    for place in (".ci/run", ".github/workflows/ci.yml"):
+        targets = re.findall(r"make ([\w-]+)$", (ROOT / place).read_text(), re.MULTILINE)
+        assert targets == ["lint", "minkowski", "test", "test-image"], place
+
+
 @pytest.fixture
 def root(tmp_path):
     """Where the image is made; it takes 2 GB and does not stay."""
@@ -93,6 +99,7 @@ def root(tmp_path):
     shutil.rmtree(tmp_path / "root", ignore_errors=True)
 
 
+@pytest.mark.image
 def test_the_steps_of_the_cpu_image_make_an_environment_that_trains(root, minkowski):
     """Every step runs: in a new Debian where debootstrap and root's rights are there, else in an empty folder.
 

@@ -1,11 +1,9 @@
-import os
-import subprocess
-import sys
-from pathlib import Path
+"""The script that people know: found from anywhere, with a configuration of its own."""
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+from support.command import ROOT, SUBSET_SCRIPT, error_of, process, train_phase0_subset, voxelwave
+
 SUBSET, PRODUCTION = (str(ROOT / "configs" / "pretrain" / name) for name in ("subset.yaml", "production.yaml"))
 # The model is built before the data is looked for: a small one is built sooner. With bf16, Fabric has a line to say.
 SMALL = (
@@ -15,17 +13,15 @@ SMALL = (
 )
 
 
-def train(*arguments, cwd):
-    command = [sys.executable, str(ROOT / "source" / "train_phase0_subset.py"), *arguments]
-    environment = {**os.environ, "COLUMNS": "400"}
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment, timeout=120)
+def train(*arguments, folder):
+    return voxelwave(*arguments, folder=folder, program=train_phase0_subset)
 
 
 def test_help_names_every_option(tmp_path):
-    result = train("--help", cwd=tmp_path)
-    assert result.returncode == 0, result.stderr
+    ended = train("--help", folder=tmp_path)
+    assert (ended.code, ended.err) == (0, "")
     for option in ("--config", "--set", "--resume"):
-        assert option in result.stdout
+        assert option in ended.out
 
 
 @pytest.mark.parametrize(
@@ -40,16 +36,11 @@ def test_help_names_every_option(tmp_path):
     ids=["unknown-key", "bad-value", "no-config", "unknown-key-of-given-config", "no-folder"],
 )
 def test_bad_input_is_one_line_and_exit_code_2(tmp_path, arguments, message):
-    result = train(*arguments, cwd=tmp_path)
-    assert result.returncode == 2, result.stdout + result.stderr
-    lines = result.stderr.strip().splitlines()
-    assert len(lines) == 1, result.stderr
-    assert lines[0].startswith("voxelwave: ")
-    assert message in lines[0]
+    assert message in error_of(train(*arguments, folder=tmp_path))
     assert not (tmp_path / "checkpoints").exists()
 
 
 def test_the_default_config_is_found_from_anywhere_and_its_data_in_the_working_folder(tmp_path):
-    result = train(cwd=tmp_path)
-    assert result.returncode == 2, result.stdout + result.stderr
-    assert f"mri source 'data/demo/mri' does not exist (working folder: {tmp_path})" in result.stderr
+    """In a process of its own, as people call it."""
+    line = error_of(process(SUBSET_SCRIPT, folder=tmp_path))
+    assert f"mri source 'data/demo/mri' does not exist (working folder: {tmp_path})" in line

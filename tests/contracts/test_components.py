@@ -83,7 +83,7 @@ def test_a_masking_repeats_its_draws_and_hides_as_much_of_every_sample(name, gri
 
 
 @pytest.mark.parametrize("name", CONTRASTIVE_LOSSES.names())
-def test_a_contrastive_loss_is_positive_finite_and_lower_for_aligned_features(name):
+def test_a_contrastive_loss_is_positive_and_finite_and_places_that_do_not_count_have_no_gradient(name):
     torch.manual_seed(0)
     loss = CONTRASTIVE_LOSSES.build(name, (16, 16))
     features = torch.randn(2, 16, 4, 4, 4, requires_grad=True)
@@ -95,6 +95,25 @@ def test_a_contrastive_loss_is_positive_finite_and_lower_for_aligned_features(na
     assert 0 <= float(alignment) <= 1
     assert bool(features.grad.isfinite().all())
     assert features.grad.movedim(1, -1)[~counted].abs().max() == 0.0
+
+
+@pytest.mark.parametrize("name", CONTRASTIVE_LOSSES.names())
+def test_a_contrastive_loss_is_lower_for_aligned_features_than_for_unrelated_ones(name):
+    torch.manual_seed(0)
+    loss = CONTRASTIVE_LOSSES.build(name, (16, 16))
+    counted = torch.rand(2, 4, 4, 4) < 0.7
+    # Features are projected before they are compared: by something that has learned from others what is aligned.
+    if projections := list(loss.parameters()):
+        optimizer = torch.optim.Adam(projections, lr=1e-2)
+        for _ in range(20):
+            optimizer.zero_grad()
+            features = torch.randn(2, 16, 4, 4, 4)
+            loss(features, features, counted)[0].backward()
+            optimizer.step()
+    features, unrelated = torch.randn(2, 2, 16, 4, 4, 4)
+    (aligned, found), (apart, by_chance) = (loss(features, deep, counted) for deep in (features, unrelated))
+    assert aligned < 0.5 * apart
+    assert by_chance < 0.9 < found
 
 
 @pytest.mark.parametrize("name", MODALITIES.names())

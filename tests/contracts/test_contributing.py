@@ -3,41 +3,71 @@
 import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+import pytest
+
+from support.command import ROOT, process
+from voxelwave.data.listing.manifest import MANIFEST, Row, write_manifest
+
 EXAMPLES = "random_tokens or spatial_triplet or mean_mixer or pet or count"
 LISTING = re.compile(r"`((?:source|tests)/[\w/]+\.py)`\n\n```python\n(.*?)```", re.DOTALL)
 CHANGE = re.compile(r"`(source/[\w/]+\.py)`\n\n```diff\n(.*?)```", re.DOTALL)
 ADDED = re.compile(r"^ (.*)\n\+(.*)\n", re.MULTILINE)
 
 
-def test_the_examples_pass_their_tests_and_those_of_every_component(tmp_path):
-    shutil.copytree(ROOT / "source", tmp_path / "source")
+@pytest.fixture(scope="module")
+def changed(tmp_path_factory):
+    """A copy of the tree with the files that are shown, and the lines that are added to others."""
+    tree = tmp_path_factory.mktemp("tree")
+    shutil.copytree(ROOT / "source", tree / "source")
     text = (ROOT / "CONTRIBUTING.md").read_text()
     shown = LISTING.findall(text)
     assert len(shown) == 12
     for name, code in shown:
-        assert not (tmp_path / name).exists()
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text(code)
-    for name, change in CHANGE.findall(text):
+        assert not (tree / name).exists()
+        (tree / name).parent.mkdir(parents=True, exist_ok=True)
+        (tree / name).write_text(code)
+    changes = CHANGE.findall(text)
+    assert [name for name, _ in changes] == ["source/voxelwave/cli.py"]
+    for name, change in changes:
         for before, added in ADDED.findall(change):
-            code = (tmp_path / name).read_text()
+            code = (tree / name).read_text()
             assert code.count(f"{before}\n") == 1
-            (tmp_path / name).write_text(code.replace(f"{before}\n", f"{before}\n{added}\n"))
-    shutil.copy(Path(__file__).with_name("test_components.py"), tmp_path / "tests")
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-c", os.devnull, "--rootdir", tmp_path, "-k", EXAMPLES, "tests"],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(tmp_path / "source")},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    found = re.search(r"(\d+) passed", done.stdout)
-    assert found is not None
-    assert int(found[1]) >= 17
+            (tree / name).write_text(code.replace(f"{before}\n", f"{before}\n{added}\n"))
+    return tree
+
+
+def run(tree, *command):
+    return process(*command, folder=tree, PYTHONPATH=str(tree / "source"))
+
+
+def test_the_examples_pass_their_tests_and_those_of_every_component(changed):
+    shutil.copy(Path(__file__).with_name("test_components.py"), changed / "tests")
+    ended = run(changed, "-m", "pytest", "-q", "-c", os.devnull, "--rootdir", changed, "-k", EXAMPLES, "tests")
+    assert ended.code == 0, ended.out + ended.err
+    assert int(re.search(r"(\d+) passed", ended.out)[1]) >= 18
+
+
+def test_the_job_that_is_shown_is_a_command(changed, tmp_path):
+    accepted = Row(file="a_T1", modality="mri", status="accepted")
+    write_manifest(tmp_path / MANIFEST, [accepted, Row(file="b_T1", modality="mri", status="refused")])
+    ended = run(changed, "-m", "voxelwave", "count", tmp_path)
+    assert (ended.code, ended.out, ended.err) == (0, "1 mri\n", "")
+    assert re.search(r"^│ count +Show how many volumes", run(changed, "-m", "voxelwave", "--help").out, re.MULTILINE)
+
+
+def test_the_layers_hold_with_the_job_that_is_shown(changed):
+    """With its folder on the line of jobs, as is asked for; there an import of another job is found."""
+    settings, last = (ROOT / "pyproject.toml").read_text(), "voxelwave.jobs.synthesize"
+    assert settings.count(f'{last}"') == 1
+    (changed / "pyproject.toml").write_text(settings.replace(f'{last}"', f'{last} | voxelwave.jobs.count"'))
+    check = ("-c", "import sys; from importlinter.cli import lint_imports; sys.exit(lint_imports())")
+    ended = run(changed, *check)
+    assert ended.code == 0, ended.out
+    wrong = changed / "source/voxelwave/jobs/count/wrong.py"
+    wrong.write_text("import voxelwave.jobs.prepare.run\n")
+    ended = run(changed, *check)
+    wrong.unlink()
+    assert ended.code == 1
+    assert "voxelwave.jobs.count is not allowed to import voxelwave.jobs.prepare" in ended.out

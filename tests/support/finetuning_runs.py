@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 from typing import Any
@@ -83,6 +84,11 @@ def exact(folder: Path) -> list[dict[str, Any]]:
 
 def weights(folder: Path, name: str = "last.pth") -> dict[str, torch.Tensor]:
     return load_checkpoint(folder / name)["model"]
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
 
 
 def results(folder: Path) -> dict[str, Any]:

@@ -1,11 +1,11 @@
 import io
-import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 
+from support.command import error_of, process, voxelwave
 from voxelwave.jobs.common.console import Console
 from voxelwave.jobs.doctor import machine as doctor_machine
 from voxelwave.jobs.doctor import training as doctor_training
@@ -26,17 +26,6 @@ def line(report, what):
     return found
 
 
-def command(*arguments, code=None, **environment):
-    run = ["-c", code] if code else ["-m", "voxelwave", "doctor"]
-    return subprocess.run(
-        [sys.executable, *run, *arguments],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "COLUMNS": "200", **environment},
-    )
-
-
 def installed(tmp_path, monkeypatch, version):
     """Let MinkowskiEngine be there as this version says."""
     folder = tmp_path / f"minkowskiengine-{version}.dist-info"
@@ -52,16 +41,15 @@ def no_minkowski(monkeypatch):
 
 
 def test_where_all_works_every_backend_trains_and_the_exit_code_is_0(tmp_path):
-    result = command(str(tmp_path))
-    assert result.returncode == 0, result.stdout + result.stderr
-    assert result.stderr == ""
-    assert "voxelwave can train here" in result.stdout
+    ended = process("-m", "voxelwave", "doctor", tmp_path, CUDA_VISIBLE_DEVICES="", COLUMNS="200")
+    assert (ended.code, ended.err) == (0, ""), ended.out
+    assert "voxelwave can train here" in ended.out
     for what in ("voxelwave", "Python", "dependencies", "CPU", "memory", "torch", "MinkowskiEngine"):
-        assert line(result.stdout, what)
+        assert line(ended.out, what)
     for backend in ("gather", "dense"):
-        level, found, _ = line(result.stdout, f"cpu, {backend}")
+        level, found, _ = line(ended.out, f"cpu, {backend}")
         assert (level, "fp32, bf16" in found) == ("ok", True)
-    assert line(result.stdout, "GPU")[0] == "note"
+    assert line(ended.out, "GPU")[0] == "note"
 
 
 def test_minkowski_that_is_there_trains_too(minkowski):
@@ -94,27 +82,27 @@ def test_minkowski_of_another_torch_is_named_and_not_tried(tmp_path, monkeypatch
     assert examine(require=["minkowski"])[0] == 1
 
 
-def test_a_required_gpu_that_is_missing_is_exit_code_1():
-    result = command("--require", "cuda")
-    assert result.returncode == 1
-    level, _, remedy = line(result.stdout, "GPU")
+def test_a_required_gpu_that_is_missing_is_exit_code_1(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    ended = voxelwave("doctor", "--require", "cuda")
+    assert ended.code == 1
+    level, _, remedy = line(ended.out, "GPU")
     assert level == "problem"
     assert remedy
-    assert "1 problem to solve first" in result.stdout
+    assert "1 problem to solve first" in ended.out
 
 
 def test_an_unknown_requirement_is_one_line_and_exit_code_2():
-    result = command("--require", "tpu")
-    assert result.returncode == 2
-    assert result.stderr.strip() == "voxelwave: unknown --require 'tpu': use minkowski or cuda"
+    said = error_of(voxelwave("doctor", "--require", "tpu"))
+    assert said == "voxelwave: unknown --require 'tpu': use minkowski or cuda"
 
 
 def test_without_torch_there_is_a_report_and_no_traceback():
     code = "import sys; sys.modules['torch'] = None; from voxelwave.cli import main; main()"
-    result = command("doctor", code=code)
-    assert result.returncode == 1
-    assert "Traceback" not in result.stderr
-    assert "ModuleNotFoundError" in line(result.stdout, "training")[1]
+    ended = process("-c", code, "doctor", COLUMNS="200")
+    assert ended.code == 1
+    assert "Traceback" not in ended.err
+    assert "ModuleNotFoundError" in line(ended.out, "training")[1]
 
 
 def test_a_backend_that_fails_is_a_problem_and_the_others_are_tried(monkeypatch, no_minkowski):

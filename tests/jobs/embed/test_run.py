@@ -7,12 +7,11 @@ import numpy as np
 import pytest
 import torch
 from pyarrow import parquet
-from typer.testing import CliRunner
 
+from support.command import voxelwave
 from support.readings import counted_readings
 from voxelwave import __version__, load_backbone
 from voxelwave.backbones.waveformer import WaveFormer3D
-from voxelwave.cli import app
 from voxelwave.data.listing.images import find_images
 from voxelwave.data.modalities.mri import MRI
 from voxelwave.data.scaled import read_scaled
@@ -72,8 +71,8 @@ def test_features_of_an_inner_depth(heads, tmp_path):
     scan, tables = heads / "mri" / "head_0002_FLAIR.nii.gz", []
     for options in (["--depth", "1"], []):
         out = tmp_path / f"{len(tables)}.parquet"
-        result = CliRunner().invoke(app, ["embed", str(tmp_path), str(scan), str(out), *options])
-        assert result.exit_code == 0, result.output
+        ended = voxelwave("embed", tmp_path, scan, out, *options)
+        assert ended.code == 0, ended.err
         tables.append(parquet.read_table(out))
     volume = read_scaled(scan, MRI()).volume
     for table, depth in zip(tables, (1, 2), strict=True):
@@ -164,17 +163,17 @@ def test_files_that_cannot_be_used_are_listed_with_their_reason(weights, heads, 
     shutil.copy(heads / "labels" / "head_0000_T1_labels.nii.gz", folder / "anna_T1_labels.nii.gz")
     (folder / "broken_T2.nii").write_bytes(b"this is no volume")
     out = tmp_path / "out.csv"
-    result = CliRunner().invoke(app, ["embed", str(weights), str(folder), str(out)])
-    assert result.exit_code == 1
-    assert "cannot be used: 2" in result.stdout
-    assert "broken_T2.nii: " in result.stdout
-    assert "somebody.nii.gz: modality unknown: " in result.stdout
-    assert "label maps, left out: 1" in result.stdout
+    ended = voxelwave("embed", weights, folder, out)
+    assert ended.code == 1
+    assert "cannot be used: 2" in ended.out
+    assert "broken_T2.nii: " in ended.out
+    assert "somebody.nii.gz: modality unknown: " in ended.out
+    assert "label maps, left out: 1" in ended.out
     with out.open() as file:
         rows = list(csv.DictReader(file))
     assert [(row["subject"], row["modality"]) for row in rows] == [("anna", "mri")]
     (folder / "broken_T2.nii").unlink()
-    assert CliRunner().invoke(app, ["embed", str(weights), str(folder), str(out), "--modality", "mri"]).exit_code == 0
+    assert voxelwave("embed", weights, folder, out, "--modality", "mri").code == 0
     with out.open() as file:
         assert len(list(csv.DictReader(file))) == 2
 

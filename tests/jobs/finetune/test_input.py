@@ -1,14 +1,15 @@
 """What a user may get wrong: each is one line, before anything is written."""
 
 import json
+import re
 
 import nibabel as nib
 import numpy as np
 import pytest
 import yaml
 
+from support.command import error_of, voxelwave
 from support.finetuning_runs import CLASSIFICATION, SEGMENTATION, config_of, export_backbone, list_cases, run
-from voxelwave.cli import main
 from voxelwave.data.listing.cases import find_cases
 from voxelwave.engine.checkpoint import load_checkpoint, save_checkpoint
 from voxelwave.jobs.common.console import Console
@@ -185,25 +186,18 @@ def test_a_folder_with_another_kind_of_run_is_left_alone(heads, tmp_path):
         finetune(config, resume=True)
 
 
-def test_the_command_takes_overrides_and_says_what_is_wrong_in_one_line(heads, tmp_path, monkeypatch, capsys):
+def test_the_command_takes_overrides_and_says_what_is_wrong_in_one_line(heads, tmp_path):
     config = config_of(heads, tmp_path, "command", training={"max_steps": 1})
     path = tmp_path / "config.yaml"
     path.write_text(yaml.safe_dump(config.model_dump(mode="json")))
 
     def command(*arguments):
-        monkeypatch.setattr("sys.argv", ["voxelwave", "finetune", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        return ended.value.code, capsys.readouterr()
+        return voxelwave("finetune", path, "--set", *arguments)
 
-    code, said = command(str(path), "--set", "data.fold=7")
-    assert (code, len(said.err.splitlines())) == (2, 1)
-    assert "key 'data.fold' is 0…1 or all" in said.err
-    code, said = command(str(path), "--set", "run.name=told")
-    assert code == 0
-    assert "validation, 3 cases: mean dice" in said.out or "validation, 2 cases: mean dice" in said.out
+    assert "key 'data.fold' is 0…1 or all" in error_of(command("data.fold=7"))
+    ended = command("run.name=told")
+    assert ended.code == 0
+    assert re.search(r"validation, [23] cases: mean dice", ended.out)
     assert (tmp_path / "told" / "results.json").exists()
-    code, said = command(str(path), "--set", "run.name=told")
-    assert code == 2
-    assert "holds a run already" in said.err
-    assert command(str(path), "--set", "run.name=told", "--resume")[0] == 0
+    assert "holds a run already" in error_of(command("run.name=told"))
+    assert command("run.name=told", "--resume").code == 0

@@ -1,4 +1,5 @@
-import csv
+"""What a fine-tuning run leaves and computes."""
+
 import json
 
 import nibabel as nib
@@ -18,6 +19,7 @@ from support.finetuning_runs import (
     list_cases,
     records,
     results,
+    rows,
     run,
     weights,
 )
@@ -25,7 +27,7 @@ from voxelwave.data.listing.cases import find_cases
 from voxelwave.downstream.finetuned import load_finetuned
 from voxelwave.downstream.load_backbone import load_backbone
 from voxelwave.jobs.finetune.config import check_finetune_config, load_finetune_config
-from voxelwave.jobs.finetune.run import finetune, patience_is_over
+from voxelwave.jobs.finetune.run import finetune
 from voxelwave.jobs.prepare.run import Preparer
 from voxelwave.jobs.prepare.settings import preparation
 from voxelwave.jobs.pretrain.config import check_config
@@ -35,21 +37,6 @@ FILES = {
     *("config.yaml", "metrics.jsonl", "history.csv", "last.pth", "best_model.pth", "load_report.json"),
     *("model.safetensors", "model.json", "results.json", "results.csv"),
 }
-
-
-def stop_after(steps):
-    taken = iter(range(1, 10**6))
-    return lambda: next(taken) == steps
-
-
-def rows(path):
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
-@pytest.fixture(scope="module")
-def backbone(tmp_path_factory):
-    return export_backbone(tmp_path_factory.mktemp("backbones") / "both")
 
 
 @pytest.fixture(scope="module")
@@ -71,52 +58,87 @@ def segmented(heads, backbone, tmp_path_factory):
 def test_a_segmentation_leaves_what_was_promised(segmented):
     assert {path.name for path in segmented.iterdir()} == FILES | {"tensorboard", "figures", "predictions"}
     assert {path.name for path in (segmented / "figures").iterdir()} == {"losses.png", "predictions.png"}
+
+
+def test_every_step_has_a_record_and_every_twentieth_a_validation(segmented):
     lines = records(segmented)
     assert [line["step"] for line in lines] == list(range(40))
     assert [line["step"] for line in lines if "validation_dice" in line] == [19, 39]
+
+
+def test_the_history_has_a_row_for_each_validation(segmented):
+    lines = records(segmented)
+    written = [float(row["validation_dice"]) for row in rows(segmented / "history.csv")]
+    assert written == [lines[19]["validation_dice"], lines[39]["validation_dice"]]
+
+
+def test_a_segmentation_learns(segmented):
+    lines = records(segmented)
     assert lines[-1]["loss"] < 0.8 * lines[0]["loss"]
-    history = rows(segmented / "history.csv")
-    assert [float(row["validation_dice"]) for row in history] == [
-        lines[19]["validation_dice"],
-        lines[39]["validation_dice"],
-    ]
+    assert results(segmented)["validation"]["dice"]["brain"] > 0.5
+
+
+def test_results_say_how_long_and_on_whom_was_trained(segmented):
     found = results(segmented)
     assert (found["steps"], found["trained_on"]["subjects"] + found["validation"]["cases"]) == (40, 5)
-    assert found["validation"]["dice"]["brain"] > 0.5
+
+
+def test_the_configuration_that_is_left_names_what_the_backbone_decided(segmented):
     resolved = load_finetune_config(segmented / "config.yaml")
-    assert resolved.data.spacing_mm == 2.0  # of the backbone
+    assert resolved.data.spacing_mm == 2.0
     assert resolved.data.modalities["mri"] == {"percentiles": [1, 99]}
 
 
-def test_scores_are_those_of_the_label_maps_that_were_written_in_the_space_of_the_image(segmented, heads):
+@pytest.fixture(scope="module")
+def predicted(segmented, heads):
+    """Each row of the scores, with the image, the label map that was written and the true one."""
     cases = {case.name: case for case in find_cases(heads)}
-    scored = rows(segmented / "results.csv")
-    assert {row["part"] for row in scored} == {"validation"}
-    legend = json.loads((segmented / "predictions" / "labels.json").read_text())["classes"]
-    assert legend == {"0": "background", "1": "brain", "2": "bone"}
-    for row in scored:
-        written = nib.load(segmented / "predictions" / f"{row['case']}.nii.gz")
-        image, truth = nib.load(cases[row["case"]].image), nib.load(cases[row["case"]].label)
+    return [
+        (
+            row,
+            nib.load(cases[row["case"]].image),
+            nib.load(segmented / "predictions" / f"{row['case']}.nii.gz"),
+            np.asarray(nib.load(cases[row["case"]].label).dataobj),
+        )
+        for row in rows(segmented / "results.csv")
+    ]
+
+
+def test_label_maps_lie_in_the_space_of_their_images_and_their_values_have_names(segmented, predicted):
+    for _, image, written, _ in predicted:
         assert written.shape == image.shape
         np.testing.assert_array_equal(written.affine, image.affine)
-        predicted, truth = np.asarray(written.dataobj), np.asarray(truth.dataobj)
+    legend = json.loads((segmented / "predictions" / "labels.json").read_text())["classes"]
+    assert legend == {"0": "background", "1": "brain", "2": "bone"}
+
+
+def test_scores_of_a_case_are_those_of_the_label_map_that_was_written(predicted):
+    assert {row["part"] for row, *_ in predicted} == {"validation"}
+    for row, _, written, truth in predicted:
         values = range(6, 12) if row["class"] == "brain" else (1, 2, 3)
-        own, true = predicted == (1 if row["class"] == "brain" else 2), np.isin(truth, values)
+        own, true = np.asarray(written.dataobj) == (1 if row["class"] == "brain" else 2), np.isin(truth, values)
         assert float(row["dice"]) == pytest.approx(2 * (own & true).sum() / (own.sum() + true.sum()))
         assert float(row["hd95_mm"]) >= 0
+
+
+def test_results_are_the_means_over_the_cases_and_over_the_classes(segmented, predicted):
     found = results(segmented)["validation"]
     for name in ("brain", "bone"):
-        dice = [float(row["dice"]) for row in scored if row["class"] == name]
+        dice = [float(row["dice"]) for row, *_ in predicted if row["class"] == name]
         assert found["dice"][name] == pytest.approx(np.mean(dice))
     assert found["mean_dice"] == pytest.approx(np.mean(list(found["dice"].values())))
 
 
-def test_the_model_that_is_left_is_the_best_one_and_says_how_to_use_it(segmented, backbone):
-    model, described = load_finetuned(segmented)
+def test_the_model_that_is_left_is_that_of_the_best_validation(segmented):
+    model, _ = load_finetuned(segmented)
     best = weights(segmented, "best_model.pth")
     assert all(torch.equal(value, best[name]) for name, value in model.state_dict().items())
     scores = [line["validation_dice"] for line in records(segmented) if "validation_dice" in line]
     assert results(segmented)["best_step"] == 20 * (1 + scores.index(max(scores)))
+
+
+def test_the_model_that_is_left_says_how_to_use_it_and_where_it_is_from(segmented):
+    _, described = load_finetuned(segmented)
     assert described["task"]["classes"] == ["background", "brain", "bone"]
     assert described["preprocessing"]["spacing_mm"] == 2.0
     assert described["preprocessing"]["crop_size"] == [16] * 3
@@ -124,6 +146,9 @@ def test_the_model_that_is_left_is_the_best_one_and_says_how_to_use_it(segmented
     assert described["data"]["cases"]["train"] + described["data"]["cases"]["validation"] == 5
     assert described["backbone"]["license"] == "CC-BY-4.0"
     assert described["architecture"]["in_channels"] == [1]
+
+
+def test_the_report_names_what_was_loaded_of_the_backbone_and_what_was_not(segmented, backbone):
     report = json.loads((segmented / "load_report.json").read_text())
     pretrained = load_backbone(backbone, in_channels=1)
     assert sorted(report["loaded"]) == sorted(pretrained.backbone.state_dict())
@@ -141,19 +166,35 @@ def test_a_classification_leaves_what_was_promised(classified):
     assert {path.name for path in classified.iterdir()} == FILES | {"figures", "predictions.csv"}
     with Image.open(classified / "figures" / "predictions.png") as picture:
         assert picture.size[0] > 100
+
+
+def test_every_case_that_was_not_trained_on_has_a_probability(classified):
     predictions = rows(classified / "predictions.csv")
     assert [row["part"] for row in predictions] == ["validation"] * 2 + ["test"]
-    areas = {(row["part"], row["target"]): row for row in rows(classified / "results.csv")}
-    for name in ("present", "fine"):
-        known = [row for row in predictions if row["part"] == "validation" and row[f"{name}_truth"]]
-        truth, probabilities = ([float(row[key]) for row in known] for key in (f"{name}_truth", name))
-        area = roc_auc_score(truth, probabilities)
-        assert float(areas["validation", name]["auc"]) == pytest.approx(area)
-        assert results(classified)["validation"]["auc"][name] == pytest.approx(area)
-        assert areas["test", name]["auc"] == ""  # one case
-    assert results(classified)["test"]["mean_auc"] is None
     assert all(0 < float(row["present"]) < 1 for row in predictions)
+
+
+@pytest.mark.parametrize("target", ["present", "fine"])
+def test_the_area_is_that_of_the_probabilities_that_were_written(classified, target):
+    known = [
+        row for row in rows(classified / "predictions.csv") if row["part"] == "validation" and row[f"{target}_truth"]
+    ]
+    truth, probabilities = ([float(row[key]) for row in known] for key in (f"{target}_truth", target))
+    area = roc_auc_score(truth, probabilities)
+    areas = {(row["part"], row["target"]): row["auc"] for row in rows(classified / "results.csv")}
+    assert float(areas["validation", target]) == pytest.approx(area)
+    assert results(classified)["validation"]["auc"][target] == pytest.approx(area)
+
+
+def test_one_case_has_no_area(classified):
+    areas = {(row["part"], row["target"]): row["auc"] for row in rows(classified / "results.csv")}
+    assert (areas["test", "present"], areas["test", "fine"]) == ("", "")
+    assert results(classified)["test"]["mean_auc"] is None
+
+
+def test_a_validation_of_a_classification_has_a_loss(classified):
     validated = [line for line in records(classified) if "validation_auc" in line]
+    assert validated
     assert all(line["validation_loss"] > 0 for line in validated)
 
 
@@ -175,31 +216,6 @@ def test_a_classification_learns_where_to_look(tmp_path):
     assert results(folder)["test"]["auc"]["spot"] > 0.9
 
 
-@pytest.mark.parametrize(
-    ("kind", "stop"), [("segmentation", 1), ("segmentation", 3), ("segmentation", 5), ("classification", 2)]
-)
-def test_a_resumed_run_equals_the_uninterrupted_one_bit_for_bit(heads, backbone, tmp_path, kind, stop):
-    cases = list_cases(heads, tmp_path)
-    task = SEGMENTATION if kind == "segmentation" else CLASSIFICATION
-    augment = {"mri": {"flip": {}, "rotate90": {}, "gamma": {}, "noise": {}}}
-
-    def named(name):
-        more = {"data": {"augment": augment}, "backbone": {"path": str(backbone), "layer_decay": 0.5}}
-        return config_of(cases, tmp_path, name, task, **more)
-
-    whole, parts = run(named("whole")), named("parts")
-    assert not finetune(parts, should_stop=stop_after(stop))
-    assert len(records(parts.run_folder())) == stop
-    assert not (parts.run_folder() / "results.json").exists()
-    folder = run(parts, resume=True)
-    assert exact(folder) == exact(whole)
-    for name in ("last.pth", "best_model.pth"):
-        ours, theirs = weights(folder, name), weights(whole, name)
-        assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
-    assert (folder / "results.csv").read_text() == (whole / "results.csv").read_text()
-    assert results(folder) == results(whole)
-
-
 def test_runs_do_not_depend_on_what_was_drawn_before(heads, tmp_path):
     kept = {}
     first = run(config_of(heads, tmp_path, "first"), kept=kept)
@@ -210,74 +226,6 @@ def test_runs_do_not_depend_on_what_was_drawn_before(heads, tmp_path):
     assert len(kept) == 5
     other = run(config_of(heads, tmp_path, "other", run={"seed": 1}), kept=kept)
     assert exact(other) != exact(first)
-
-
-@pytest.mark.parametrize("patience", [1, 2, 3, None])
-def test_patience_is_over_when_the_best_lies_so_many_validations_back(patience):
-    generator = np.random.default_rng(0)
-    for _ in range(50):
-        scores = generator.integers(0, 5, generator.integers(0, 8)).tolist()
-        lines = [line for score in scores for line in ({"loss": 1.0}, {"validation_dice": score})]
-        since_best = len(scores) - 1 - scores.index(max(scores)) if scores else 0
-        expected = patience is not None and since_best >= patience
-        assert patience_is_over(lines, "validation_dice", patience) == expected
-
-
-def test_early_stopping_ends_the_run_as_complete_and_survives_an_interruption(heads, tmp_path, monkeypatch):
-    scores = {1: 0.3, 2: 0.5, 3: 0.5, 4: 0.1}
-    validated = "voxelwave.jobs.finetune.segmentation.Segmentation.validate"
-    more = {"training": {"max_steps": 40, "validate_every_steps": 1, "patience": 2}}
-
-    def counting(start):
-        number = iter(range(start, 100))
-        return lambda self, model, cases: {"validation_dice": scores[next(number)]}
-
-    monkeypatch.setattr(validated, counting(1))
-    whole = run(config_of(heads, tmp_path, "whole", **more))
-    assert len(records(whole)) == 4
-    assert results(whole)["steps"] == 4
-    assert results(whole)["best_step"] == 2
-    monkeypatch.setattr(validated, counting(1))
-    parts = config_of(heads, tmp_path, "parts", **more)
-    assert not finetune(parts, should_stop=stop_after(3))
-    monkeypatch.setattr(validated, counting(4))
-    assert exact(run(parts, resume=True)) == exact(whole)
-    # Asked once more, nothing is trained.
-    assert exact(run(parts, resume=True)) == exact(whole)
-
-
-def test_a_complete_run_is_neither_overwritten_nor_done_again(heads, tmp_path):
-    config = config_of(heads, tmp_path, "twice")
-    folder = run(config)
-    before = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
-    with pytest.raises(ValueError, match="holds a run already: go on with --resume"):
-        finetune(config)
-    assert {path.name: path.stat().st_mtime_ns for path in folder.iterdir()} == before
-    run(config, resume=True)
-    assert (folder / "results.json").stat().st_mtime_ns == before["results.json"]
-    config.training.max_steps = 7
-    run(config, resume=True)
-    assert results(folder)["steps"] == 7
-    assert len(records(folder)) == 7
-
-
-def test_resume_needs_no_backbone_and_refuses_what_would_change_the_finished_steps(heads, tmp_path):
-    cases = list_cases(heads, tmp_path)
-    path = export_backbone(tmp_path / "mine")
-    config = config_of(cases, tmp_path, "changed", backbone={"path": str(path)}, data={"spacing_mm": "backbone"})
-    assert not finetune(config, should_stop=stop_after(2))
-    for file in path.iterdir():
-        file.unlink()
-    config.training.batch_size = 1
-    with pytest.raises(ValueError, match=r"cannot resume .*'training.batch_size' was 2 and is 1 now"):
-        finetune(config, resume=True)
-    config.training.batch_size = 2
-    lines = cases.read_text().splitlines()
-    cases.write_text("\n".join([*lines[:-1], lines[-1].replace("mri_", "other_")]) + "\n")
-    with pytest.raises(ValueError, match=r"cannot resume .*its cases were"):
-        finetune(config, resume=True)
-    cases.write_text("\n".join(lines) + "\n")
-    run(config, resume=True)
 
 
 def test_a_frozen_backbone_stays_as_it_is_and_a_full_one_does_not(heads, backbone, tmp_path):
@@ -308,43 +256,6 @@ def test_the_head_begins_alike_whatever_the_backbone_begins_with(heads, backbone
         if not name.startswith("features."):
             torch.testing.assert_close(second[name], value)
     assert not torch.equal(first["features.backbone.stems.1.weight"], second["features.backbone.stems.1.weight"])
-
-
-def test_all_folds_are_runs_of_their_own_with_a_summary(heads, tmp_path):
-    config = config_of(
-        heads, tmp_path, "all", data={"fold": "all"}, training={"max_steps": 2, "validate_every_steps": 2}
-    )
-    assert not finetune(config, should_stop=stop_after(3))  # in the second fold
-    with pytest.raises(ValueError, match="holds a run already"):
-        finetune(config)
-    folder = run(config, resume=True)
-    dice = [results(folder / f"fold_{fold}")["validation"]["mean_dice"] for fold in (0, 1)]
-    summary = results(folder)
-    assert summary["folds"] == 2
-    assert summary["validation"]["mean_dice"]["folds"] == dice
-    assert summary["validation"]["mean_dice"]["mean"] == pytest.approx(np.mean(dice))
-    assert summary["validation"]["mean_dice"]["std"] == pytest.approx(np.std(dice, ddof=1))
-    assert set(summary["validation"]["dice"]) == {"brain", "bone"}
-    validated = [row["case"] for fold in (0, 1) for row in rows(folder / f"fold_{fold}" / "results.csv")]
-    assert sorted(set(validated)) == [case.name for case in find_cases(heads, modality="mri")]
-    assert load_finetune_config(folder / "fold_1" / "config.yaml").data.fold == 1
-
-
-def test_nothing_of_a_run_of_all_folds_is_lost_to_a_call_that_is_refused(heads, tmp_path):
-    sections = {"data": {"fold": "all", "folds": 2}, "training": {"max_steps": 2, "validate_every_steps": 2}}
-    folder = run(config_of(heads, tmp_path, "all", **sections))
-
-    def content():
-        return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-    before = content()
-    other = {**sections, "training": {**sections["training"], "batch_size": 1}}
-    with pytest.raises(ValueError, match=r"cannot resume .*fold_0: 'training.batch_size' was"):
-        finetune(config_of(heads, tmp_path, "all", **other), resume=True)
-    one = {**sections, "data": {"fold": 0, "folds": 2}}
-    with pytest.raises(ValueError, match=r"holds a run of all folds: choose another run\.name"):
-        finetune(config_of(heads, tmp_path, "all", **one), resume=True)
-    assert content() == before
 
 
 def test_one_fold_trains_on_all_but_the_test_and_takes_the_last_weights(heads, tmp_path):

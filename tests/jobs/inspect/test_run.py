@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import io
 
 import nibabel
@@ -85,9 +86,74 @@ def test_nothing_to_inspect_is_said(folder, path, options, reason):
         inspect(f"{folder}/{path}", **options)
 
 
-def test_all_real_files_get_a_row(real_data):
-    problems, rows = table(real_data / "volumes")
-    assert len(rows) == 44
-    assert problems == 23
+# What is wrong with real files; nothing is with the others.
+UNITS = "CT is not in Hounsfield units: air is -1000, but the values are"
+PROBLEMS = {
+    "ct/body_ct_small_seg.nii.gz": "a label map by its name ('seg')",
+    "ct/sccsf.nii.gz": f"{UNITS} 0 to 1",
+    "ct/scct_cormack.nii": f"{UNITS} 0 to 3794",
+    "ct/scgrey.nii.gz": f"{UNITS} 0 to 1",
+    "ct/scwhite.nii.gz": f"{UNITS} 0 to 1",
+    "ct/slicer_ct_head_lowres.nii.gz": f"{UNITS} 0 to 3926",
+    "mr/gbm1_tumour.nii.gz": "a label map by its name ('tumour')",
+    "mr/mne_ecog_aparc+aseg.mgz": "a label map by its name ('aseg')",
+    "mr/ms07_lesions.nii.gz": "a label map by its name ('lesions')",
+    "mr/seg3d_brain_mask.nii.gz": "a label map by its name ('mask')",
+    "mr/seg3d_skull_mask.nii.gz": "a label map by its name ('mask')",
+    "mr/stroke_scribble.nii.gz": "a label map by its name ('scribble')",
+    "odd/bigendian_4d.nii": "too small: each of three axes needs 8 voxels, got shape (17, 21, 3, 20)",
+    "odd/complex64.nii.gz": "its voxels are complex values",
+    "odd/epi_4d_int16.nii.gz": "4 axes: one volume a file is needed, got shape (128, 96, 24, 2)",
+    "odd/html_page.nii": "a web page, not a volume",
+    "odd/lfs_pointer.nii.gz": "a Git-LFS pointer, not the file itself",
+    "odd/nifti2_4d.nii.gz": "4 axes: one volume a file is needed, got shape (32, 20, 12, 2)",
+    "odd/not_nifti.nii": "not a NIfTI or MGH file",
     # A phase image is of the modality that its name tells, and of none that can be used.
-    assert rows["odd/phase_scl.nii.gz"][-1].startswith("neither MRI nor CT by 'phase' in the name 'phase_scl'")
+    "odd/phase_scl.nii.gz": "neither MRI nor CT by 'phase' in the name 'phase_scl'",
+    "odd/rgb24.nii.gz": "its voxels are RGB values",
+    "odd/truncated_gzip.nii.gz": "cut off: the compressed data ends too early",
+    "odd/zero_dim5.nii.gz": "CT holds no image: every value is 0",
+}
+# Of a folder whose name says nothing; an echo-planar image is MRI by its name, and three windows are CT by their shape.
+ODD = {"odd/epi_4d_int16.nii.gz": "mri", "odd/zero_dim5.nii.gz": "ct"}
+
+
+@pytest.fixture(scope="module")
+def inspected(real_data):
+    return table(real_data / "volumes")
+
+
+@pytest.fixture(scope="module")
+def known(real_data):
+    """What is known of each real file, from where the files were collected."""
+    with (real_data / "volumes/MANIFEST.tsv").open(newline="") as stream:
+        return {line["file"]: line for line in csv.DictReader(stream, delimiter="\t")}
+
+
+def test_every_real_file_has_a_row_with_its_modality(inspected, known):
+    _, rows = inspected
+    assert rows.keys() == known.keys()
+    of_folder = {"ct": "ct", "mr": "mri", "odd": "?"}
+    for name, (modality, *_) in rows.items():
+        assert modality == ODD.get(name, of_folder[name.partition("/")[0]]), name
+
+
+def test_what_is_wrong_with_a_real_file_is_said_and_counted_and_of_the_others_nothing(inspected):
+    problems, rows = inspected
+    assert problems == len(PROBLEMS)
+    for name, (*_, problem) in rows.items():
+        assert problem.startswith(PROBLEMS[name]) if name in PROBLEMS else problem == "", name
+
+
+def test_grid_and_values_of_real_files_are_those_that_are_known(inspected, known):
+    _, rows = inspected
+    for name, (_, shape, spacing, axes, values, _) in rows.items():
+        of = known[name]
+        if of["axcodes"]:
+            assert (shape, axes) == (of["shape"].replace("x", "×"), of["axcodes"]), name
+            assert spacing.split() == of["zooms"].split("x")[:3], name
+        if values:
+            bounds = [float(value) for value in values.split(" to ")]
+            assert bounds == pytest.approx([float(value) for value in of["range"].split("..")], rel=1e-3), name
+        else:
+            assert name in PROBLEMS

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from typer.testing import CliRunner
 
-from voxelwave.cli import app
+from support.command import voxelwave
+from support.stopping import stop_after
 from voxelwave.engine.checkpoint import load_checkpoint, save_checkpoint
 from voxelwave.engine.run_log import read_metrics
 from voxelwave.engine.schedule import stalled
@@ -72,8 +72,7 @@ def test_a_run_leaves_weights_history_curves_and_scores(trained):
 @pytest.mark.parametrize("stopped_after", [2, 4, 9])
 def test_a_resumed_run_has_the_numbers_of_one_that_was_not_interrupted(trained, tmp_path, stopped_after):
     of = config(tmp_path)
-    steps = iter(range(100))
-    assert not train_phantoms(of, console=QUIET, should_stop=lambda: next(steps) == stopped_after - 1)
+    assert not train_phantoms(of, console=QUIET, should_stop=stop_after(stopped_after))
     assert len(measured(of)) == stopped_after
     assert train_phantoms(of, resume=True, console=QUIET)
     assert measured(of) == measured(trained)
@@ -95,8 +94,7 @@ def test_nor_do_they_where_sizes_are_odd_and_a_model_draws_numbers(tmp_path):
     assert train_phantoms(whole, console=QUIET)
     assert train_phantoms(workers, console=QUIET)
     assert measured(workers) == measured(whole)
-    steps = iter(range(100))
-    assert not train_phantoms(stopped, console=QUIET, should_stop=lambda: next(steps) == 5)
+    assert not train_phantoms(stopped, console=QUIET, should_stop=stop_after(6))
     assert train_phantoms(stopped, resume=True, console=QUIET)
     assert measured(stopped) == measured(whole)
 
@@ -188,26 +186,23 @@ def test_the_flags_of_the_command_are_keys_of_the_configuration(tmp_path, monkey
     monkeypatch.setenv("OMP_WAIT_POLICY", "active")  # of who asks for it, it is kept
     flags = "--epochs 1 --train-length 8 --val-length 4 --batch-size 4 --image-size 32 --n-coils 3 --lr 0.001 "
     flags += "--margin 0.3 --num-workers 0 --device cpu"
-    command = ["phantom", "train", *flags.split(), "--out-dir", str(tmp_path / "my run")]
-    result = CliRunner().invoke(app, command)
-    assert result.exit_code == 0, result.output
+    ended = voxelwave("phantom", "train", *flags.split(), "--out-dir", tmp_path / "my run")
+    assert ended.code == 0, ended.err
     written = yaml.safe_load((tmp_path / "my run" / "config.yaml").read_text())
     assert (written["data"]["num_coils"], written["data"]["train_length"], written["data"]["image_size"]) == (3, 8, 32)
     assert (written["loss"]["margin"], written["training"]["learning_rate"]) == (0.3, 0.001)
     assert (written["training"]["plateau"]["factor"], written["model"]["embed_dim"]) == (0.5, 256)
     assert os.environ["OMP_WAIT_POLICY"] == "active"
-    preview = CliRunner().invoke(
-        app, ["phantom", "preview", "--samples", "2", "--out-dir", str(tmp_path), "--max-rotation", "45"]
-    )
-    assert preview.exit_code == 0, preview.output
+    ended = voxelwave("phantom", "preview", "--samples", 2, "--out-dir", tmp_path, "--max-rotation", 45)
+    assert ended.code == 0, ended.err
     assert (tmp_path / "phantoms.png").read_bytes()[:4] == b"\x89PNG"
 
 
 def test_evaluate_and_embed_from_the_command_line(trained, tmp_path):
-    folder = str(trained.run_folder())
-    for command in (["evaluate", folder, "--out", str(tmp_path / "e")], ["embed", folder, str(tmp_path / "v.npz")]):
-        result = CliRunner().invoke(app, ["phantom", *command])
-        assert result.exit_code == 0, result.output
+    folder = trained.run_folder()
+    for command in (["evaluate", folder, "--out", tmp_path / "e"], ["embed", folder, tmp_path / "v.npz"]):
+        ended = voxelwave("phantom", *command)
+        assert ended.code == 0, ended.err
     assert (tmp_path / "e" / "maps.png").stat().st_size > 0
     assert (tmp_path / "v.npz").stat().st_size > 0
 

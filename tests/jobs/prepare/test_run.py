@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import io
 import os
-import sys
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,7 +13,7 @@ import nibabel
 import numpy as np
 import pytest
 
-from voxelwave.cli import main
+from support.command import error_of, voxelwave
 from voxelwave.data.listing.discovery import Source, find_files
 from voxelwave.data.listing.manifest import LABEL, MANIFEST, read_manifest, split_of
 from voxelwave.data.store import StoredVolume
@@ -688,34 +687,30 @@ def test_odd_names_are_prepared_like_others(tmp_path):
 # The command
 
 
-def voxelwave(monkeypatch, capsys, *arguments):
-    monkeypatch.setattr(sys, "argv", ["voxelwave", "prepare", *map(str, arguments), "--workers", "1"])
-    with pytest.raises(SystemExit) as ended:
-        main()
-    output = capsys.readouterr()
-    return ended.value.code or 0, output.out, output.err
+def command(*arguments, folder=None):
+    return voxelwave("prepare", *arguments, "--workers", 1, folder=folder)
 
 
-def test_the_exit_code_tells_how_it_ended(tmp_path, monkeypatch, capsys):
+def test_the_exit_code_tells_how_it_ended(tmp_path):
     save(tmp_path / "good/a_T1.nii", mri())
     damage(tmp_path / "bad")
-    code, out, _ = voxelwave(monkeypatch, capsys, tmp_path / "good", tmp_path / "out")
-    assert code == 0
-    assert "0 refused, 0 of them because they cannot be read" in out
-    code, out, _ = voxelwave(monkeypatch, capsys, tmp_path / "good", tmp_path / "bad", tmp_path / "out")
-    assert code == 1
-    assert "7 of them because they cannot be read" in out.splitlines()[-3]
-    code, _, err = voxelwave(monkeypatch, capsys, tmp_path / "bad", tmp_path / "out2", "--strict")
-    assert code == 2
-    assert "cut_T1.nii.gz: cut off" in err.splitlines()[-1]
+    ended = command(tmp_path / "good", tmp_path / "out")
+    assert ended.code == 0
+    assert "0 refused, 0 of them because they cannot be read" in ended.out
+    ended = command(tmp_path / "good", tmp_path / "bad", tmp_path / "out")
+    assert ended.code == 1
+    assert "7 of them because they cannot be read" in ended.out.splitlines()[-3]
+    ended = command(tmp_path / "bad", tmp_path / "out2", "--strict")
+    assert ended.code == 2
+    assert "cut_T1.nii.gz: cut off" in ended.err.splitlines()[-1]
 
 
-def test_a_call_that_was_stopped_ends_with_130(tmp_path, monkeypatch, capsys):
+def test_a_call_that_was_stopped_ends_with_130(tmp_path, monkeypatch):
     save(tmp_path / "in/a_T1.nii", mri())
     monkeypatch.setattr(prepare_recipe, "stop_on_signal", lambda: nullcontext(SimpleNamespace(asked=True)))
-    code, out, _ = voxelwave(monkeypatch, capsys, tmp_path / "in", tmp_path / "out")
-    assert code == 130
-    assert "stopped, the same command goes on; so far: no volume" in out
+    ended = command(tmp_path / "in", tmp_path / "out")
+    assert ended.code == 130
+    assert "stopped, the same command goes on; so far: no volume" in ended.out
 
 
 @pytest.mark.parametrize(
@@ -738,15 +733,10 @@ def test_a_call_that_was_stopped_ends_with_130(tmp_path, monkeypatch, capsys):
         (["good", "out", "--set", "mri=1"], "--set takes MODALITY.SETTING=VALUE"),
     ],
 )
-def test_bad_input_is_one_line_and_exit_code_2(tmp_path, monkeypatch, capsys, arguments, reason):
+def test_bad_input_is_one_line_and_exit_code_2(tmp_path, arguments, reason):
     save(tmp_path / "good/a_T1.nii", mri())
     (tmp_path / "empty").mkdir()
-    monkeypatch.chdir(tmp_path)
-    code, _, err = voxelwave(monkeypatch, capsys, *arguments)
-    assert code == 2
-    (line,) = err.strip().splitlines()
-    assert line.startswith("voxelwave: ")
-    assert reason in line
+    assert reason in error_of(command(*arguments, folder=tmp_path))
     assert not (tmp_path / "out").exists()
 
 

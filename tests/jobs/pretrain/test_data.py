@@ -9,6 +9,8 @@ import itertools
 import pytest
 import torch
 
+from support.pretraining_runs import QUIET, named
+from support.stopping import stop_after
 from voxelwave.errors import InputError
 from voxelwave.jobs.common.console import Console
 from voxelwave.jobs.prepare.run import Preparer
@@ -16,8 +18,6 @@ from voxelwave.jobs.prepare.settings import preparation
 from voxelwave.jobs.pretrain.config import check_config
 from voxelwave.jobs.pretrain.data import TrainingData
 from voxelwave.jobs.pretrain.run import pretrain
-
-QUIET = Console(quiet=True)
 
 
 @pytest.fixture(scope="module")
@@ -175,17 +175,16 @@ def test_settings_that_do_not_fit_are_one_line(raw_config, data, message):
     assert "\n" not in str(error.value)
 
 
-def test_a_run_on_a_store_resumes_bit_for_bit_in_the_middle_of_an_epoch(raw_config, prepared):
+def test_a_run_on_a_store_resumes_bit_for_bit_in_the_middle_of_an_epoch(raw_config, prepared, undrawn):
     raw = stored(raw_config, prepared, steps={"mri": 2}, crops_per_volume=2, num_workers=1)
     raw["data"]["augment"] = {
         "mri": {"flip": {}, "bias_field": {}, "gamma": {}},
         "ct": {"window_jitter": {}, "noise": {}},
     }
     raw["training"] |= {"epochs": 1, "max_steps": 7}
-    whole, parts = (check_config(raw | {"run": raw["run"] | {"name": name}}) for name in ("whole", "parts"))
+    whole, parts = named(raw, "whole"), named(raw, "parts")
     pretrain(whole, console=QUIET)
-    steps = iter(range(100))
-    assert not pretrain(parts, console=QUIET, should_stop=lambda: next(steps) == 3)
+    assert not pretrain(parts, console=QUIET, should_stop=stop_after(4))
     assert pretrain(parts, resume=True, console=QUIET)
     first, second = ((config.run_folder() / "backbone.safetensors").read_bytes() for config in (whole, parts))
     assert first == second

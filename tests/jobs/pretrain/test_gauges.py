@@ -1,16 +1,16 @@
 import copy
 import io
-import json
 
 import numpy as np
 import pytest
 import torch
 
+from support.pretraining_runs import QUIET, records, weights
+from support.stopping import stop_after
 from voxelwave import load_backbone
 from voxelwave.data.listing.cases import find_cases
 from voxelwave.downstream.embedding import embed_volume, frame, random_crops
 from voxelwave.downstream.scan_reader import ScanReader
-from voxelwave.engine.checkpoint import load_checkpoint
 from voxelwave.evaluation.probing import knn_probe, linear_probe
 from voxelwave.evaluation.retrieval import retrieval
 from voxelwave.jobs.common.console import Console
@@ -21,14 +21,12 @@ from voxelwave.jobs.pretrain.pretrainer import build_pretrainer
 from voxelwave.jobs.pretrain.run import pretrain
 from voxelwave.ops.seeding import numpy_generator, torch_generator
 
-QUIET = Console(quiet=True)
 GAUGES = ("effective_rank_", "feature_std_", "retrieval_", "linear_", "knn_")
 
 
 @pytest.fixture
-def probed(raw_config, heads, tmp_path, monkeypatch):
+def probed(raw_config, heads, tmp_path, undrawn):
     """A run of 6 steps, with cases whose target every second head has."""
-    monkeypatch.setattr("voxelwave.jobs.pretrain.run._draw", lambda *_: None)
     raw_config["training"]["epochs"] = 1
     raw_config["data"]["view_share"] = [1.0, 1.0]
     lines = ["image,subject,modality,odd,same"]
@@ -44,10 +42,6 @@ def named(raw, name, **data):
     raw["run"]["name"] = name
     raw["data"] |= data
     return check_config(raw)
-
-
-def records(config):
-    return [json.loads(line) for line in (config.run_folder() / "metrics.jsonl").read_text().splitlines()]
 
 
 def gauges(record):
@@ -97,23 +91,21 @@ def test_probing_does_not_change_the_training(probed):
     exact = ("loss", "reconstruction", "contrastive", "grad_norm")
     ours, theirs = ([[record[name] for name in exact] for record in records(config)] for config in (often, never))
     assert ours == theirs
-    ours, theirs = (load_checkpoint(config.run_folder() / "last.pth")["model"] for config in (often, never))
+    ours, theirs = (weights(config) for config in (often, never))
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
 def test_a_resumed_run_has_the_same_gauges(probed):
     whole, parts = named(probed, "whole"), named(probed, "parts")
     pretrain(whole, console=QUIET)
-    taken = iter(range(1, 100))
-    pretrain(parts, console=QUIET, should_stop=lambda: next(taken) == 3)
+    pretrain(parts, console=QUIET, should_stop=stop_after(3))
     assert pretrain(parts, resume=True, console=QUIET)
     assert [gauges(record) for record in records(parts)] == [gauges(record) for record in records(whole)]
 
 
 def test_a_run_may_go_on_with_other_cases_or_none(probed):
     config = named(probed, "run")
-    taken = iter(range(1, 100))
-    pretrain(config, console=QUIET, should_stop=lambda: next(taken) == 3)
+    pretrain(config, console=QUIET, should_stop=stop_after(3))
     assert pretrain(named(probed, "run", probe_cases=None), resume=True, console=QUIET)
     last = gauges(records(config)[-1])
     assert last.keys() == {f"{gauge}{modality}" for gauge in GAUGES[:3] for modality in ("mri", "ct")}

@@ -1,9 +1,11 @@
 import io
-import json
 import re
+from functools import cache
 
 import pytest
 
+from support.pretraining_runs import records, tiny
+from support.stopping import stop_after
 from voxelwave.engine.checkpoint import load_checkpoint
 from voxelwave.errors import InputError
 from voxelwave.jobs.common.config_file import apply_override
@@ -13,18 +15,32 @@ from voxelwave.jobs.pretrain.config import check_config
 from voxelwave.jobs.pretrain.run import pretrain
 from voxelwave.sparse.fastest import Trial
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 
 def run(raw, **how):
     """Train, and return what was printed on one line each."""
     said = io.StringIO()
-    config = check_config(raw)
-    pretrain(config, console=Console(file=said, width=500), **how)
+    pretrain(check_config(raw), console=Console(file=said, width=500), **how)
     return said.getvalue()
 
 
 def losses(raw):
-    folder = check_config(raw).run_folder()
-    return [json.loads(line)["loss"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [record["loss"] for record in records(check_config(raw))]
+
+
+@pytest.fixture(scope="module")
+def on(heads, tmp_path_factory):
+    """Train once on a backend, and return the losses and what was printed."""
+
+    @cache
+    def train(sparse):
+        raw = tiny(heads, tmp_path_factory.mktemp("whole"))
+        raw["model"]["sparse"] = sparse
+        said = run(raw)
+        return losses(raw), said
+
+    return train
 
 
 @pytest.mark.parametrize(
@@ -65,36 +81,27 @@ def test_a_wrong_backend_in_a_config_is_one_line(raw_config, values, message):
     assert "\n" not in str(caught.value)
 
 
-def test_auto_says_once_which_backend_and_why(raw_config):
-    raw_config["model"]["sparse"] = "auto"
-    said = [line for line in run(raw_config).splitlines() if line.startswith("sparse: ")]
+def test_auto_says_once_which_backend_and_why(on):
+    said = [line for line in on("auto")[1].splitlines() if line.startswith("sparse: ")]
     assert len(said) == 1
     assert re.match(
         r"sparse: (gather|minkowski|dense), none is 5 % faster .* \(ms a pass: gather .*, dense .*\)", said[0]
     )
 
 
-def test_auto_draws_no_random_number_and_counts_no_step(raw_config):
+def test_auto_draws_no_random_number_and_counts_no_step(on):
     """The losses are those of the same backend named in the config."""
-    raw_config["model"]["sparse"] = "auto"
-    chosen = re.search(r"sparse: (\w+), none", run(raw_config))[1]
-    expected = losses(raw_config)
-    raw_config["run"]["name"] = "named"
-    raw_config["model"]["sparse"] = chosen
-    run(raw_config)
-    assert losses(raw_config) == expected
+    found, said = on("auto")
+    chosen = re.search(r"sparse: (\w+), none", said)[1]
+    assert found == on(chosen)[0]
 
 
-def test_a_resumed_run_on_minkowskiengine_equals_the_uninterrupted_one_bit_for_bit(raw_config, minkowski):
+def test_a_resumed_run_on_minkowskiengine_equals_the_uninterrupted_one_bit_for_bit(on, raw_config, minkowski):
     raw_config["model"]["sparse"] = minkowski
-    run(raw_config)
-    expected = losses(raw_config)
-    raw_config["run"]["name"] = "interrupted"
-    asked = iter([False, False, True])
-    run(raw_config, should_stop=lambda: next(asked))
+    run(raw_config, should_stop=stop_after(3))
     assert len(losses(raw_config)) == 3
     run(raw_config, resume=True)
-    assert losses(raw_config) == expected
+    assert losses(raw_config) == on(minkowski)[0]
 
 
 def test_a_resumed_run_keeps_the_backend_that_auto_had_chosen(raw_config, monkeypatch):
@@ -118,28 +125,20 @@ def test_a_run_whose_backend_is_gone_goes_on_with_another(raw_config, monkeypatc
 
 
 @pytest.mark.parametrize("other", ["gather", "minkowski"])
-def test_a_run_on_any_backend_has_the_same_losses(raw_config, other, request):
-    sparse_backend = request.getfixturevalue("minkowski") if other == "minkowski" else other
-    raw_config["model"]["sparse"] = "dense"
-    run(raw_config)
-    raw_config["run"]["name"] = "other"
-    raw_config["model"]["sparse"] = sparse_backend
-    assert f"sparse: {sparse_backend}, as configured" in run(raw_config)
-    raw_config["run"]["name"] = "tiny"
-    expected = losses(raw_config)
-    raw_config["run"]["name"] = "other"
-    assert losses(raw_config) == pytest.approx(expected, rel=1e-4)
+def test_a_run_on_any_backend_has_the_same_losses(on, other, request):
+    if other == "minkowski":
+        request.getfixturevalue("minkowski")
+    found, said = on(other)
+    assert f"sparse: {other}, as configured" in said
+    assert found == pytest.approx(on("dense")[0], rel=1e-4)
 
 
-def test_a_run_goes_on_with_another_backend(raw_config):
+def test_a_run_goes_on_with_another_backend(on, raw_config):
     raw_config["model"]["sparse"] = "dense"
-    run(raw_config)
-    expected = losses(raw_config)
-    raw_config["run"]["name"] = "mixed"
-    run(raw_config, should_stop=lambda: True)
+    run(raw_config, should_stop=stop_after(1))
     raw_config["model"]["sparse"] = "gather"
     assert "sparse: gather, as configured" in run(raw_config, resume=True)
-    assert losses(raw_config) == pytest.approx(expected, rel=1e-4)
+    assert losses(raw_config) == pytest.approx(on("dense")[0], rel=1e-4)
 
 
 def test_a_backend_that_does_not_run_on_the_device_is_refused(raw_config, monkeypatch):

@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.image import imread
-from typer.testing import CliRunner
 
+from support.command import voxelwave
 from voxelwave.backbones.waveformer import WaveFormer3D
-from voxelwave.cli import app
 from voxelwave.data.listing.cases import Case, find_cases
 from voxelwave.downstream.embedding import (
     embed_crops,
@@ -70,12 +69,19 @@ def cases(tmp_path_factory):
     return folder
 
 
-def test_a_probe_prints_a_table_and_leaves_results_and_a_picture(weights, cases, tmp_path, monkeypatch):
-    monkeypatch.setattr("voxelwave.evaluation.estimates.RESAMPLES", 20)
-    out = tmp_path / "new" / "probe.json"
-    arguments = ["probe", str(weights), str(cases), "--out", str(out)]
-    result = CliRunner().invoke(app, arguments)
-    assert result.exit_code == 0, result.output
+@pytest.fixture(scope="module")
+def compared(weights, cases, tmp_path_factory):
+    """Probe everything once, and return what was printed, the path of the results and the results."""
+    out = tmp_path_factory.mktemp("probe") / "new" / "probe.json"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("voxelwave.evaluation.estimates.RESAMPLES", 20)
+        ended = voxelwave("probe", weights, cases, "--out", out)
+    assert ended.code == 0, ended.err
+    return ended.out, out, json.loads(out.read_text())
+
+
+def test_a_probe_prints_a_table_and_leaves_results_and_a_picture(compared, weights):
+    printed, out, record = compared
     for text in (
         "pretrained",
         "random init",
@@ -84,9 +90,14 @@ def test_a_probe_prints_a_table_and_leaves_results_and_a_picture(weights, cases,
         "modality (all)",
         "not probed: same (mri): every",
     ):
-        assert text in result.stdout
-    record = json.loads(out.read_text())
-    rows = {(row["task"], row["modality"], row["probe"], row["measure"]): row for row in record["results"]}
+        assert text in printed
+    assert record["modalities"]["mri"] == {"scans": 8, "subjects": 8}
+    assert record["sha256"] == json.loads((weights / "backbone.json").read_text())["sha256"]
+    assert imread(out.with_suffix(".png")).std() > 0.01
+
+
+def test_every_target_is_probed_in_each_modality_and_the_modality_over_all(compared):
+    rows = {(row["task"], row["modality"], row["probe"], row["measure"]): row for row in compared[2]["results"]}
     tasks = {(task, modality) for task, modality, _, _ in rows}
     assert tasks == {
         *((task, modality) for task in ("scan", "features", "tissue", "upright") for modality in ("mri", "ct")),
@@ -95,16 +106,21 @@ def test_a_probe_prints_a_table_and_leaves_results_and_a_picture(weights, cases,
     assert rows["upright", "mri", "linear", "balanced accuracy"]["chance"] == 0.5
     assert rows["scan", "ct", "retrieval", "Recall@1"]["chance"] == pytest.approx(3 / 15)
     assert rows["features", "mri", "none", "effective rank"]["pretrained"]["error"] is None
-    for row in rows.values():
+
+
+def test_the_gain_is_the_difference_to_the_same_backbone_with_random_weights(compared):
+    for row in compared[2]["results"]:
         assert row["gain"]["value"] == pytest.approx(row["pretrained"]["value"] - row["random_init"]["value"])
-    assert record["modalities"]["mri"] == {"scans": 8, "subjects": 8}
-    assert record["sha256"] == json.loads((weights / "backbone.json").read_text())["sha256"]
-    assert imread(out.with_suffix(".png")).std() > 0.01
-    # Each modality is probed by itself, and a repeated probe finds the same.
-    again = CliRunner().invoke(app, [*arguments, "--modality", "ct"])
-    assert again.exit_code == 0
-    repeated = json.loads(out.read_text())["results"]
-    assert repeated == [row for row in record["results"] if row["modality"] == "ct"]
+
+
+def test_each_modality_is_probed_by_itself_and_a_repeated_probe_finds_the_same(
+    compared, weights, cases, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("voxelwave.evaluation.estimates.RESAMPLES", 20)
+    out = tmp_path / "probe.json"
+    assert voxelwave("probe", weights, cases, "--out", out, "--modality", "ct").code == 0
+    expected = [row for row in compared[2]["results"] if row["modality"] == "ct"]
+    assert json.loads(out.read_text())["results"] == expected
 
 
 def test_features_of_a_depth_are_those_of_a_backbone_that_ends_there(cases, tmp_path, monkeypatch):
@@ -116,8 +132,8 @@ def test_features_of_a_depth_are_those_of_a_backbone_that_ends_there(cases, tmp_
     for weights, options in ((deep, ["--depth", "1"]), (shallow, []), (deep, [])):
         out = tmp_path / f"{len(records)}.json"
         options = [*options, "--modality", "mri", "--targets", "upright", "--out", str(out)]
-        result = CliRunner().invoke(app, ["probe", str(weights), str(cases), *options])
-        assert result.exit_code == 0, result.output
+        ended = voxelwave("probe", weights, cases, *options)
+        assert ended.code == 0, ended.err
         records.append(json.loads(out.read_text()))
     cut, ends_there, whole = ([row["pretrained"] for row in record["results"]] for record in records)
     assert cut == ends_there != whole
