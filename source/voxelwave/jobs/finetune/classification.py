@@ -14,7 +14,6 @@ from numpy import ndarray
 from torch import Tensor, nn
 
 from voxelwave.contracts import StepOutput
-from voxelwave.data.augmentations import SpatialAugmentation
 from voxelwave.data.listing.cases import Case
 from voxelwave.data.listing.splits import Split
 from voxelwave.downstream.classification import predict_targets, whole
@@ -23,12 +22,12 @@ from voxelwave.errors import InputError, UnusableVolume
 from voxelwave.evaluation.classification import areas_under_curve
 from voxelwave.evaluation.overlap import mean_of_known
 from voxelwave.jobs.finetune.config import CasesConfig, ClassificationTask
-from voxelwave.jobs.finetune.data import Held
+from voxelwave.jobs.finetune.data import Held, Task
 from voxelwave.ops.files import write_text
 from voxelwave.ops.tables import as_csv
 
 
-class Classification:
+class Classification(Task):
     """Predicts for each target whether it is true of a volume."""
 
     score = "validation_auc"
@@ -73,16 +72,9 @@ class Classification:
             raise InputError(f"image {case.image}: {unusable}") from None
         return Held(case, whole(scan.volume, self._size).half(), scan.affine)
 
-    def check_held(self, train: Sequence[Held]) -> None:
-        """Find nothing to check: the list says it all."""
-
     def sample(self, held: Held, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Return the volume and its targets, nan where one is not known."""
         return held.content.float(), torch.from_numpy(self._truth(held.case))
-
-    def moved(self, target: Tensor, augmentation: SpatialAugmentation, generator: torch.Generator) -> Tensor:
-        """Return the targets: what is true of a volume does not depend on how it lies."""
-        return target
 
     def loss(self, logits: Tensor, target: Tensor) -> StepOutput:
         """Return the cross-entropy, averaged over the targets that are known."""

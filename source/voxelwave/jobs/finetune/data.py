@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -41,8 +42,7 @@ class LabelledBatch(NamedTuple):
     files: list[str]
 
 
-@runtime_checkable
-class Task(Protocol):
+class Task(ABC):
     """What segmentation and classification do, each in its own way.
 
     Attributes:
@@ -53,45 +53,45 @@ class Task(Protocol):
     score: str
     reading: str
 
+    @abstractmethod
     def accept(self, cases: Sequence[Case]) -> list[Case]:
         """Return the cases that can be used; raises InputError for a list that does not fit the task."""
-        ...
 
     def check_split(self, split: Split) -> None:
         """Raise InputError where a part of the split cannot serve, by what the list says."""
-        ...
+        return
 
+    @abstractmethod
     def hold(self, case: Case) -> Held:
         """Read a case; raises InputError, naming the file, where it cannot be used."""
-        ...
 
     def check_held(self, train: Sequence[Held]) -> None:
         """Raise InputError where the training cases cannot serve, by what their files hold."""
-        ...
+        return
 
+    @abstractmethod
     def sample(self, held: Held, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Return a volume to train on and its target."""
-        ...
 
     def moved(self, target: Tensor, augmentation: SpatialAugmentation, generator: torch.Generator) -> Tensor:
-        """Return the targets of a batch whose voxels `augmentation` moves."""
-        ...
+        """Return the targets of a batch whose voxels `augmentation` moves: unless they have a place, as they are."""
+        return target
 
+    @abstractmethod
     def loss(self, logits: Tensor, target: Tensor) -> StepOutput:
         """Return what is minimised."""
-        ...
 
+    @abstractmethod
     def validate(self, model: nn.Module, cases: Sequence[Held]) -> dict[str, float]:
         """Return scores by name, `score` among them; each name begins with `validation_`."""
-        ...
 
+    @abstractmethod
     def evaluate(self, model: nn.Module, cases: Mapping[str, Sequence[Held]], folder: Path) -> Row:
         """Predict the cases of each part, write predictions and tables, and return the summary of each part."""
-        ...
 
+    @abstractmethod
     def draw(self, model: nn.Module, cases: Sequence[Held], path: Path) -> None:
         """Draw what is predicted of some cases."""
-        ...
 
 
 class FoldData:

@@ -1,4 +1,4 @@
-"""What a fine-tuning run found out: tables, and means over folds."""
+"""What a fine-tuning run leaves when its training is complete, and means over folds."""
 
 from __future__ import annotations
 
@@ -9,9 +9,63 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
+from voxelwave.downstream.finetuned import save_finetuned
+from voxelwave.engine.checkpoint import load_checkpoint
+from voxelwave.jobs.common.session import Session
+from voxelwave.jobs.finetune.figures import draw_course
+from voxelwave.jobs.finetune.fold import Fold
 from voxelwave.ops.files import write_text
 
 RESULTS = "results.json"
+
+
+def finish(fold: Fold, session: Session, model: nn.Module, module: nn.Module) -> None:
+    """Take the best weights, and write model, predictions, scores and figures, the scores last.
+
+    `model` is what `fabric.setup` made of `module`.
+    """
+    config, task, data, folder = fold.config, fold.task, fold.data, session.folder
+    best_step = session.steps
+    if data.validation:
+        best = load_checkpoint(folder / "best_model.pth")
+        module.load_state_dict(best["model"])
+        best_step = best["step"]
+    described = {**fold.description, "data": {**fold.description["data"], "steps": best_step}}
+    save_finetuned(folder, module, described)
+    parts = {name: cases for name, cases in (("validation", data.validation), ("test", data.test)) if cases}
+    scores = task.evaluate(model, parts, folder) if parts else {}
+    if config.run.figures:
+        (folder / "figures").mkdir(exist_ok=True)
+        draw_course(session.records, task.score, folder / "figures" / "losses.png")
+        task.draw(model, data.validation or data.test or data.train, folder / "figures" / "predictions.png")
+    results = {
+        "task": config.task.name,
+        "fold": config.data.fold,
+        "folds": config.data.folds,
+        "steps": session.steps,
+        "best_step": best_step,
+        "trained_on": {"cases": len(data.train), "subjects": len({held.case.subject for held in data.train})},
+        **scores,
+    }
+    write_results(folder, results)
+    for part, of in scores.items():
+        means = ", ".join(
+            f"{name.replace('_', ' ')} {value:.4f}"
+            for name, value in of.items()
+            if name.startswith("mean") and not math.isnan(value)
+        )
+        session.console.say(f"{part}, {of['cases']} cases: {means}")
+    session.console.say(f"done: {folder}")
+
+
+def steps_of_results(folder: Path) -> int | None:
+    """Return the steps of the model that was evaluated; the file is written last, so that all else is there too."""
+    try:
+        return int(json.loads((folder / RESULTS).read_text(encoding="utf-8"))["steps"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def write_results(folder: Path, results: Mapping[str, Any]) -> None:

@@ -20,10 +20,9 @@ from voxelwave.jobs.common.run_folder import open_run, write_config
 from voxelwave.jobs.common.session import Session, ShouldStop
 from voxelwave.jobs.finetune.config import FinetuneConfig
 from voxelwave.jobs.finetune.data import Held, LabelledBatch
-from voxelwave.jobs.finetune.finish import finish, steps_of_results
 from voxelwave.jobs.finetune.fold import Fold, prepare_fold
 from voxelwave.jobs.finetune.layers import freeze, parameter_groups
-from voxelwave.jobs.finetune.results import RESULTS, over_folds, write_results
+from voxelwave.jobs.finetune.results import RESULTS, finish, over_folds, steps_of_results, write_results
 from voxelwave.ops.files import write_text
 
 # What may differ between a run and its continuation: none of it changes what the finished steps computed.

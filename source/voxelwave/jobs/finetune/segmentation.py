@@ -18,7 +18,6 @@ from voxelwave.data.batches.labelled import LabelledVolume
 from voxelwave.data.batches.views import RandomView
 from voxelwave.data.label_maps import LabelMap, check_same_grid, onto_grid, read_labels
 from voxelwave.data.listing.cases import Case
-from voxelwave.data.listing.splits import Split
 from voxelwave.data.reading.volume import spacing_of
 from voxelwave.downstream.inference import predict_volume, write_prediction
 from voxelwave.downstream.scan_reader import ScanReader
@@ -26,7 +25,7 @@ from voxelwave.errors import InputError, UnusableVolume
 from voxelwave.evaluation.overlap import dice_scores, mean_of_known
 from voxelwave.evaluation.segmentation import score_segmentation
 from voxelwave.jobs.finetune.config import CasesConfig, SegmentationTask
-from voxelwave.jobs.finetune.data import Held
+from voxelwave.jobs.finetune.data import Held, Task
 from voxelwave.ops.files import write_text
 from voxelwave.ops.tables import as_csv
 
@@ -35,7 +34,7 @@ DRAWN_CASES = 4
 LEGEND = "labels.json"
 
 
-class Segmentation:
+class Segmentation(Task):
     """Segments volumes by classes of label values."""
 
     score = "validation_dice"
@@ -63,9 +62,6 @@ class Segmentation:
                 f"the case out"
             )
         return list(cases)
-
-    def check_split(self, split: Split) -> None:
-        """Leave the checks to `check_held`: label maps are not read yet."""
 
     def hold(self, case: Case) -> Held:
         """Read image and labels, both on the grid of the image at its working spacing."""
