@@ -58,11 +58,15 @@ def test_the_job_that_is_shown_is_a_command(changed, tmp_path):
 
 
 def test_the_layers_hold_with_the_job_that_is_shown(changed):
-    """With its folder on the line of jobs, as is asked for; there an import of another job is found."""
-    settings, last = (ROOT / "pyproject.toml").read_text(), "voxelwave.jobs.synthesize"
+    """With its folder on the line of jobs, which is asked for; there an import of another job is found."""
+    settings, last = (ROOT / "pyproject.toml").read_text(), " | synthesize"
     assert settings.count(f'{last}"') == 1
-    (changed / "pyproject.toml").write_text(settings.replace(f'{last}"', f'{last} | voxelwave.jobs.count"'))
+    (changed / "pyproject.toml").write_text(settings)
     check = ("-c", "import sys; from importlinter.cli import lint_imports; sys.exit(lint_imports())")
+    ended = run(changed, *check)
+    assert ended.code == 1
+    assert "- voxelwave.jobs.count" in ended.out
+    (changed / "pyproject.toml").write_text(settings.replace(f'{last}"', f'{last} | count"'))
     ended = run(changed, *check)
     assert ended.code == 0, ended.out
     wrong = changed / "source/voxelwave/jobs/count/wrong.py"
