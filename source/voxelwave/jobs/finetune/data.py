@@ -21,8 +21,6 @@ from voxelwave.data.reading.volume import Affine
 from voxelwave.ops.seeding import key_to_seed, torch_generator
 from voxelwave.registry import AUGMENTATIONS
 
-Row = dict[str, Any]
-
 
 @dataclass(frozen=True)
 class Held:
@@ -86,7 +84,7 @@ class Task(ABC):
         """Return scores by name, `score` among them; each name begins with `validation_`."""
 
     @abstractmethod
-    def evaluate(self, model: nn.Module, cases: Mapping[str, Sequence[Held]], folder: Path) -> Row:
+    def evaluate(self, model: nn.Module, cases: Mapping[str, Sequence[Held]], folder: Path) -> dict[str, Any]:
         """Predict the cases of each part, write predictions and tables, and return the summary of each part."""
 
     @abstractmethod
