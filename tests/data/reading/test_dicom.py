@@ -10,6 +10,8 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from voxelwave.data.reading.dicom import find_series, is_dicom, read_series, read_series_header
 from voxelwave.data.reading.volume import resample
@@ -159,6 +161,7 @@ def test_compressed_pixels_are_those_that_were_compressed(tmp_path):
             lambda frame: imagecodecs.jpeg2k_encode(frame, codecformat="j2k", reversible=True),
         ),
         (pydicom.uid.RLELossless, None),
+        (pydicom.uid.HTJ2KLossless, lambda frame: imagecodecs.htj2k_encode(frame, reversible=True)),
     ]:
         files = write(tmp_path / syntax, noise(rows=32, columns=40), stack())
         for file in files:
@@ -349,12 +352,146 @@ def test_echoes_and_time_points_are_parted_and_copies_left_out(tmp_path):
 def test_an_acquisition_number_of_each_slice_does_not_part_a_series(tmp_path):
     numbers = {"AcquisitionNumber": list(range(10))}
     assert only(write(tmp_path / "s", noise(), stack(), **numbers)).part == ""
-    files = [
-        *write(tmp_path / "s", noise(), stack(), **numbers),
-        *write(tmp_path / "t", noise(), stack(), start=10, **numbers),
-    ]
+    write(tmp_path / "s", noise() + 1, stack(), start=10, **numbers)
     with pytest.raises(UnusableVolume, match="several images at the same position"):
-        read_series(only(files))
+        read_series(only(sorted((tmp_path / "s").iterdir())))
+
+
+def test_two_passes_of_one_series_are_two_volumes(tmp_path):
+    lower, upper = stack(gaps=(5.6,) * 9), np.add(stack(gaps=(5.6,) * 9), (0, 0, 2))
+    write(tmp_path / "s", noise(), lower, AcquisitionNumber=1)
+    write(tmp_path / "s", noise() + 7, upper, start=10, AcquisitionNumber=2)
+    found, _ = find_series(sorted((tmp_path / "s").iterdir()))
+    assert [(series.part, len(series.files), series.note) for series in found] == [
+        ("AcquisitionNumber 1", 10, ""),
+        ("AcquisitionNumber 2", 10, ""),
+    ]
+    first, second = (read_series(series) for series in found)
+    assert np.array_equal(second.array, first.array + 7)
+    assert second.affine[2, 3] - first.affine[2, 3] == pytest.approx(2)
+
+
+@given(
+    tag=st.sampled_from(["AcquisitionNumber", "EchoTime", "TemporalPositionIdentifier", "InversionTime"]),
+    number=st.integers(2, 3),
+    gap_mm=st.floats(1.5, 6),
+    shift=st.floats(0.1, 0.45),
+)
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_even_stacks_that_a_tag_tells_apart_are_volumes_wherever_they_lie(tmp_path_factory, tag, number, gap_mm, shift):
+    folder = tmp_path_factory.mktemp("parts")
+    for part in range(number):
+        positions = np.add(stack(gaps=(gap_mm,) * 9), (0, 0, part * shift * gap_mm))
+        write(folder, noise() + part, positions, start=10 * part, **{tag: part + 1})
+    found, _ = find_series(sorted(folder.iterdir()))
+    assert [len(series.files) for series in found] == [10] * number
+    assert {series.problem for series in found} == {None}
+
+
+def test_slices_taken_in_turns_are_one_volume(tmp_path):
+    numbers = {"AcquisitionNumber": [1 + index % 2 for index in range(10)]}
+    assert len(only(write(tmp_path / "s", noise(), stack(), **numbers)).slices) == 10
+
+
+def test_blocks_of_other_thickness_one_behind_the_other_are_one_volume(tmp_path):
+    numbers = {"AcquisitionNumber": [1] * 6 + [2] * 5}
+    files = write(tmp_path / "s", noise(11), stack(gaps=(2.5,) * 5 + (5.0,) * 5), **numbers)
+    assert only(files).note == "slices 2.50 to 5.00 mm apart, interpolated to 2.50 mm"
+
+
+@pytest.mark.parametrize("tags", [{"PatientID": "other"}, {"StudyInstanceUID": f"{UID}.88"}, {}])
+def test_two_patients_studies_or_folders_under_one_uid_are_two_volumes(tmp_path, tags):
+    files = write(tmp_path / "a", noise(), stack())
+    files += write(tmp_path / "b", noise() + 1, stack(), start=0 if tags else 10, **tags)
+    found, unreadable = find_series(files)
+    assert unreadable == []
+    assert [series.problem for series in found] == [None, None]
+    assert len({series.uid for series in found}) == 2
+    arrays = [read_series(series).array for series in found]
+    assert np.array_equal(arrays[1], arrays[0] + 1)
+
+
+def test_other_pixels_under_the_uids_of_another_folder_are_not_lost(tmp_path):
+    files = write(tmp_path / "a", noise(), stack())
+    files += write(tmp_path / "b", noise() + 1, stack())
+    first, second = find_series(files)[0]
+    assert np.array_equal(read_series(second).array, read_series(first).array + 1)
+
+
+def test_the_name_of_a_volume_does_not_depend_on_others_that_come_later(tmp_path):
+    files = [file for part in "ab" for file in write(tmp_path / part, noise() + ord(part), stack(), PatientID=part)]
+    before = {series.slices[0].file.parent.name: series.uid for series in find_series(files)[0]}
+    files = [*write(tmp_path / "0", noise(), stack(), PatientID="0"), *files]
+    after = {series.slices[0].file.parent.name: series.uid for series in find_series(files)[0]}
+    assert before.items() <= after.items()
+
+
+def test_a_folder_that_holds_the_rest_of_a_stack_belongs_to_it(tmp_path):
+    pixels, positions = noise(), stack()
+    files = write(tmp_path / "0", pixels[:5], positions[:5])
+    files += write(tmp_path / "1", pixels[5:], positions[5:], start=5)
+    assert len(only(files).slices) == 10
+
+
+@pytest.mark.parametrize("copied", [range(10), [4]])
+def test_slices_that_are_stored_twice_count_once_and_are_said(tmp_path, copied):
+    pixels, positions = noise(), stack()
+    write(tmp_path / "s", pixels, positions)
+    expected = read_series(only(sorted((tmp_path / "s").iterdir()))).array
+    write(tmp_path / "s", pixels[list(copied)], positions[list(copied)], start=20)
+    series = only(sorted((tmp_path / "s").iterdir()))
+    assert series.note == f"{len(copied)} copies of slices left out"
+    assert np.array_equal(read_series(series).array, expected)
+
+
+@pytest.mark.parametrize(("bits", "signed"), [(12, 0), (16, 0), (12, 1)])
+def test_inverted_images_are_as_bright_as_they_are_displayed(tmp_path, bits, signed):
+    pixels = (np.abs(noise()) % 900 - 450 * signed).astype(np.int16)
+    tags = {"PixelRepresentation": signed, "RescaleSlope": None, "RescaleIntercept": None, "Modality": "MR"}
+    tags |= {"BitsStored": bits, "HighBit": bits - 1}
+    plain = read_series(only(write(tmp_path / "p", pixels, stack(), **tags))).array
+    shown = read_series(only(write(tmp_path / "s", pixels, stack(), PhotometricInterpretation="MONOCHROME1", **tags)))
+    assert np.unique(shown.array + plain).tolist() == [-1 if signed else 2**bits - 1]
+    if not signed:
+        assert np.array_equal(shown.array, by_simpleitk(tmp_path / "s").get_fdata())
+
+
+@pytest.mark.parametrize(("limit", "padded"), [(None, [-2000]), (-1990, [-2000, -1995, -1990])])
+def test_padding_is_air(tmp_path, limit, padded):
+    pixels = noise()
+    pixels[:, :2, :3] = np.resize(padded, (2, 3))
+    tags = {"PixelPaddingValue": -2000} | ({} if limit is None else {"PixelPaddingRangeLimit": limit})
+    tags = {name: pydicom.DataElement(name, "SS", value) for name, value in tags.items()}
+    for modality, air in (("CT", -1024.0), ("MR", -1000.0)):
+        pixels[0, 5, 5] = -1000
+        files = write(tmp_path / modality, pixels, stack(), Modality=modality)
+        for file in files:
+            dataset = pydicom.dcmread(file)
+            for element in tags.values():
+                dataset.add(element)
+            dataset.save_as(file)
+        array = read_series(only(files)).array[::-1, ::-1].transpose(2, 1, 0)
+        assert (array[:, :2, :3] == air).all()
+        inside = np.ones(array.shape, bool)
+        inside[:, :2, :3] = False
+        assert np.array_equal(array[inside], pixels[inside])
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        ("ORIGINAL\\PRIMARY\\P\\ND", "its values are phase, not magnitudes"),
+        ("ORIGINAL\\PRIMARY\\PHASE MAP\\P\\FFE", "its values are phase"),
+        ("DERIVED\\PRIMARY\\REAL", "its values are the real part"),
+        ("ORIGINAL\\PRIMARY\\I\\SE", "its values are the imaginary part"),
+        ("ORIGINAL\\PRIMARY\\M\\ND\\NORM", None),
+    ],
+)
+def test_phase_and_parts_of_complex_images_are_no_magnitudes(tmp_path, words, reason):
+    series = only(write(tmp_path / "s", noise(), stack(), Modality="MR", ImageType=words))
+    assert series.problem is None if reason is None else reason in series.problem
+    ct = only(write(tmp_path / "c", noise(), stack(), Modality="CT", ImageType="ORIGINAL\\PRIMARY\\AXIAL\\P"))
+    assert ct.problem is None
 
 
 def test_a_localizer_beside_the_slices_does_not_spoil_them(tmp_path):
@@ -432,6 +569,7 @@ def test_time_points_of_an_enhanced_file_are_parted(tmp_path):
         ({"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]}, "a localizer"),
         ({"PhotometricInterpretation": "RGB"}, "its pixels are RGB, one grey value each is needed"),
         ({"PhotometricInterpretation": "PALETTE COLOR"}, "PALETTE COLOR"),
+        ({"PhotometricInterpretation": "MONOCHROME1"}, "may be inverted Hounsfield units"),
         ({"ImagePositionPatient": None}, "no ImagePositionPatient, so where its voxels lie is unknown"),
         ({"ImageOrientationPatient": None}, "no ImageOrientationPatient"),
         ({"PixelSpacing": None}, "no PixelSpacing"),

@@ -24,38 +24,54 @@ APART = (
     *("TriggerTime", "StackID", "EffectiveEchoTime", "TemporalPositionIndex", "ImageType", "FrameType"),
 )
 SHARED, PER_FRAME = "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"
+GE_IMAGE_KIND = (0x0043, 0x102F)  # private to GE, whose ImageType does not tell phase from magnitude
 # PatientName is not among them: what is not read cannot leak.
 KEYWORDS = (
-    *("SeriesInstanceUID", "SOPInstanceUID", "Modality", "SeriesDescription", "PatientID", "NumberOfFrames"),
-    *("PhotometricInterpretation", "BitsAllocated", "PixelRepresentation", "RescaleSlope", "RescaleIntercept"),
-    *(*PLACE, *APART, SHARED, PER_FRAME),
+    *("SeriesInstanceUID", "StudyInstanceUID", "SOPInstanceUID", "Modality", "SeriesDescription", "PatientID"),
+    *("NumberOfFrames", "PhotometricInterpretation", "BitsAllocated", "BitsStored", "PixelRepresentation"),
+    *("RescaleSlope", "RescaleIntercept", "PixelPaddingValue", "PixelPaddingRangeLimit", "ComplexImageComponent"),
+    *(*PLACE, *APART, SHARED, PER_FRAME, GE_IMAGE_KIND),
 )
+# What an MR image may hold instead of magnitudes, by words of its ImageType and by GE's number (PS3.3 C.8.13.3.1.1).
+COMPONENTS = {
+    **dict.fromkeys(("P", "PHASE", "PHASE MAP", "1"), "phase"),
+    **dict.fromkeys(("R", "REAL", "2"), "the real part"),
+    **dict.fromkeys(("I", "IMAGINARY", "3"), "the imaginary part"),
+}
 
 
 @dataclass(frozen=True)
 class Slice:
-    """Where a slice is stored, where its first voxel lies (mm, LPS), and how its values are scaled."""
+    """Where a slice is stored, where its first voxel lies (mm, LPS), and what its stored values mean.
+
+    `padding` is the range of stored values that stand for no measurement. Of an inverted slice (MONOCHROME1) the lowest
+    values are the brightest: `inverted` is what a stored value and its bright counterpart add up to.
+    """
 
     file: Path
     frame: int
     position_mm: Vector = (0.0, 0.0, 0.0)
     slope: float = 1.0
     intercept: float = 0.0
+    padding: tuple[int, int] | None = None
+    inverted: int | None = None
 
 
 @dataclass(frozen=True)
 class Series:
     """One volume of a DICOM series with its slices in the order of position, or the `problem` why there is none.
 
-    `uid` is the SeriesInstanceUID, with a number where the series holds several volumes; `part` then tells them apart,
-    such as "EchoTime 4.6". `patient` is a hash of the PatientID ("" for none); who has a list of PatientIDs, or tries
-    all short numbers, can find the one that it is of. `description` is free text and may hold anything.
+    `uid` is the SeriesInstanceUID, with a checksum where several volumes share it; `part` tells those of one patient,
+    study and folder apart, such as "EchoTime 4.6". `patient` is a token for the PatientID ("" for none): who holds a
+    list of PatientIDs, or tries all short numbers, finds which one it was. `description` is free text and may hold
+    anything.
     """
 
     uid: str
     modality: str
     description: str
     patient: str
+    study: str = ""
     shape: tuple[int, int] = (0, 0)  # columns, rows
     steps_mm: tuple[Vector, Vector] = ((0.0, 0.0, 0.0), (0.0, 0.0, 0.0))  # to the next column and row, LPS
     dtype: str = ""
@@ -106,6 +122,7 @@ def _plane(file: Path, frame: int, values: Mapping[str, Any], problem: str | Non
         modality=_text(values.get("Modality")),
         description=_text(values.get("SeriesDescription")),
         patient=sha256(patient.encode()).hexdigest()[:12] if patient else "",
+        study=_text(values.get("StudyInstanceUID")),
         problem=problem,
     )
     instance = f"{values.get('SOPInstanceUID') or file}#{frame}"
@@ -127,6 +144,8 @@ def _plane(file: Path, frame: int, values: Mapping[str, Any], problem: str | Non
         position_mm=_vector(_numbers(values["ImagePositionPatient"])),
         slope=1.0 if slope is None else float(slope),
         intercept=float(values.get("RescaleIntercept") or 0.0),
+        padding=_padding(values),
+        inverted=_inverted(values),
     )
     return Plane(series, piece, instance, {name: _text(values[name]) for name in APART if name in values})
 
@@ -136,10 +155,14 @@ def _refusal(values: Mapping[str, Any]) -> str | None:
         return f"its modality is {modality or 'unknown'}, not CT or MR"
     if any("LOCALIZER" in _text(values.get(name)).upper().split("/") for name in ("ImageType", "FrameType")):
         return "a localizer"
+    if (component := _component(values)) is not None:
+        return f"its values are {component}, not magnitudes"
     if not (photometric := _text(values.get("PhotometricInterpretation"))):
         return "no PhotometricInterpretation, so it is cut off or no image"
     if photometric not in GREY:
         return f"its pixels are {photometric}, one grey value each is needed"
+    if photometric == "MONOCHROME1" and modality == "CT":
+        return "its pixels are MONOCHROME1, so its values may be inverted Hounsfield units: store it as MONOCHROME2"
     for name in PLACE:
         if not _text(values.get(name)):
             return f"no {name}, so where its voxels lie is unknown"
@@ -151,8 +174,35 @@ def _refusal(values: Mapping[str, Any]) -> str | None:
     return None
 
 
+def _component(values: Mapping[str, Any]) -> str | None:
+    """Return what the values of an MR image are where they are no magnitudes."""
+    if _text(values.get("Modality")) != "MR":
+        return None
+    # The first two words say where pixels and patient come from.
+    words = [word for name in ("ImageType", "FrameType") for word in _text(values.get(name)).upper().split("/")[2:]]
+    words += [_text(values.get(name)).upper() for name in ("ComplexImageComponent", "GE_IMAGE_KIND")]
+    return next((COMPONENTS[word] for word in words if word in COMPONENTS), None)
+
+
+def _inverted(values: Mapping[str, Any]) -> int | None:
+    if _text(values["PhotometricInterpretation"]) != "MONOCHROME1":
+        return None
+    bits = int(values.get("BitsStored") or values["BitsAllocated"])
+    return -1 if values.get("PixelRepresentation") else 2**bits - 1
+
+
+def _padding(values: Mapping[str, Any]) -> tuple[int, int] | None:
+    """Return the lowest and the highest stored value that stands for no measurement (PS3.3 C.7.5.1.1.2)."""
+    if values.get("PixelPaddingValue") is None:
+        return None
+    limit = values.get("PixelPaddingRangeLimit")
+    ends = sorted((int(values["PixelPaddingValue"]), int(values["PixelPaddingValue"] if limit is None else limit)))
+    return ends[0], ends[1]
+
+
 def _values(dataset: Any) -> dict[str, Any]:
-    return {element.keyword: element.value for element in dataset if element.VR != "SQ"}
+    named = {element.keyword: element.value for element in dataset if element.VR != "SQ"}
+    return named | ({"GE_IMAGE_KIND": dataset[GE_IMAGE_KIND].value} if GE_IMAGE_KIND in dataset else {})
 
 
 def _grouped(group: Any) -> dict[str, Any]:
