@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 import pytest
+from scipy.ndimage import zoom
 
 from voxelwave.data.modalities.ct import CT
 from voxelwave.errors import UnusableVolume
+from voxelwave.physics.heads3d import draw_head, render_ct
 
 WINDOWS_HU = ((40, 80), (80, 200), (600, 2800))
 
@@ -76,3 +80,39 @@ def test_values_in_another_unit_are_not_rounded_away():
     taken = CT(windows_hu=((0.5, 1), (0.5, 0.5), (0.2, 0.4)), require_hu=False)
     packed = taken.pack(array, taken.bounds(array))
     assert np.allclose(taken.scale(packed.array, packed.bounds), taken(array), atol=1.5e-3)
+
+
+@cache
+def head(seed):
+    generator = np.random.default_rng(seed)
+    return render_ct(draw_head(generator, size=48), generator).astype(np.float32)
+
+
+def with_corners(array, value):
+    """Put `value` where a round field of view ends."""
+    first, second = np.meshgrid(*(np.linspace(-1, 1, side) for side in array.shape[:2]), indexing="ij")
+    return np.where((first**2 + second**2 > 1)[:, :, None], np.float32(value), array)
+
+
+CHANGES = {
+    "as it is": lambda array: array,
+    "padding": lambda array: with_corners(array, -2000),
+    "padding far below": lambda array: with_corners(array, -32768),
+    "interpolated": lambda array: zoom(array, 0.7, order=3),
+    "cropped to the brain": lambda array: array[8:40, 8:40, 20:36],
+}
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("change", CHANGES)
+def test_hounsfield_units_are_told_by_most_voxels_and_not_by_the_lowest_one(change, seed):
+    changed = CHANGES[change]
+    CT().bounds(changed(head(seed)))
+    with pytest.raises(UnusableVolume, match=r"not in Hounsfield units: .* prepare with --hu-offset -1024"):
+        CT().bounds(changed(head(seed) + 1024))
+
+
+def test_padding_that_was_raised_with_all_else_hides_no_offset():
+    with pytest.raises(UnusableVolume, match="--hu-offset"):
+        CT().bounds(with_corners(head(0), -1500) + 1024)
+    CT().bounds(with_corners(head(0), -1500))

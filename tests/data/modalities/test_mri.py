@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from voxelwave.data.modalities.mri import MRI
+from voxelwave.data.recognition.rules import Told, contradiction, modality_by_content
 from voxelwave.errors import UnusableVolume
 
 
@@ -68,3 +69,15 @@ def test_missing_values_become_background_and_infinities_the_nearest_end():
 def test_what_shows_nothing_is_refused_with_the_reason(array, reason):
     with pytest.raises(UnusableVolume, match=reason):
         MRI()(array)
+
+
+@pytest.mark.parametrize("padding", [-32768, -3.4e38, -5000])
+def test_a_value_far_below_all_others_is_no_part_of_the_image(padding):
+    generator = np.random.default_rng(0)
+    image = np.where(generator.random((16, 16, 16)) < 0.5, generator.normal(600, 100, (16, 16, 16)), 0).clip(0)
+    padded = image.astype(np.float32)
+    padded[:4] = padding
+    assert MRI().bounds(padded) == MRI().bounds(image[4:])
+    assert MRI()(padded)[:, :4].max() == 0
+    assert modality_by_content(padded).modality is None
+    assert contradiction(Told("mri", "its name"), padded) is None

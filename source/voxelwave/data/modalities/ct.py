@@ -18,7 +18,13 @@ WindowHU = tuple[float, float]
 SOFT_TISSUE_HU = 20.0
 AIR_HU = -500.0
 OFFSET = 1024
+LOWEST_HU = -1100.0  # air with its noise; what is below was never measured
 FEW_UNITS = 100.0
+# Of a head in Hounsfield units less lies about 1024 above soft tissue, as compact bone does, than between the two.
+BETWEEN_HU, RAISED_HU = (150.0, 900.0), (900.0, 1250.0)
+HIGHEST_AIR_HU = -900.0
+PADDING_GAP_HU = 100.0
+SAMPLED_VOXELS = 500_000
 # Files that store windows as scaled integers, and interpolation, miss the ends of [0, 1] by a little.
 ROUNDING = 1e-3
 
@@ -61,7 +67,7 @@ class CT(Modality):
             raise UnusableVolume(f"CT holds no image: {values}")
         if not windowed:
             if self.require_hu:
-                _check_hounsfield_units(lowest, highest)
+                _check_hounsfield_units(array)
             return lowest, highest
         if lowest < -ROUNDING or highest > 255 + ROUNDING:
             raise UnusableVolume(f"windowed CT lies in [0, 1] or [0, 255], got {lowest:g} to {highest:g}")
@@ -113,8 +119,15 @@ def _canonical(array: Real[ndarray, "..."]) -> tuple[Float32[ndarray, "..."], bo
     return array, windowed
 
 
-def _check_hounsfield_units(lowest: float, highest: float) -> None:
-    if lowest >= 0:
+def _check_hounsfield_units(array: Float32[ndarray, "depth height width"]) -> None:
+    """Raise UnusableVolume for values in which neither air nor soft tissue lies where Hounsfield units have them.
+
+    What most voxels say counts, and not the two most extreme ones: padding beyond the field of view may have any value
+    below air, and interpolation undershoots.
+    """
+    values = _measured(array.reshape(-1))
+    lowest, highest = float(values.min()), float(values.max())
+    if lowest >= 0 or _is_raised(values[:: max(1, values.size // SAMPLED_VOXELS) | 1]):
         rule = "air is -1000"
         way_out = (
             f"where they are stored with an offset, prepare with --hu-offset -{OFFSET}" if highest > OFFSET else ""
@@ -127,3 +140,25 @@ def _check_hounsfield_units(lowest: float, highest: float) -> None:
         f"CT is not in Hounsfield units: {rule}, but the values are {lowest:g} to {highest:g}; "
         f"{way_out or 'if they are all the same, set ct.require_hu=false'}"
     )
+
+
+def _measured(values: Float32[ndarray, " voxel"]) -> Float32[ndarray, " measured"]:
+    """Return finite values without padding; all of them where nothing else would be left."""
+    finite: Float32[ndarray, " finite"] = values[np.isfinite(values)]
+    measured = finite[finite >= LOWEST_HU]
+    return measured if measured.size and measured.min() < measured.max() else finite
+
+
+def _is_raised(values: Float32[ndarray, " voxel"]) -> bool:
+    """Tell whether soft tissue lies about 1024 too high, and next to nothing where Hounsfield units have air.
+
+    A lowest value with nothing near it is padding, raised with all others.
+    """
+    above = values[values > values.min()]
+    if above.size and above.min() - values.min() > PADDING_GAP_HU:
+        values = above
+
+    def share(low: float, high: float) -> float:
+        return float(np.mean((values > low) & (values < high)))
+
+    return share(LOWEST_HU, HIGHEST_AIR_HU) < 0.005 and share(*RAISED_HU) > max(0.02, share(*BETWEEN_HU))

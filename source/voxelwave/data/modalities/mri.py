@@ -67,7 +67,7 @@ class MRI(Modality):
 
     def _percentiles(self, values: Real[ndarray, " voxel"]) -> Bounds | None:
         """Return the values that become 0 and 1, or None where `values` show no contrast."""
-        values = values[np.isfinite(values)].astype(np.float32)
+        values = _measured(values[np.isfinite(values)].astype(np.float32))
         if not values.size or values.min() == values.max():
             return None
         floor, ceiling = np.percentile(values, (0.1, 99.9))
@@ -78,6 +78,14 @@ class MRI(Modality):
                 return float(low), float(high)
         # Next to no foreground, or one of a single value: then the range itself is all there is.
         return float(values.min()), float(values.max())
+
+
+def _measured(values: Float32[ndarray, " voxel"]) -> Float32[ndarray, " measured"]:
+    """Return values without the one that stands for no measurement: a lowest one further below all than these reach."""
+    above: Float32[ndarray, " measured"] = values[values > values.min(initial=np.inf)]
+    if above.size and float(above.min()) - float(values.min()) > float(above.max()) - float(above.min()) > 0:
+        return above
+    return values
 
 
 def _one_channel(array: Real[ndarray, "..."]) -> Real[ndarray, "depth height width"]:

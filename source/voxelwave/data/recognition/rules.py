@@ -27,7 +27,8 @@ MODALITY_WORDS = {
 }
 DICOM_MODALITIES = {"CT": "ct", "MR": "mri"}
 
-AIR_HU, AIR_SHARE = -900, 0.02
+# Of air with its noise; lower values are those of padding, which MRI may have, too.
+AIR_HU, AIR_SHARE = (-1100, -900), 0.02
 
 DEEP_LESION = re.compile(r"(\d{6})_\d{2}_\d{2}_\d{3}-\d{3}")
 # Words behind a name that tell which scan of a subject it is, and not whose.
@@ -140,4 +141,4 @@ def _folders(path: Path, root: Path) -> list[str]:
 
 def _holds_air(array: Float32[ndarray, "..."]) -> bool:
     sample = array[::4, ::4, ::4]
-    return bool(np.mean(sample < AIR_HU) > AIR_SHARE)
+    return bool(np.mean((sample >= AIR_HU[0]) & (sample < AIR_HU[1])) > AIR_SHARE)
