@@ -1,6 +1,9 @@
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from support.grids import oblique_affine
 from voxelwave.data.label_maps import (
@@ -14,8 +17,9 @@ from voxelwave.data.label_maps import (
 )
 from voxelwave.data.listing.cases import find_cases
 from voxelwave.data.modalities.mri import MRI
-from voxelwave.data.reading.volume import Volume
+from voxelwave.data.reading.volume import Volume, resample
 from voxelwave.data.scaled import read_scaled
+from voxelwave.downstream.inference import labels_onto_grid
 from voxelwave.errors import UnusableVolume
 from voxelwave.jobs.prepare.run import Preparer
 from voxelwave.jobs.prepare.settings import preparation
@@ -153,10 +157,31 @@ def test_nearest_labels_are_those_of_a_loop_over_voxels(seed):
     assert placed.dtype == labels.dtype
     assert (placed == 0).any()
     assert (placed > 0).any()
+    way = np.linalg.inv(affine) @ to_affine
+    half = np.maximum(1, np.linalg.norm(way[:3, :3], axis=1)) / 2
+    last = np.array(labels.shape) - 1
     for place in np.ndindex(shape):
-        nearest = np.floor(np.linalg.inv(affine) @ to_affine @ [*place, 1] + 0.5)[:3].astype(int)
-        inside = (nearest >= 0).all() and (nearest < labels.shape).all()
+        there = (way @ [*place, 1])[:3]
+        inside = (there > -half).all() and (there < last + half).all()
+        nearest = np.clip(np.floor(there + 0.5).astype(int), 0, last)
         assert placed[place] == (labels[tuple(nearest)] if inside else 0)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    sides=st.tuples(*[st.integers(2, 24)] * 3),
+    ratios=st.tuples(*[st.sampled_from([0.5, 0.6, 0.75, 1, 1.2, 1.5, 2, 2.5, 3, 4])] * 3),
+    oblique=st.booleans(),
+)
+def test_no_plane_of_labels_is_lost_between_a_grid_and_the_same_at_another_spacing(sides, ratios, oblique):
+    affine = oblique_affine(3, spacing_mm=(1, 1, 1)) if oblique else np.eye(4)
+    resampled = resample(Volume(np.ones(sides, np.float32), affine), ratios)
+    there = onto_grid(np.ones(sides, np.uint8), affine, shape=resampled.array.shape, to_affine=resampled.affine)
+    assert there.all()
+    back = onto_grid(there, resampled.affine, shape=sides, to_affine=affine)
+    assert back.all()
+    logits = torch.tensor([0.0, 5.0]).reshape(2, 1, 1, 1).expand(2, *resampled.array.shape)
+    assert labels_onto_grid(logits, resampled.affine, shape=sides, to_affine=affine).all()
 
 
 @pytest.mark.parametrize(

@@ -95,10 +95,11 @@ def test_classes_are_interpolated_before_the_best_is_taken():
     placed = labels_onto_grid(logits, affine, shape=shape, to_affine=to_affine)
     probabilities = logits.softmax(0).numpy()
     sides = np.array(probabilities.shape[1:])
+    half = np.maximum(1, np.linalg.norm(np.linalg.inv(affine)[:3, :3] @ to_affine[:3, :3], axis=1)) / 2
     compared = 0
     for place in np.ndindex(shape):
         where = (np.linalg.inv(affine) @ to_affine @ [*place, 1])[:3]
-        if (where < -0.5).any() or (where >= sides - 0.5).any():
+        if (where < -half).any() or (where > sides - 1 + half).any():
             assert placed[place] == 0
             continue
         mixed = np.zeros(3)

@@ -11,7 +11,6 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float64, Integer, UInt8
 from numpy import ndarray
-from scipy.ndimage import affine_transform
 
 from voxelwave.data.reading.nifti import read_header, read_volume
 from voxelwave.data.reading.volume import Affine, Volume, spacing_of
@@ -24,6 +23,7 @@ OTHER = 255
 SAME_PLACE = 0.1  # of a voxel: tools round affines
 SHOWN_VALUES = 8
 DECIMALS = 6  # of a voxel; affines that should agree differ by rounding, and halves are to go one way
+ROUNDED = 1e-3  # of a voxel: what rounding adds up to over a side
 RANGE = re.compile(r"(\d+)(?:-(\d+))?")
 TYPES = (np.uint8, np.int16, np.int32)  # which every reader of NIfTI knows, and the store takes
 
@@ -118,12 +118,37 @@ def as_labels(volume: Volume) -> LabelMap:
 def onto_grid(
     labels: Integer[ndarray, "depth height width"], affine: Affine, *, shape: Sequence[int], to_affine: Affine
 ) -> Integer[ndarray, "other_depth other_height other_width"]:
-    """Return labels on another grid: each of its voxels gets the nearest label in space, 0 outside."""
+    """Return labels on another grid: each of its voxels gets the nearest label in space, 0 outside.
+
+    Outside is what lies further from all centres of `labels` than `reach` says.
+    """
     way = voxel_to_voxel(affine, to_affine)
     if labels.shape == tuple(shape) and np.array_equal(way, np.eye(4)):
         return labels.copy()
-    placed: ndarray = affine_transform(labels, way, output_shape=tuple(shape), order=0, mode="grid-constant", cval=0)
+    placed = np.zeros(tuple(shape), dtype=labels.dtype)
+    rows, columns = np.arange(shape[1])[:, None], np.arange(shape[2])[None]
+    bounds = list(zip(way, labels.shape, reach(way), strict=False))
+    # Plane by plane, for memory; where axes stay axes, an index is no larger than a row or a column.
+    for plane in range(shape[0]):
+        nearest, inside = [], np.True_
+        for (a, b, c, start), side, far in bounds:
+            place = np.asarray(start + a * plane + (b * rows if b else 0) + (c * columns if c else 0))
+            inside = inside & (place >= -far) & (place <= side - 1 + far)
+            nearest.append(np.clip(np.floor(place + 0.5), 0, side - 1).astype(np.intp))
+        placed[plane] = np.where(inside, labels[tuple(nearest)], 0)
     return placed
+
+
+def reach(way: Float64[ndarray, "4 4"]) -> Float64[ndarray, "3"]:
+    """Return by axis how far from the outermost centres of a grid the voxels lie that still belong to it.
+
+    `way` takes voxels of another grid to voxels of this one. Half a voxel of this grid or of the other, whichever is
+    larger, as a resampled grid is rounded to whole voxels: its border lies up to that far from the border it came from.
+    Both ends belong to it, since half a voxel is where the last plane of an even side lies on a grid twice as fine.
+    """
+    steps = np.linalg.norm(way[:3, :3], axis=1)
+    half: Float64[ndarray, "3"] = np.maximum(steps, 1) / 2 + ROUNDED
+    return half
 
 
 def voxel_to_voxel(affine: Affine, to_affine: Affine) -> Float64[ndarray, "4 4"]:

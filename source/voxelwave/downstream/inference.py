@@ -13,7 +13,7 @@ from numpy import ndarray
 from torch import Tensor, nn
 
 from voxelwave.contracts import Grid
-from voxelwave.data.label_maps import in_smallest_type, voxel_to_voxel
+from voxelwave.data.label_maps import in_smallest_type, reach, voxel_to_voxel
 from voxelwave.data.reading.volume import Affine, VolumeInfo
 from voxelwave.ops.evaluating import evaluating
 from voxelwave.ops.files import replacing
@@ -61,7 +61,7 @@ def predict_volume(
 def labels_onto_grid(
     logits: Float[Tensor, "class depth height width"], affine: Affine, *, shape: Grid, to_affine: Affine
 ) -> Integer[ndarray, "other_depth other_height other_width"]:
-    """Return the most probable class on another grid, 0 outside.
+    """Return the most probable class on another grid, 0 where `data.label_maps.reach` ends.
 
     Probabilities are interpolated (trilinear) before the best is taken, which keeps surfaces smooth where the grid is
     finer than that of the model: nearest labels would have its steps. Done in slabs, so that memory holds no more than
@@ -69,7 +69,8 @@ def labels_onto_grid(
     """
     probabilities = logits.softmax(dim=0)[None]
     device, sides = logits.device, torch.tensor(logits.shape[1:], device=logits.device)
-    way = torch.from_numpy(voxel_to_voxel(affine, to_affine)).to(device)
+    matrix = voxel_to_voxel(affine, to_affine)
+    way, far = (torch.from_numpy(array).to(device) for array in (matrix, reach(matrix)))
     rows, columns = (torch.arange(side, device=device, dtype=torch.float64) for side in shape[1:])
     labels = np.empty(shape, dtype=np.int32)
     thickness = max(1, SLAB_VOXELS // (shape[1] * shape[2]))
@@ -77,7 +78,7 @@ def labels_onto_grid(
         planes = torch.arange(start, min(start + thickness, shape[0]), device=device, dtype=torch.float64)
         voxels = torch.stack(torch.meshgrid(planes, rows, columns, indexing="ij"), dim=-1)
         places = voxels @ way[:3, :3].T + way[:3, 3]
-        inside = ((places >= -0.5) & (places < sides - 0.5)).all(dim=-1)
+        inside = ((places >= -far) & (places <= sides - 1 + far)).all(dim=-1)
         # grid_sample goes from -1, the border of the first voxel, to 1, that of the last; its x is the last axis.
         sampled = F.grid_sample(
             probabilities,
