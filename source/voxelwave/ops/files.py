@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -42,6 +43,18 @@ def locked(path: Path) -> Iterator[None]:
         except OSError:
             raise InputError(f"{path.parent} is being written to by another process: wait for it to end") from None
         yield
+
+
+def absolute(path: Path) -> Path:
+    """Return the whole path without `..`; links stay as they are."""
+    return Path(os.path.normpath(path.absolute()))
+
+
+def size_and_sha256(path: Path) -> tuple[int, str]:
+    """Return the size of a file in bytes and its SHA-256."""
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        return file.tell(), digest
 
 
 def free_stem(plain: str, taken: set[str]) -> str:

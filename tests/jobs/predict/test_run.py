@@ -1,4 +1,5 @@
 import csv
+import hashlib
 import io
 import json
 import shutil
@@ -104,7 +105,7 @@ def test_every_image_gets_a_label_map_in_its_own_voxels(run, scans, threshold, t
     assert (outcome.complete, outcome.unusable) == (True, 0)
     assert "label maps, left out: 1" in output
     names = ["a/T1_seg.nii.gz", "b/T1-2_seg.nii.gz", "b/T1_seg.nii.gz"]
-    assert files_of(tmp_path / "out") == [".lock", *names, "labels.json"]
+    assert files_of(tmp_path / "out") == [".lock", *names, "labels.json", "predictions.csv"]
     for image_name, name in (("a/T1.nii.gz", names[0]), ("b/T1.mgz", names[2]), ("b/T1.nii.gz", names[1])):
         image, labels = nib.load(scans / image_name), nib.load(tmp_path / "out" / name)
         np.testing.assert_allclose(labels.affine, image.affine, atol=1e-6)
@@ -164,12 +165,140 @@ def test_a_call_goes_on_where_the_last_was_stopped(run, scans, threshold, tmp_pa
     assert not outcome.complete
     assert "stopped, the same command goes on; so far: 1 images" in output
     first = out / "a" / "T1_seg.nii.gz"
-    assert files_of(out) == [".lock", "a/T1_seg.nii.gz", "labels.json"]
+    assert files_of(out) == [".lock", "a/T1_seg.nii.gz", "labels.json", "predictions.csv"]
     before = first.stat().st_mtime_ns
     outcome, output = said(run, scans, out)
     assert outcome.complete
     assert "predicted: 2 images, 1 were there, 0 cannot be used" in output
     assert first.stat().st_mtime_ns == before
+
+
+@pytest.fixture
+def site(heads, tmp_path):
+    """A folder for each patient, and in each a scan with the same name."""
+    for number, patient in enumerate(("p2", "p3")):
+        (tmp_path / "site" / patient).mkdir(parents=True)
+        shutil.copy(sorted((heads / "mri").iterdir())[number], tmp_path / "site" / patient / "T1.nii.gz")
+    return tmp_path / "site"
+
+
+def label_maps(out):
+    """The bytes of each label map below `out`."""
+    return {path.relative_to(out).as_posix(): path.read_bytes() for path in sorted(out.rglob("*_seg.nii.gz"))}
+
+
+def with_another_patient(heads, site):
+    (site / "p1").mkdir()
+    shutil.copy(sorted((heads / "mri").iterdir())[2], site / "p1" / "T1.nii.gz")
+
+
+def sources(site):
+    """The scans of a site as a glob and as a list, and where the results of p2 go."""
+    table = site.parent / "list.csv"
+    table.write_text("path\n" + "".join(f"{path}\n" for path in sorted(site.glob("*/T1.nii.gz"))))
+    return [(site / "*" / "T1.nii.gz", "p2/T1"), (site, "p2/T1"), (table, "site/p2/T1")]
+
+
+@pytest.mark.parametrize("kind", range(3))
+def test_results_tell_whose_they_are_and_stay_when_the_list_grows(run, heads, site, threshold, tmp_path, kind):
+    out = tmp_path / "out"
+    source, name = sources(site)[kind]
+    said(run, source, out)
+    before = label_maps(out)
+    assert list(before) == [f"{name}_seg.nii.gz", f"{name.replace('p2', 'p3')}_seg.nii.gz"]
+    with_another_patient(heads, site)
+    source, _ = sources(site)[kind]
+    _, output = said(run, source, out)
+    assert "predicted: 1 images, 2 were there, 0 cannot be used" in output
+    after = label_maps(out)
+    assert set(after) - set(before) == {f"{name.replace('p2', 'p1')}_seg.nii.gz"}
+    assert {name: after[name] for name in before} == before
+    of_folder = tmp_path / "of_folder"
+    said(run, site, of_folder)
+    assert sorted(label_maps(of_folder).values()) == sorted(after.values())
+
+
+def test_an_image_that_was_replaced_is_predicted_again(run, heads, site, threshold, tmp_path):
+    out = tmp_path / "out"
+    said(run, site, out)
+    before = label_maps(out)
+    shutil.copy(sorted((heads / "mri").iterdir())[3], site / "p2" / "T1.nii.gz")
+    _, output = said(run, site, out)
+    assert "predicted: 1 images, 1 were there" in output
+    assert label_maps(out)["p2/T1_seg.nii.gz"] != before["p2/T1_seg.nii.gz"]
+    assert label_maps(out)["p3/T1_seg.nii.gz"] == before["p3/T1_seg.nii.gz"]
+    with (out / "predictions.csv").open() as file:
+        noted = {row["result"]: row for row in csv.DictReader(file)}
+    for name, row in noted.items():
+        image = Path(row["image"])
+        assert image == site / name.replace("_seg", "")
+        assert (int(row["bytes"]), row["sha256"]) == (
+            image.stat().st_size,
+            hashlib.sha256(image.read_bytes()).hexdigest(),
+        )
+
+
+def test_images_that_were_moved_are_known(run, site, threshold, tmp_path):
+    said(run, site, tmp_path / "out")
+    site.rename(tmp_path / "elsewhere")
+    _, output = said(run, tmp_path / "elsewhere", tmp_path / "out")
+    assert "predicted: 0 images, 2 were there" in output
+
+
+def test_a_result_of_another_image_or_of_nobody_knows_which_is_left_alone(run, heads, site, threshold, tmp_path):
+    out = tmp_path / "out"
+    said(run, site, out)
+    before = label_maps(out)
+    other = tmp_path / "other"
+    (other / "p2").mkdir(parents=True)
+    (other / "p4").mkdir()
+    for patient, number in (("p2", 3), ("p4", 1)):
+        shutil.copy(sorted((heads / "mri").iterdir())[number], other / patient / "T1.nii.gz")
+    outcome, output = said(run, other, out)
+    assert outcome.unusable == 1
+    theirs = f"{out / 'p2' / 'T1_seg.nii.gz'} is of {site / 'p2' / 'T1.nii.gz'}, another image: choose another folder"
+    assert f"{other / 'p2' / 'T1.nii.gz'}: {theirs}" in output
+    assert label_maps(out) == before | {"p4/T1_seg.nii.gz": label_maps(out)["p4/T1_seg.nii.gz"]}
+    (out / "predictions.csv").unlink()
+    with pytest.raises(InputError, match=r"predictions.csv does not say of which image: move it away"):
+        said(run, site, out)
+    assert label_maps(out).items() >= before.items()
+
+
+@pytest.mark.parametrize("noted", [True, False])
+def test_a_call_that_was_killed_before_a_label_map_was_whole_is_gone_on_with(run, site, threshold, tmp_path, noted):
+    out = tmp_path / "out"
+    said(run, site, out)
+    before, record = label_maps(out), out / "predictions.csv"
+    if not noted:
+        record.write_text("".join(record.read_text().splitlines(keepends=True)[:-1]))
+    (out / "p3" / "T1_seg.nii.gz").unlink()
+    _, output = said(run, site, out)
+    assert "predicted: 1 images, 1 were there, 0 cannot be used" in output
+    assert label_maps(out) == before
+    assert "predicted: 0 images, 2 were there" in said(run, site, out)[1]
+
+
+def test_a_record_that_is_none_is_left_alone(run, site, threshold, tmp_path):
+    said(run, site, tmp_path / "out")
+    for content in ("result,image\nx,y\n", "result,image,bytes,sha256\nx,y,many,z\n", "\xff"):
+        (tmp_path / "out" / "predictions.csv").write_bytes(content.encode("latin-1"))
+        with pytest.raises(InputError, match="does not say which image each prediction is of"):
+            said(run, site, tmp_path / "out")
+
+
+def test_a_row_of_an_image_that_was_replaced_is_written_again(heads, site, tmp_path):
+    run, out = finished_run(tmp_path / "run", CLASSIFICATION), tmp_path / "out.csv"
+    said(run, site / "*" / "T1.nii.gz", out)
+    before = out.read_text().splitlines()
+    shutil.copy(sorted((heads / "mri").iterdir())[3], site / "p2" / "T1.nii.gz")
+    with_another_patient(heads, site)
+    _, output = said(run, site / "*" / "T1.nii.gz", out)
+    assert "predicted: 2 images, 1 were there" in output
+    after = out.read_text().splitlines()
+    assert len(after) == 4
+    assert after[2] == before[2]
+    assert after[1] != before[1]
 
 
 def test_label_maps_beside_their_images_are_not_predicted_again(run, scans, threshold):
@@ -214,7 +343,7 @@ def test_files_that_cannot_be_used_are_named_and_the_others_done(run, heads, thr
         ("wrong_T2.nii.gz", "taken for MRI by 't2' in the name 'wrong_T2', but its values look like Hounsfield units"),
     ):
         assert f"{scans / name}: {reason}" in output
-    assert files_of(tmp_path / "out") == [".lock", "head_T1_seg.nii.gz", "labels.json"]
+    assert files_of(tmp_path / "out") == [".lock", "head_T1_seg.nii.gz", "labels.json", "predictions.csv"]
     assert said(run, scans / "unnamed.nii.gz", tmp_path / "out", modality="mri")[0].unusable == 0
 
 
@@ -237,7 +366,7 @@ def test_an_image_that_does_not_fit_into_memory_is_named(run, heads, monkeypatch
     assert outcome == recipe.Outcome(complete=True, unusable=1)
     first = heads / "mri" / "head_0000_T1.nii.gz"
     assert f"{first}: cannot be predicted: RuntimeError: not enough memory: you tried to allocate 9 TB" in output
-    assert len(files_of(tmp_path / "out")) == 4 + len([".lock", "labels.json"])
+    assert len(files_of(tmp_path / "out")) == 4 + len([".lock", "labels.json", "predictions.csv"])
 
 
 @pytest.mark.parametrize(

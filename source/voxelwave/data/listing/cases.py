@@ -11,6 +11,7 @@ from voxelwave.data.listing.discovery import home_expanded
 from voxelwave.data.listing.manifest import Row, is_prepared, stored_rows
 from voxelwave.data.recognition.labels import without_suffix
 from voxelwave.errors import InputError
+from voxelwave.ops.files import free_stem
 from voxelwave.registry import MODALITIES
 
 CASES = "cases.csv"
@@ -127,12 +128,21 @@ def _target(text: str, where: str) -> int:
 
 
 def named_apart(cases: Sequence[Case]) -> list[Case]:
-    """Put folders before the names of all cases until no two are alike: results are written by name."""
-    folders = 0
-    names = [case.name for case in cases]
-    while len(set(names)) < len(names):
-        folders += 1
-        names = ["_".join([*case.image.absolute().parent.parts[-folders:], case.name]) for case in cases]
+    """Put folders before the names of all cases until no two are alike: results are written by name.
+
+    What no folders tell apart, such as T1.nii and T1.nii.gz of one folder, is numbered.
+    """
+    parents = [case.image.absolute().parent.parts for case in cases]
+    for folders in range(max(map(len, parents), default=0) + 1):
+        names = [
+            "_".join([*parts[max(len(parts) - folders, 0) :], case.name])
+            for parts, case in zip(parents, cases, strict=True)
+        ]
+        if len(set(names)) == len(names):
+            break
+    else:
+        taken: set[str] = set()
+        names = [free_stem(case.name, taken) for case in cases]
     return [replace(case, name=name) for case, name in zip(cases, names, strict=True)]
 
 

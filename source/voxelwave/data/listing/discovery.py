@@ -7,6 +7,7 @@ import glob
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 
 from voxelwave.data.listing.manifest import MANIFEST, is_prepared, stored_rows
@@ -41,6 +42,15 @@ class VolumeFile:
 
     path: Path
     modality: str
+
+
+def base_folder(path: str) -> Path:
+    """Return the folder below which a source has its files: of a glob what stands before its first pattern."""
+    place = home_expanded(path)
+    if place.is_dir():
+        return place
+    fixed = takewhile(lambda part: not glob.has_magic(part), place.parent.parts)
+    return place.parent if place.is_file() else Path(*fixed)
 
 
 def has_volume_suffix(path: Path) -> bool:

@@ -30,6 +30,17 @@ class Images:
         self._source, place = source, home_expanded(source)
         self._root = place if place.is_dir() else None
 
+    def without(self, has: Callable[[Case], bool]) -> list[Case]:
+        """Return the cases that `has` does not know; those for which it raises UnusableVolume are refused."""
+        todo = []
+        for case in self.cases:
+            try:
+                if not has(case):
+                    todo.append(case)
+            except UnusableVolume as unusable:
+                self.refused.append(f"{case.image}: {unusable}")
+        return todo
+
     def each(
         self,
         cases: Sequence[Case],

@@ -4,29 +4,53 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import nn
 
 from voxelwave.contracts import Grid
 from voxelwave.data.listing.cases import Case
+from voxelwave.data.listing.manifest import printable
 from voxelwave.data.scaled import Scaled
 from voxelwave.downstream.classification import predict_targets
 from voxelwave.downstream.description import crop_size
 from voxelwave.downstream.inference import predict_volume, write_prediction
-from voxelwave.errors import InputError
-from voxelwave.ops.files import write_text
+from voxelwave.errors import InputError, UnusableVolume
+from voxelwave.ops.files import absolute, size_and_sha256, write_text
 from voxelwave.ops.tables import as_csv
 
 LEGEND = "labels.json"
+ORIGINS = "predictions.csv"
 OF_A_SEGMENTATION = "_seg.nii.gz"  # a word by which label maps are told from images, here and elsewhere
 MODEL_DIGITS = 16
 
 
+class Origin(NamedTuple):
+    """Which image a result is of."""
+
+    image: str
+    bytes: int
+    sha256: str
+
+    def same_content(self, other: Origin) -> bool:
+        """Tell whether both are of the same voxels, wherever these lie now."""
+        return (self.bytes, self.sha256) == (other.bytes, other.sha256)
+
+
+def origin_of(case: Case) -> Origin:
+    """Return the origin that a result of `case` has; raises UnusableVolume where its file cannot be read."""
+    try:
+        return Origin(printable(str(absolute(case.image))), *size_and_sha256(case.image))
+    except OSError as error:
+        raise UnusableVolume(f"cannot be read: {error.strerror}") from None
+
+
 class SegmentationFolder:
     """A label map for each case, in the voxels of its own file, and `labels.json`, which says what the values mean.
+
+    `predictions.csv` says of which image each label map is.
 
     Args:
         out: the folder.
@@ -61,10 +85,24 @@ class SegmentationFolder:
         if record.exists() and (differing := _differing(record, self._legend)):
             raise InputError(f"{out} holds predictions with another {differing} ({record}): choose another folder")
         out.mkdir(parents=True, exist_ok=True)
+        self._origins = dict(self._read())
 
     def has(self, case: Case) -> bool:
-        """Tell whether the label map of a case is there."""
-        return self._path(case).exists()
+        """Tell whether the label map of a case is there, and of its image as it is now.
+
+        Raises UnusableVolume where the label map is of another image, or nothing says of which.
+        """
+        path = self._path(case)
+        if not path.exists():
+            return False
+        if (known := self._origins.get(printable(self._name(case)))) is None:
+            raise UnusableVolume(
+                f"{path} is there, and {ORIGINS} does not say of which image: move it away, or choose another folder"
+            )
+        now = origin_of(case)
+        if not known.same_content(now) and known.image != now.image:
+            raise UnusableVolume(f"{path} is of {known.image}, another image: choose another folder")
+        return known.same_content(now)
 
     def add(self, case: Case, scan: Scaled) -> None:
         """Segment a scan."""
@@ -74,14 +112,38 @@ class SegmentationFolder:
         path = self._path(case)
         write_text(self._out / LEGEND, json.dumps(self._legend, indent=2) + "\n")
         path.parent.mkdir(parents=True, exist_ok=True)
+        # In this order, so that no label map ever lies beside the name of another image.
+        path.unlink(missing_ok=True)
+        self._note(case)
         write_prediction(path, logits, scan.affine, like=scan.source)
 
+    def _name(self, case: Case) -> str:
+        return f"{self._places[case.image]}{OF_A_SEGMENTATION}"
+
     def _path(self, case: Case) -> Path:
-        return self._out / f"{self._places[case.image]}{OF_A_SEGMENTATION}"
+        return self._out / self._name(case)
+
+    def _note(self, case: Case) -> None:
+        self._origins[printable(self._name(case))] = origin_of(case)
+        rows = ({"result": name} | origin._asdict() for name, origin in self._origins.items())
+        write_text(self._out / ORIGINS, as_csv(["result", *Origin._fields], rows))
+
+    def _read(self) -> Iterator[tuple[str, Origin]]:
+        record = self._out / ORIGINS
+        if not record.exists():
+            return
+        try:
+            with record.open(newline="", encoding="utf-8") as file:
+                for row in csv.DictReader(file):
+                    yield row["result"], Origin(row["image"], int(row["bytes"]), row["sha256"])
+        except (UnicodeDecodeError, csv.Error, KeyError, TypeError, ValueError) as error:
+            raise InputError(
+                f"{record} does not say which image each prediction is of ({error}): move it away"
+            ) from None
 
 
 class TargetTable:
-    """A CSV with a row for each case: image, modality, the probability of each target, and which model it is of.
+    """A CSV with a row for each case: image, modality, probability of each target, model, and the image's checksum.
 
     Raises InputError for a file that is no such table, or one of another model.
     """
@@ -94,21 +156,24 @@ class TargetTable:
         self._model, self._out, self._size = model, out, _window(description)
         self._targets = list(description["task"]["targets"])
         self._name = description["sha256"][:MODEL_DIGITS]
-        self._columns = ["image", "modality", *self._targets, "model"]
+        self._columns = ["image", "modality", *self._targets, "model", "bytes", "sha256"]
         self._rows = {row["image"]: row for row in self._read()} if out.exists() else {}
         out.parent.mkdir(parents=True, exist_ok=True)
         self.lock = out.with_name(f".lock-{out.name}")
 
     def has(self, case: Case) -> bool:
-        """Tell whether a case has a row."""
-        return str(case.image) in self._rows
+        """Tell whether a case has a row, and of its image as it is now."""
+        now = origin_of(case)
+        row = self._rows.get(now.image)
+        return row is not None and (row["bytes"], row["sha256"]) == (str(now.bytes), now.sha256)
 
     def add(self, case: Case, scan: Scaled) -> None:
         """Classify a scan; the table is on disk before the next."""
         probabilities = predict_targets(self._model, scan.volume, size=self._size).sigmoid().tolist()
-        row = {"image": str(case.image), "modality": case.modality, "model": self._name}
+        origin = origin_of(case)
+        row = {"modality": case.modality, "model": self._name, **origin._asdict(), "bytes": str(origin.bytes)}
         named = zip(self._targets, probabilities, strict=True)
-        self._rows[str(case.image)] = row | {target: f"{probability:.6f}" for target, probability in named}
+        self._rows[origin.image] = row | {target: f"{probability:.6f}" for target, probability in named}
         write_text(self._out, as_csv(self._columns, self._rows.values()))
 
     def _read(self) -> list[dict[str, str]]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from voxelwave.data.listing.cases import Case
-from voxelwave.data.listing.discovery import home_expanded
+from voxelwave.data.listing.discovery import base_folder
 from voxelwave.data.recognition.labels import without_suffix
 from voxelwave.downstream.finetuned import load_finetuned
 from voxelwave.downstream.scan_reader import ScanReader
@@ -18,7 +18,7 @@ from voxelwave.jobs.common.console import Console
 from voxelwave.jobs.common.images import Images
 from voxelwave.jobs.common.outcome import Outcome
 from voxelwave.jobs.predict.results import SegmentationFolder, TargetTable
-from voxelwave.ops.files import free_stem, locked
+from voxelwave.ops.files import absolute, free_stem, locked
 
 
 def predict(
@@ -61,7 +61,8 @@ def predict(
     else:
         places = _places(images.cases, source)
         results = SegmentationFolder(model, description, out, places=places, overlap=overlap, batch_size=batch_size)
-    todo = [case for case in images.cases if not results.has(case)]
+    todo = images.without(results.has)
+    out_before = len(images.refused)
 
     # 2. One image after the other; each is on disk before the next.
     features: Any = model.features
@@ -76,21 +77,23 @@ def predict(
 
     # 3. What became of all.
     images.say(console)
-    complete = done + len(images.refused) == len(todo)
+    kept = len(images.cases) - len(todo) - out_before
+    complete = done + len(images.refused) - out_before == len(todo)
     state = "predicted" if complete else "stopped, the same command goes on; so far"
-    kept = len(images.cases) - len(todo)
     before = f", {kept} were there" if kept else ""
     console.say(f"{state}: {done} images{before}, {len(images.refused)} cannot be used; {out}")
     return Outcome(complete, len(images.refused))
 
 
 def _places(cases: Sequence[Case], source: str) -> dict[Path, str]:
-    """Return where the result of each image goes, without suffix: its place below `source`, or its name."""
-    root, taken = home_expanded(source), set[str]()
+    """Return where the result of each image goes, without suffix: its place below the folder of `source`.
+
+    The whole path where it lies elsewhere. It does not depend on the other images: a longer list moves no result.
+    """
+    root, taken = absolute(base_folder(source)), set[str]()
     places = {}
     for case in cases:
-        place = case.name
-        if root.is_dir() and case.image.is_relative_to(root) and ".." not in case.image.relative_to(root).parts:
-            place = without_suffix(case.image.relative_to(root).as_posix())
-        places[case.image] = free_stem(place, taken)
+        image = absolute(case.image)
+        below = image.relative_to(root if image.is_relative_to(root) else image.anchor)
+        places[case.image] = free_stem(without_suffix(below.as_posix()), taken)
     return places
