@@ -113,6 +113,19 @@ def test_what_is_no_label_map_is_refused(tmp_path):
         read_labels(tmp_path / "text.nii.gz")
 
 
+def test_labels_that_were_saved_with_a_slope_are_whole_numbers_still(tmp_path):
+    labels = np.random.default_rng(0).choice([0, 1, 2, 4], (9, 9, 9))
+    header = nib.Nifti1Header()
+    header.set_data_dtype(np.int16)
+    nib.save(nib.Nifti1Image(labels.astype(np.float64), np.eye(4), header), tmp_path / "a_seg.nii.gz")
+    assert (nib.load(tmp_path / "a_seg.nii.gz").get_fdata() != labels).any()
+    assert np.array_equal(read_labels(tmp_path / "a_seg.nii.gz").array, labels)
+    for off in (0.0009, -0.0009):
+        assert np.array_equal(as_labels(Volume((labels + off).astype(np.float32), np.eye(4))).array, labels)
+    with pytest.raises(UnusableVolume, match="are not whole numbers"):
+        as_labels(Volume((labels + 0.002).astype(np.float32), np.eye(4)))
+
+
 def shifted(millimetres):
     affine = np.diag([2.0, 1, 1, 1])
     affine[1, 3] = millimetres

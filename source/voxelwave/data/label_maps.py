@@ -17,6 +17,7 @@ from voxelwave.data.reading.volume import Affine, Volume, spacing_of
 from voxelwave.data.store import StoredVolume, is_stored
 from voxelwave.errors import UnusableVolume
 
+WHOLE = 1e-3  # how far from whole numbers labels may be: tools save them with a slope, and 1 comes back as 1.0000153
 LARGEST_VALUE = 2**24  # up to here whole numbers are exact in float32
 MOST_CLASSES = 254
 OTHER = 255
@@ -108,11 +109,12 @@ def as_labels(volume: Volume) -> LabelMap:
     array = volume.array
     if array.ndim != 3:
         raise UnusableVolume(f"a label map has three axes, got shape {array.shape}")
-    if not np.isfinite(array).all() or not np.array_equal(array, np.rint(array)):
+    whole = np.rint(array)
+    if not np.isfinite(array).all() or np.abs(array - whole).max() > WHOLE:
         raise UnusableVolume("its values are not whole numbers: it is no label map")
-    if (highest := np.abs(array).max()) >= 2.0**31:
+    if (highest := np.abs(whole).max()) >= 2.0**31:
         raise UnusableVolume(f"its values go beyond 32 bits, up to {highest:g}: number the labels anew")
-    return LabelMap(array.astype(np.int32), volume.affine)
+    return LabelMap(whole.astype(np.int32), volume.affine)
 
 
 def onto_grid(

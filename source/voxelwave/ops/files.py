@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +14,7 @@ from pathlib import Path
 from voxelwave.errors import InputError
 from voxelwave.ops.seeding import key_to_seed
 
+logger = logging.getLogger("voxelwave")
 LONGEST_NAME = 200  # bytes; file systems take 255, with what is put before and behind
 
 
@@ -36,12 +39,20 @@ def write_text(path: Path, text: str) -> None:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold the lock file `path`, which the system frees when the process dies; raises InputError where it is held."""
+    """Hold the lock file `path`, which the system frees when the process dies; raises InputError where it is held.
+
+    Where the file system has no locks, as some network ones, that is logged, and nothing is held.
+    """
     with path.open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise InputError(f"{path.parent} is being written to by another process: wait for it to end") from None
+        except OSError as error:
+            if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+                raise InputError(f"{path.parent} is being written to by another process: wait for it to end") from None
+            logger.warning(
+                "note: the file system of %s has no locks (%s): let no second process write to it",
+                *(path.parent, error.strerror),
+            )
         yield
 
 

@@ -32,6 +32,16 @@ def test_a_list_says_what_each_case_is(table):
     assert second.targets == {"lesion": 0}
 
 
+def test_the_case_and_blanks_of_a_column_mean_nothing(table):
+    text = table.read_text()
+    expected = find_cases(table)
+    table.write_text(text.replace("image,label,subject,modality,split", "Image, label, Subject,MODALITY ,Split"))
+    assert find_cases(table) == expected
+    # Beside a subject, other numbers of patients are what they are said to be.
+    table.write_text(text.replace("lesion,grade", "patient,Grade"))
+    assert find_cases(table)[0].targets == {"patient": 1, "Grade": 2}
+
+
 def test_whole_numbers_may_be_written_as_tables_with_gaps_write_them(table):
     table.write_text(table.read_text().replace(",1,2", ",1.0,2.0"))
     assert find_cases(table)[0].targets == {"lesion": 1, "grade": 2}
@@ -86,6 +96,11 @@ def test_resampling_goes_before_scaling(heads):
         ("image,modality\nhere.csv,mri,1\n", "line 2: more cells than columns"),
         ("image,modality\nhere.csv,mri\nhere.csv,mri\n", "twice"),
         ("image,modality\n", "holds no case"),
+        ("image,Image\na,b\n", "has two columns 'image'"),
+        *(
+            (f"image,{name}\nhere.csv,1001\n", f"has a column '{name}' and no 'subject': name it 'subject'")
+            for name in ("patient", "Patient_ID", "subject_id", "SubjectID", "participant_id", "case number", "pid")
+        ),
     ],
 )
 def test_a_list_that_cannot_be_used_is_one_clear_line(tmp_path, text, message):

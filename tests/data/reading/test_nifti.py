@@ -101,6 +101,47 @@ def test_what_is_not_one_volume_of_numbers_is_refused(tmp_path, array, reason):
         read_volume(write(tmp_path / "a.nii", array))
 
 
+def with_header(path, array, **fields):
+    """Write a file whose header has other values than nibabel would give it."""
+    write(path, array)
+    with path.open("r+b") as file:
+        header = nibabel.Nifti1Header.from_fileobj(file, check=False)
+        for name, value in fields.items():
+            header[name] = value
+        file.seek(0)
+        file.write(header.binaryblock)
+    return path
+
+
+@pytest.mark.parametrize(("units", "mm"), [(0, 1), (1, 1000), (2, 1), (3, 0.001), (2 | 8, 1), (1 | 16, 1000), (6, 1)])
+def test_a_header_in_metres_or_microns_is_read_in_millimetres(tmp_path, units, mm):
+    fields = {name: OBLIQUE[row] / mm for row, name in enumerate(("srow_x", "srow_y", "srow_z"))}
+    path = with_header(tmp_path / "a.nii", noise(), xyzt_units=units, **fields)
+    expected = read_volume(write(tmp_path / "b.nii", noise()))
+    assert np.allclose(read_header(path).affine, OBLIQUE)
+    volume = read_volume(path)
+    assert np.allclose(volume.affine, expected.affine)
+    assert np.array_equal(volume.array, expected.array)
+
+
+def test_an_sform_that_leads_nowhere_leaves_the_place_to_the_qform(tmp_path):
+    path = with_header(tmp_path / "a.nii", noise(), srow_x=[0] * 4, srow_y=[0] * 4, srow_z=[0] * 4)
+    with pytest.raises(UnusableVolume, match="singular"):
+        read_volume(
+            with_header(tmp_path / "b.nii", noise(), srow_x=[0] * 4, srow_y=[0] * 4, srow_z=[0] * 4, qform_code=0)
+        )
+    qform = nibabel.load(with_header(path, noise(), sform_code=0, qform_code=1)).affine
+    path = with_header(path, noise(), sform_code=1, qform_code=1, srow_x=[0] * 4, srow_y=[0] * 4, srow_z=[0] * 4)
+    assert np.allclose(read_header(path).affine, qform)
+    assert np.allclose(qform, OBLIQUE, atol=1e-4)
+
+
+@pytest.mark.parametrize("start", [0, 1, 347])
+def test_voxels_that_are_said_to_begin_within_the_header_are_refused(tmp_path, start):
+    with pytest.raises(UnusableVolume, match=f"begin at byte {start}, within the header|offset {start} too low"):
+        read_volume(with_header(tmp_path / "a.nii", noise(), vox_offset=start))
+
+
 def test_a_singular_affine_is_refused(tmp_path):
     path = write(tmp_path / "a.nii", noise(), np.eye(4))
     content = bytearray(path.read_bytes())

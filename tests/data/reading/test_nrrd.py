@@ -118,6 +118,12 @@ def test_data_beside_the_header_are_read_or_missed(tmp_path):
     volume = read_nrrd(write(tmp_path / "b.nhdr", noise(), ROTATED))
     assert np.array_equal(volume.array, expected.array)
     assert np.array_equal(volume.affine, expected.affine)
+    text = (tmp_path / "b.nhdr").read_bytes()
+    (tmp_path / "b.nhdr").write_bytes(text.replace(b"data file: ", b"data file: ./"))
+    assert np.array_equal(read_nrrd(tmp_path / "b.nhdr").array, expected.array)
+    (tmp_path / "b.nhdr").write_bytes(text.replace(b"data file: ", b"data file: ./../"))
+    with pytest.raises(UnusableVolume, match="its data is said to lie elsewhere"):
+        read_nrrd(tmp_path / "b.nhdr")
     path = spell(tmp_path / "c.nhdr", noise(), f"{SPACE}data file: missing.raw\n", data=b"")
     with pytest.raises(UnusableVolume, match=r"^the file with its data is missing$"):
         read_nrrd(path)

@@ -42,6 +42,19 @@ ROOT = Path("/scans/set")
         # neither: a folder further up is not believed
         ("CT/PET/patient.nii", "", "'pet' in the folder 'PET'", True),
         ("T1/phase.nii", "", "'phase' in the name 'phase'", True),
+        ("sub-01/anat/sub-01_inv-1_part-mag_MP2RAGE.nii.gz", "mri", "BIDS suffix MP2RAGE", True),
+        *(
+            (f"sub-01/anat/{name}.nii.gz", "", f"'{word}' in the name '{name}', which is no magnitude image", True)
+            for word, name in (
+                ("part-phase", "sub-01_inv-1_part-phase_MP2RAGE"),
+                ("part-real", "sub-01_part-real_T2starw"),
+                ("part-imag", "sub-01_echo-2_part-imag_MEGRE"),
+                ("ph", "12_t2_gre_e2_ph"),
+                ("phase", "anna_T1_phase"),
+                ("imaginary", "4_swi_imaginary"),
+            )
+        ),
+        ("graph/phantom_T1.nii", "mri", "'t1' in the name 'phantom_T1'", True),
         # a word is a whole word
         ("contact/actual_structure.nii", None, "neither name nor folder tells it", True),
         ("adcock/mrs_smith.nii.gz", None, "neither name nor folder tells it", True),

@@ -139,6 +139,9 @@ def test_names_take_as_many_folders_as_tell_them_apart():
     assert named(("a", "x"), ("b", "y")) == ["x", "y"]
     assert named(("a", "T1"), ("b", "T1")) == ["a_T1", "b_T1"]
     assert named(("a", "s", "T1"), ("b", "s", "T1"), ("b", "r", "T1")) == ["a_s_T1", "b_s_T1", "b_r_T1"]
+    # No folders tell these apart.
+    assert named(("a", "T1"), ("a", "T1"), ("b", "T2")) == ["T1", "T1-2", "T2"]
+    assert named(("a", "b_T1"), ("a_b", "T1"), ("c", "T1")) == ["b_T1", "T1", "T1-2"]
 
 
 def test_targets_are_those_of_the_list_and_unknown_ones_are_masked(heads):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,6 +17,10 @@ from voxelwave.registry import MODALITIES
 
 CASES = "cases.csv"
 COLUMNS = ("image", "label", "subject", "modality", "split")
+# What is no target, whatever numbers it holds, but whose scan it is by another name.
+SUBJECT = re.compile(
+    r"(subjects?|patients?|participants?|cases?)([ _-]?(id|no|nr|number|name))?|sub|pid", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True)
@@ -75,7 +80,16 @@ def _listed(table: Path, modality: str) -> list[Case]:
     try:
         with table.open(newline="", encoding="utf-8-sig") as stream:
             rows = csv.DictReader(stream, restval="")
-            columns = list(rows.fieldnames or ())
+            columns = rows.fieldnames = [_column(name) for name in rows.fieldnames or ()]
+            if twice := next((name for name in columns if columns.count(name) > 1), None):
+                raise InputError(f"list '{table}' has two columns '{twice}'")
+            if "subject" not in columns and (
+                other := next((name for name in columns if SUBJECT.fullmatch(name)), None)
+            ):
+                raise InputError(
+                    f"list '{table}' has a column '{other}' and no 'subject': name it 'subject', by which cases are "
+                    f"parted, or give a column 'subject' beside it"
+                )
             if "image" not in columns:
                 raise InputError(f"list '{table}' needs a column 'image' in its first line, got {columns}")
             targets = [column for column in columns if column not in COLUMNS]
@@ -88,6 +102,12 @@ def _listed(table: Path, modality: str) -> list[Case]:
             raise InputError(f"list '{table}' has {case.image} twice")
         seen.add(case.image)
     return [replace(case, subject=case.subject or case.name) for case in named_apart(cases)]
+
+
+def _column(name: str) -> str:
+    """Return the name of a column; the case and the blanks of those that are known here mean nothing."""
+    known = name.strip().lower()
+    return known if known in COLUMNS else name.strip()
 
 
 def _case(row: dict[str, str], table: Path, line: int, targets: Sequence[str], modality: str) -> Case:

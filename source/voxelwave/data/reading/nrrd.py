@@ -50,7 +50,9 @@ def read_nrrd(path: Path, *, channels: int = 3, frame: int | None = None) -> Vol
         info, axes = _layout(header)
         if problem := info.problem(channels, several=frame is not None):
             raise UnusableVolume(problem)
-        if (detached := header.get("data file", header.get("datafile"))) and Path(str(detached)).name != str(detached):
+        detached = header.get("data file", header.get("datafile"))
+        # Path takes "./" away, with which Teem itself writes the name.
+        if detached and Path(str(detached)).name != str(Path(str(detached))):
             raise UnusableVolume(f"its data is said to lie elsewhere, in {detached}: put it beside its header")
         try:
             stored, _ = nrrd.read(str(path))

@@ -25,6 +25,8 @@ MODALITY_WORDS = {
     # Neither: these stop the search, so that a folder further up is not believed.
     "": re.compile(r"pet|spect|phase|phase[12]|phasediff|fieldmap|dose|rtstruct"),
 }
+# What BIDS and dcm2niix write into the name of a part of a complex image that is not its magnitude.
+NO_MAGNITUDE = re.compile(r"_(part-(?:phase|real|imag))(?=_)|_(ph|phase|real|imag|imaginary)$", re.IGNORECASE)
 DICOM_MODALITIES = {"CT": "ct", "MR": "mri"}
 
 # Of air with its noise; lower values are those of padding, which MRI may have, too.
@@ -61,6 +63,8 @@ def modality_by_name(path: Path, root: Path) -> Told:
     suffix = stem.rpartition("_")[2]
     if stem.startswith("sub-") and path.parent.name == "fmap":
         return Told("", "the BIDS folder fmap")
+    if part := NO_MAGNITUDE.search(stem):
+        return Told("", f"'{part[1] or part[2]}' in the name '{stem}', which is no magnitude image")
     if stem.startswith("sub-") and BIDS_SUFFIXES.fullmatch(suffix):
         return Told("mri", f"BIDS suffix {suffix}")
     for place, kind in ((stem, "name"), *((name, "folder") for name in _folders(path, root))):
