@@ -48,6 +48,14 @@ def test_the_default_model_is_a_stem_four_stages_a_mean_and_a_head(use_mlp_head)
     assert sides == ([(256, 512), (512, 256)] if use_mlp_head else [(256, 256)])
 
 
+def test_weights_of_a_seed_do_not_depend_on_the_coils_beyond_the_first_convolution():
+    two, three = small(4).state_dict(), small(6).state_dict()
+    different = [
+        name for name in two if two[name].shape != three[name].shape or not torch.equal(two[name], three[name])
+    ]
+    assert different == ["stem.0.weight"]
+
+
 def test_convolutions_begin_as_kaiming_and_linears_as_xavier_would_have_them():
     model = MRIEmbeddingModel(16, use_mlp_head=True)
     for module in model.modules():

@@ -5,9 +5,9 @@ from matplotlib.image import imread
 from voxelwave.reports.plots import draw_smoothed, new_figure, running_mean, series
 
 
-def test_a_series_has_the_steps_that_recorded_it():
+def test_a_series_counts_the_steps_after_which_it_was_recorded():
     records = [{"step": 0, "loss": 3.0}, {"step": 4}, {"step": 7, "loss": 1.0, "score": 0.5}]
-    assert series(records, "loss") == ([0, 7], [3.0, 1.0])
+    assert series(records, "loss") == ([1, 8], [3.0, 1.0])
     assert series(records, "other") == ([], [])
 
 

@@ -59,8 +59,8 @@ class EmbeddingModel(nn.Module, ABC):
     def centre(self, images: Images) -> None:
         """Move the last bias so that the mean vector of `images` becomes 0; meant for random weights.
 
-        What random features have in common is several times what they differ in, and a loss that sees hardly a
-        difference pulls all vectors into one before it finds what to tell them by.
+        The mean of random features is several times as long as their differences. A loss of unit vectors then sees
+        hardly a difference, and pulls all vectors into one point before it learns to tell them apart.
         Source: Salimans and Kingma, Weight Normalization, 2016, section 3: initialisation by data.
         """
         last = self.head[-1]

@@ -17,8 +17,8 @@ ATTENTION_WIDTH = 128
 class ClassificationModel(nn.Module):
     """One logit for each target; several targets may be true of one volume.
 
-    The features of all levels are joined, and averaged over the tokens with weights of each target's own: a lesion of
-    a few voxels would drown in the plain mean. The weights begin even.
+    The features of all levels are concatenated, and averaged over the tokens with weights that are learned for each
+    target: in a plain mean a lesion of a few voxels would vanish. At the beginning all tokens weigh the same.
 
     Source: Ilse et al., Attention-based deep multiple instance learning, ICML 2018, equations 7 and 8.
 
@@ -70,10 +70,7 @@ def whole(
 def predict_targets(
     model: nn.Module, volume: Float[Tensor, "channel depth height width"], *, size: Grid
 ) -> Float[Tensor, " target"]:
-    """Return the logits of a whole volume, which the model sees on `size` voxels, in eval mode and on its own device.
-
-    Every module has its mode back at the end.
-    """
+    """Return the logits of a whole volume, which the model sees on `size` voxels, as in evaluation, on its device."""
     device = next(model.parameters()).device
     with evaluating(model):
         logits: Tensor = model(whole(volume.float(), size)[None].to(device))

@@ -1,4 +1,4 @@
-"""A figure with its standard error: what the subjects that happened to be measured make it vary by."""
+"""A measure with its standard error: how much it varies with the subjects that happened to be measured."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Estimate:
 
     @property
     def error(self) -> float | None:
-        """The standard error over subjects; how a classifier would vary with those it was fitted on is not in it."""
+        """The standard error over scored subjects; how a classifier varies with those it was fitted on is left out."""
         return None if self.draws is None else float(np.std(self.draws()))
 
 
@@ -36,8 +36,8 @@ def estimate(
 ) -> Estimate:
     """Return `statistic` of all rows, and of the rows of groups drawn with replacement (the bootstrap of clusters).
 
-    The draws follow from `seed` and the groups alone, so that those of two statistics of the same rows are pairs. They
-    are made when the error is asked for.
+    The draws depend on `seed` and the groups alone, so that two statistics of the same rows are computed of the same
+    draws, as `gain` needs. They are made when the error is first asked for.
     Source: Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 8.
     """
 
@@ -54,7 +54,7 @@ def estimate(
 
 
 def gain(ours: Estimate, theirs: Estimate) -> Estimate:
-    """Return by how much one estimate is above another of the same rows; the error is that of the pairs."""
+    """Return by how much one estimate is above another of the same rows; its error is that of the paired difference."""
     difference = ours.value - theirs.value
     if ours.draws is None or theirs.draws is None:
         return Estimate(difference)

@@ -1,4 +1,4 @@
-"""Gauges of a representation; both fall to the floor when features collapse."""
+"""Gauges of a representation that need no labels; both fall when features collapse."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Whether a sample finds another one of its own among all, by cosine: what is asked where nothing is labelled."""
+"""Retrieval by cosine: whether the nearest samples are of the same scan or phantom. It needs no labels."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -82,18 +82,7 @@ def _hits(
     Row i of the gallery has the number of query i; `itself` says whether this row counts. Rows that lie as near as the
     nearest own one come in any order: a query counts with the chance that an own one comes soon enough.
     """
-    return np.concatenate(
-        [
-            np.stack([chance_of_recall(tied, own, np.maximum(rank - nearer, 0)) for rank in ranks], axis=1)
-            for nearer, tied, own in _places(queries, gallery, numbers, itself)
-        ]
-    )
-
-
-def _places(
-    queries: Embeddings, gallery: Embeddings, numbers: Numbers, itself: bool
-) -> Iterator[tuple[Numbers, Numbers, Numbers]]:
-    """Yield how many rows lie nearer than the nearest own one, as near as it, and how many of these are own ones."""
+    hits = []
     for start in range(0, len(queries), BLOCK):
         similarity = queries[start : start + BLOCK] @ gallery.T
         own = numbers[start : start + BLOCK, None] == numbers
@@ -101,5 +90,7 @@ def _places(
             row = np.arange(len(similarity))
             similarity[row, start + row] = -np.inf
         best = np.where(own, similarity, -np.inf).max(1, keepdims=True)
-        tied = np.abs(similarity - best) <= TIED
-        yield (similarity > best + TIED).sum(1), tied.sum(1), (tied & own).sum(1)
+        nearer, tied = (similarity > best + TIED).sum(1), np.abs(similarity - best) <= TIED
+        chances = [chance_of_recall(tied.sum(1), (tied & own).sum(1), np.maximum(rank - nearer, 0)) for rank in ranks]
+        hits.append(np.stack(chances, axis=1))
+    return np.concatenate(hits)

@@ -19,8 +19,8 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def series(records: Sequence[Mapping[str, Any]], name: str) -> tuple[list[int], list[float]]:
-    """Return the steps at which `name` was recorded, and its values."""
-    taken = [(record["step"], record[name]) for record in records if name in record]
+    """Return after how many steps `name` was recorded, and its values; the record of the first step has number 0."""
+    taken = [(record["step"] + 1, record[name]) for record in records if name in record]
     return [step for step, _ in taken], [value for _, value in taken]
 
 

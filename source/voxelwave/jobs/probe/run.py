@@ -1,4 +1,4 @@
-"""Probing: what the frozen features of a backbone tell, beside what those of the same one without training tell."""
+"""Probing: how much the frozen features of a backbone tell, compared with those of the same network untrained."""
 
 from __future__ import annotations
 
@@ -44,21 +44,20 @@ def probe(
 ) -> list[Result]:
     """Probe a backbone and its untrained twin on the same cases; print a table, write `out` and a picture beside it.
 
-    Each modality by itself: a linear classifier and nearest neighbours for every target, a linear one for the labels of
-    single tokens (those that ten subjects have, or half of fewer than twenty), retrieval between the crops of a scan,
-    effective rank and deviation. Where cases are of several modalities, `modality` is a target too, but one that is
-    nearly given away: every channel count has a patch embedding of its own, so that a random backbone tells them apart
-    as well.
+    For each modality: a linear classifier and nearest neighbours for every target; a linear classifier of single tokens
+    for the labels that ten subjects have, or half of the subjects where they are fewer than twenty; retrieval between
+    the crops of a scan; effective rank and deviation. Where cases are of several modalities, `modality` is a target
+    too, but an easy one: each channel count has its own patch embedding, so that a random backbone tells them apart.
 
     Args:
         weights: what `load_backbone` takes.
         cases: what `find_cases` takes.
-        modality: of images that say none; others are left out.
+        modality: of images for which the list says none; images of other modalities are left out. "" takes all.
         label: a word in the names of label maps, where a prepared image has several.
         targets: None takes all that can be learned from these cases.
         label_classes: label values to tell apart, such as "grey=6,deep=8+11"; "" tells all apart.
         depth: the block after which features are taken, of both; None is the last.
-        out: .json, written over.
+        out: a .json file, which is overwritten.
         seed: of the untrained backbone, the crops, tokens, folds and resamples.
 
     Raises InputError for what cannot be used.

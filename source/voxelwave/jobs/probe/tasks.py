@@ -50,7 +50,7 @@ class Result:
 
 
 class Comparison:
-    """Collects `results`, and `problems`: what could not be probed, by task, and why."""
+    """Collects `results`, and `problems`: by task, why it could not be probed."""
 
     def __init__(self, *, seed: int) -> None:
         self.seed = seed
@@ -72,7 +72,7 @@ class Comparison:
         labels = probed.token_labels[labelled]
         if not any(case.label for case in probed.cases):
             return
-        # A label of few subjects would weigh as much as the others, with a handful of tokens to learn and to be asked.
+        # In a mean over labels one with a handful of tokens would weigh as much as those with thousands.
         enough = max(2, min(COMMON, len(np.unique(subjects)) // 2))
         counts = {int(one): len(np.unique(subjects[labels == one])) for one in np.unique(labels)}
         rare = {one: count for one, count in counts.items() if count < enough}
