@@ -39,16 +39,14 @@ def draw_curves(records: Sequence[Mapping[str, Any]], path: Path) -> None:
         if name == "reconstruction":
             steps, values = series(records, "baseline")
             axis.plot(steps, running_mean(values), color="grey", linestyle=":", label="guessing the mean")
-        axis.set_title(title)
-        axis.set_xlabel("step")
+        axis.set(title=title, xlabel="step")
         axis.legend()
     for axis, (name, title) in zip(axes[4:], GAUGES.items(), strict=False):
         for modality in modalities:
             steps, values = series(records, f"{name}_{modality}")
             if steps:
                 axis.plot(steps, values, color=COLOURS.get(modality), marker=".", label=modality.upper())
-        axis.set_title(title)
-        axis.set_xlabel("step")
+        axis.set(title=title, xlabel="step")
         axis.set_ylim(bottom=0)
         if axis.lines:
             axis.legend()
@@ -80,9 +78,7 @@ def _draw_probes(axis: Any, records: Sequence[Mapping[str, Any]], modalities: Se
             markersize=4,
             label=f"{target}, {modality.upper()}, {probe}",
         )
-    axis.set_title("probes of labelled cases (balanced accuracy)")
-    axis.set_xlabel("step")
-    axis.set_ylim(0, 1)
+    axis.set(title="probes of labelled cases (balanced accuracy)", xlabel="step", ylim=(0, 1))
     axis.legend(fontsize=7)
 
 
