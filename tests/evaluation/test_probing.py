@@ -131,6 +131,14 @@ def test_tissues_are_scored_by_dice_and_balanced_accuracy():
     assert found["Dice"].value == pytest.approx(f1_score(targets, guessed, average="macro"))
 
 
+@pytest.mark.parametrize("probe", [linear_probe, knn_probe, tissue_probe])
+def test_a_draw_of_subjects_without_a_class_scores_the_other_and_has_the_area_of_guessing(probe):
+    found = probe(*samples(num_subjects=4, scans=3, dim=2, signal=40.0))
+    other = next(name for name in found if name != "balanced accuracy")
+    assert set(found["balanced accuracy"].draws()) == {1.0}
+    assert set(found[other].draws()) == ({0.5, 1.0} if other == "AUC" else {1.0})
+
+
 @pytest.mark.parametrize(
     ("targets", "groups", "message"),
     [
