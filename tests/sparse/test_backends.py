@@ -2,14 +2,13 @@ import copy
 import itertools
 import os
 import pickle
-import subprocess
 import sys
 from importlib import metadata
-from pathlib import Path
 
 import pytest
 import torch
 
+from support.command import process
 from support.masks import blocks
 from voxelwave.errors import InputError
 from voxelwave.sparse import minkowski as minkowski_module
@@ -18,7 +17,6 @@ from voxelwave.sparse.encoder import SparseEncoder
 from voxelwave.sparse.minkowski import _Map
 from voxelwave.sparse.volume import Sites, SparseVolume
 
-HERE = Path(__file__).parents[1]
 WIDTHS = (8, 12, 16)
 
 
@@ -268,25 +266,32 @@ import sys, torch
 from support.masks import blocks
 from voxelwave.sparse.encoder import SparseEncoder
 from voxelwave.sparse.volume import SparseVolume
-torch.manual_seed(0)
-encoder = SparseEncoder(3, widths=(8, 12, 16), backend=sys.argv[1])
-compiled = torch.compile(encoder, backend="aot_eager")
-for seed in range(3):
-    volume = SparseVolume.at(torch.randn(2, 3, 6, 6, 6), blocks((6, 6, 6), side=2, share=0.4, batch=2, seed=seed))
-    gradients = []
-    for module in (encoder, compiled):
-        encoder.zero_grad()
-        sum(scale.features.square().sum() for scale in module(volume)).backward()
-        gradients.append(torch.cat([parameter.grad.flatten() for parameter in encoder.parameters()]))
-    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-5)
+for name in sys.argv[1:]:
+    torch.compiler.reset()
+    torch.manual_seed(0)
+    encoder = SparseEncoder(3, widths=(8, 12, 16), backend=name)
+    compiled = torch.compile(encoder, backend="aot_eager")
+    for seed in range(3):
+        volume = SparseVolume.at(torch.randn(2, 3, 6, 6, 6), blocks((6, 6, 6), side=2, share=0.4, batch=2, seed=seed))
+        gradients = []
+        for module in (encoder, compiled):
+            encoder.zero_grad()
+            sum(scale.features.square().sum() for scale in module(volume)).backward()
+            gradients.append(torch.cat([parameter.grad.flatten() for parameter in encoder.parameters()]))
+        torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-5)
+    print(name)
 """
 
 
-def test_an_encoder_can_be_compiled(sparse_backend):
-    """In a process of its own: what checks types in the tests cannot be compiled."""
-    command = [sys.executable, "-c", COMPILED, sparse_backend]
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(HERE)})
-    assert done.returncode == 0, done.stderr
+@pytest.fixture(scope="module")
+def compiled():
+    """One process for every backend, since what checks types in the tests cannot be compiled; it prints what agreed."""
+    names = [name for name in NAMES if why_not(name, torch.device("cpu")) is None]
+    return process("-c", COMPILED, *names, PYTHONPATH=os.pathsep.join(sys.path))
+
+
+def test_an_encoder_can_be_compiled(compiled, sparse_backend):
+    assert sparse_backend in compiled.out.split(), compiled.err
 
 
 def missing(package):
@@ -338,8 +343,8 @@ def test_minkowskiengine_leaves_path_and_environment_alone(minkowski):
         "from voxelwave.sparse.backends import make_backend; make_backend('minkowski')\n"
         "print(sys.path == before, 'OMP_NUM_THREADS' in os.environ)"
     )
-    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True)
-    assert (done.stdout.strip(), done.stderr) == ("True False", "")
+    ended = process("-W", "error", "-c", code)
+    assert (ended.code, ended.out.strip(), ended.err) == (0, "True False", "")
 
 
 def test_this_build_has_no_gpu_and_says_so(minkowski):

@@ -88,7 +88,7 @@ def test_worker_processes_change_no_number(trained, tmp_path):
 
 def test_nor_do_they_where_sizes_are_odd_and_a_model_draws_numbers(tmp_path):
     """Of 43² pixels are a vector's length no whole number, in which a processor computes."""
-    odd = {"data": {"image_size": 43}, "model": {"dropout": 0.3}}
+    odd = {"data": {"image_size": 43}, "model": {"dropout": 0.3}, "training": {"epochs": 2}}
     whole, workers, stopped = (config(tmp_path, name=name, **odd) for name in ("whole", "workers", "stopped"))
     workers.data.num_workers = 2
     assert train_phantoms(whole, console=QUIET)
@@ -150,7 +150,7 @@ def test_the_rate_falls_where_the_loss_of_validation_does_not_and_the_run_ends(t
 def test_mined_and_contrastive_losses_train_any_encoder(tmp_path):
     for number, (model, loss) in enumerate(
         [
-            ({"name": "mri_embedding", "embed_dim": 8}, {"name": "triplet", "mining": "semihard"}),
+            ({"name": "mri_embedding", "embed_dim": 8, "widths": [8, 8]}, {"name": "triplet", "mining": "semihard"}),
             ({"name": "timm", "encoder": "resnet18", "embed_dim": 8}, {"name": "ntxent"}),
         ]
     ):
