@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -34,9 +34,10 @@ class Backbone(Protocol):
     patch_size: int
     channels: int
     depth: int
-    stems: nn.ModuleDict
-    blocks: nn.ModuleList
-    norm: nn.Module
+    if TYPE_CHECKING:  # isinstance of Python 3.12 does not find what nn.Module keeps among its modules
+        stems: nn.ModuleDict
+        blocks: nn.ModuleList
+        norm: nn.Module
 
     def forward_intermediates(
         self, volume: Tensor, hidden: Tensor | None = None, depths: Sequence[int] = ()
