@@ -163,9 +163,11 @@ class TargetTable:
 
     def has(self, case: Case) -> bool:
         """Tell whether a case has a row, and of its image as it is now."""
+        row = self._rows.get(printable(str(absolute(case.image))))
+        if row is None:
+            return False
         now = origin_of(case)
-        row = self._rows.get(now.image)
-        return row is not None and (row["bytes"], row["sha256"]) == (str(now.bytes), now.sha256)
+        return (row["bytes"], row["sha256"]) == (str(now.bytes), now.sha256)
 
     def add(self, case: Case, scan: Scaled) -> None:
         """Classify a scan; the table is on disk before the next."""
