@@ -30,10 +30,10 @@ def model(real_data):
     return real_data / "cases" / "model_seg2mm"
 
 
-def prepared(case, source):
+def prepared(case, source, *options):
     """The rows of what `prepare` makes of `source`; each call into a folder of its own."""
     out = case / f"OUT{len(list(case.glob('OUT*')))}"
-    voxelwave("prepare", source, out, "--spacing", "native", "--no-crop", "--workers", "1", folder=case)
+    voxelwave("prepare", source, out, "--spacing", "native", "--no-crop", "--workers", "1", *options, folder=case)
     with (out / "manifest.csv").open(newline="") as file:
         return [row | {"output": str(out / row["output"])} for row in csv.DictReader(file)]
 
@@ -63,6 +63,21 @@ def test_what_is_accepted_and_why_the_rest_is_not(case, source, accepted, reason
     assert len(refused) == len(reasons)
     for reason, expected in zip(refused, reasons, strict=True):
         assert re.search(expected, reason), reason
+
+
+@pytest.mark.parametrize("case", ["ct-three-frames"], indirect=True)
+def test_three_time_points_of_a_ct_are_three_volumes(case):
+    rows = prepared(case, "CT", "--four-d", "all")
+    assert [(row["status"], row["stored_shape"]) for row in rows] == [("accepted", "41x34x30")] * 3
+
+
+@pytest.mark.parametrize("case", ["predict-passes-over"], indirect=True)
+def test_scans_of_every_format_are_predicted(case, model):
+    ended = voxelwave("predict", model, "scans", "OUT", "--overlap", "0", folder=case)
+    assert (ended.code, "predicted: 3 images, 0 cannot be used" in ended.out) == (0, True)
+    labels = [labels_of(path) for path in sorted((case / "OUT").rglob("*_seg.nii.gz"))]
+    assert len(labels) == 3
+    assert all((one > 0).any() for one in labels)
 
 
 @pytest.mark.parametrize("case", ["nifti-in-metres"], indirect=True)

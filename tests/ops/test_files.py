@@ -3,10 +3,13 @@ import fcntl
 import logging
 import os
 
+import nibabel
+import numpy as np
 import pytest
 
+from voxelwave.data.store import StoredInfo, write_stored
 from voxelwave.errors import InputError
-from voxelwave.ops.files import absolute, locked, size_and_sha256
+from voxelwave.ops.files import absolute, content_mark, locked, size_and_sha256
 
 
 def test_a_lock_is_held_once_and_free_again(tmp_path):
@@ -39,3 +42,35 @@ def test_size_and_checksum_are_those_of_the_bytes(tmp_path):
     (tmp_path / "a").write_bytes(b"abc")
     known = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
     assert size_and_sha256(tmp_path / "a") == (3, known)
+
+
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz", "a.vxw"])
+def test_the_mark_of_a_file_tells_of_any_changed_value(tmp_path, name):
+    values = np.random.default_rng(0).integers(-100, 100, (40, 40, 40)).astype(np.int16)
+
+    def mark(values):
+        path = tmp_path / name
+        if name == "a.vxw":
+            write_stored(path, values, StoredInfo(modality="mri", affine=np.eye(4).tolist()))
+        else:
+            nibabel.save(nibabel.Nifti1Image(values, np.eye(4)), path)
+        return content_mark(path, blocks=None if name == "a.nii" else 4)
+
+    marks = {mark(values)}
+    assert {mark(values)} == marks
+    for place in ((0, 0, 0), (20, 20, 20), (39, 39, 39), (13, 2, 31)):
+        changed = values.copy()
+        changed[place] += 1
+        marks.add(mark(changed))
+    assert len(marks) == 5
+
+
+def test_the_mark_of_a_long_file_reads_blocks_of_it_from_the_first_to_the_last(tmp_path):
+    content = bytearray(np.random.default_rng(0).bytes(1_000_000))
+    (tmp_path / "a").write_bytes(content)
+    mark = content_mark(tmp_path / "a", blocks=8)
+    for place in (0, -1, (1_000_000 - 4096) // 7 + 5):
+        changed = content.copy()
+        changed[place] ^= 1
+        (tmp_path / "a").write_bytes(changed)
+        assert content_mark(tmp_path / "a", blocks=8) != mark

@@ -5,11 +5,12 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
+from voxelwave.data.listing.scans import Scan
 from voxelwave.data.listing.selection import stored_refusal
 from voxelwave.data.modalities import Modality
-from voxelwave.data.reading.nifti import read_volume
+from voxelwave.data.reading.dicom_header import Series
 from voxelwave.data.reading.volume import Spacing, three
-from voxelwave.data.recognition.recognise import recognise, told_beforehand
+from voxelwave.data.recognition.recognise import recognise
 from voxelwave.data.scaled import Scaled, scale, scale_stored
 from voxelwave.data.store import StoredVolume, is_stored
 from voxelwave.downstream.description import modality_settings
@@ -44,10 +45,13 @@ class ScanReader:
             )
         return self._readers[name]
 
-    def __call__(self, path: Path, modality: str = "", *, root: Path | None = None) -> Scaled:
+    def __call__(
+        self, path: Path, modality: str = "", *, root: Path | None = None, series: Series | None = None
+    ) -> Scaled:
         """Open a scan once, stored or not, and read it whole.
 
         Args:
+            path: the file, or the folder of `series`.
             modality: "" tells it as `voxelwave prepare` does; a stored volume says its own.
             root: the folder that was searched; names up to its own may tell the modality. None asks the nearest folder.
 
@@ -62,11 +66,11 @@ class ScanReader:
             if reason := stored_refusal(stored, name, reader, spacing_mm=self._spacing_mm):
                 raise UnusableVolume(reason)
             return scale_stored(stored, reader)._replace(modality=name)
-        told = told_beforehand(path, root or path.parent, given=modality)
-        read = partial(read_volume, path)
+        scan = Scan(path, root or path.parent, series=series)
+        told, read = scan.told(modality), scan.read
         if told.modality:
-            read = partial(read_volume, path, channels=self._reader(told.modality).channels)
-        told, volume = recognise(told, path, read)
+            read = partial(scan.read, channels=self._reader(told.modality).channels)
+        told, volume = recognise(told, Path() if series else path, read)
         name = told.known()
         return scale(volume, self._reader(name), spacing_mm=self._spacing_mm)._replace(modality=name)
 

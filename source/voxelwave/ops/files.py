@@ -17,6 +17,9 @@ from voxelwave.ops.seeding import key_to_seed
 logger = logging.getLogger("voxelwave")
 LONGEST_NAME = 200  # bytes; file systems take 255, with what is put before and behind
 
+MARK_DIGITS, BLOCK = 8, 4096
+CHECKED = (".gz", ".mgz", ".vxw")
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
@@ -61,11 +64,36 @@ def absolute(path: Path) -> Path:
     return Path(os.path.normpath(path.absolute()))
 
 
-def size_and_sha256(path: Path) -> tuple[int, str]:
-    """Return the size of a file in bytes and its SHA-256."""
+def size_and_sha256(*paths: Path) -> tuple[int, str]:
+    """Return the size in bytes and the SHA-256 of a file, or of several behind one another."""
+    digest, size = hashlib.sha256(), 0
+    for path in paths:
+        with path.open("rb") as file:
+            hashlib.file_digest(file, lambda: digest)
+            size += file.tell()
+    return size, digest.hexdigest()
+
+
+def content_mark(path: Path, *, blocks: int | None = None) -> str:
+    """Return `MARK_DIGITS` hex digits that follow from the size and the content of a file.
+
+    The ends of what gzip compressed and of a stored volume hold checksums of all the rest. Of any other file all is
+    read, or that many `blocks` at even distances.
+    """
+    digest = hashlib.blake2b(digest_size=MARK_DIGITS // 2)
     with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-        return file.tell(), digest
+        size = file.seek(0, os.SEEK_END)
+        digest.update(f"{size} ".encode())
+        if path.name.lower().endswith(CHECKED):
+            blocks = 2
+        if blocks is None or size <= blocks * BLOCK:
+            file.seek(0)
+            hashlib.file_digest(file, lambda: digest)
+        else:
+            for number in range(blocks):
+                file.seek(number * (size - BLOCK) // (blocks - 1))
+                digest.update(file.read(BLOCK))
+    return digest.hexdigest()
 
 
 def free_stem(plain: str, taken: set[str]) -> str:

@@ -90,6 +90,18 @@ def test_a_maximum_is_shared_evenly_by_the_sources_of_a_modality(tmp_path):
     assert len(accept_volumes(sources, {"mri": MRI()}).files()["mri"]) == 11
 
 
+def test_scans_of_formats_that_are_not_trained_on_are_named_by_kind(tmp_path):
+    write(tmp_path / "a.nii")
+    touch(
+        *(tmp_path / name for name in ("b.nrrd", "s/1.dcm", "s/2.dcm", "s/3.dcm", "c.img.gz", "d.mif", "e+orig.BRIK"))
+    )
+    selection = accept_volumes([Source(str(tmp_path), "mri")], {"mri": MRI()})
+    named = {refusal.path.name: refusal.reason for refusal in selection.refused}
+    assert sorted(named) == ["1.dcm", "b.nrrd", "c.img.gz", "d.mif", "e+orig.BRIK"]
+    assert "of a format that is not trained on (.dcm), as are 2 other such files" in named["1.dcm"]
+    assert "(.img.gz): `voxelwave prepare` it" in named["c.img.gz"]
+
+
 def test_a_file_that_two_sources_name_counts_once(tmp_path):
     write(tmp_path / "a.nii")
     sources = [Source(str(tmp_path), "mri"), Source(f"{tmp_path}/*.nii", "mri")]

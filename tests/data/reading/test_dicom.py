@@ -671,6 +671,9 @@ def test_dicom_is_told_by_its_mark_and_only_dcm_by_its_name(tmp_path):
         ("a.ima", marked, True),
         ("IM0001", marked, True),
         ("IM0002", bare, False),
+        ("IM0003", bytes.fromhex("0800 0500 4353 0a00") + b"ISO_IR 100" + bytes(140), True),  # no preamble, explicit
+        ("IM0004", bytes.fromhex("0800 0000 0400 0000") + bytes(140), True),  # no preamble, implicit
+        ("IM0005", bytes.fromhex("0800 0000 ffff ff7f") + bytes(140), False),
         ("1.2.840.113619.2", marked, True),
         ("DICOMDIR", marked, False),
         ("a.nii", marked, False),
@@ -716,3 +719,29 @@ def test_without_the_extra_the_way_to_it_is_named(monkeypatch, module):
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(InputError, match=r"pip install 'voxelwave\[dicom\]'"):
         find_series([])
+
+
+@pytest.mark.parametrize("explicit", [True, False])
+def test_files_without_preamble_and_suffix_are_read_as_those_with(tmp_path, explicit):
+    files = write(tmp_path / "with", noise(), stack())
+    (tmp_path / "without").mkdir()
+    for number, file in enumerate(files):
+        dataset = pydicom.dcmread(file)
+        del dataset.file_meta
+        dataset.save_as(tmp_path / "without" / f"IM{number:04d}", implicit_vr=not explicit, little_endian=True)
+    bare = sorted((tmp_path / "without").iterdir())
+    assert all(is_dicom(file) for file in bare)
+    assert np.array_equal(read_series(only(bare)).array, read_series(only(files)).array)
+
+
+def test_a_deflated_file_that_inflates_without_end_is_refused_before_that(tmp_path, monkeypatch):
+    monkeypatch.setattr("voxelwave.data.reading.dicom_pixels.MOST_INFLATED", 1 << 20)
+    files = []
+    for name, side in (("small", 64), ("large", 1024)):
+        dataset = image(np.zeros((side, side), np.int16), (0, 0, 0))
+        dataset.file_meta.TransferSyntaxUID = pydicom.uid.DeflatedExplicitVRLittleEndian
+        files.append(tmp_path / f"{name}.dcm")
+        dataset.save_as(files[-1], enforce_file_format=True)
+    found, unreadable = find_series(files)
+    assert [series.files for series in found] == [(files[0],)]
+    assert [(path, "it inflates to more than 1 MB" in reason) for path, reason in unreadable] == [(files[1], True)]

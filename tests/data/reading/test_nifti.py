@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gzip
+import os
+import struct
 
 import nibabel
 import numpy as np
@@ -205,3 +207,67 @@ def test_a_label_map_is_refused_even_where_resampling_would_blur_it(tmp_path):
     labels = np.random.default_rng(0).integers(0, 4, (12, 12, 12)).astype(np.uint8)
     with pytest.raises(UnusableVolume, match="label map"):
         read_scaled(write(tmp_path / "x.nii", labels), MRI(), spacing_mm=0.8)
+
+
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz", "a.mgz"])
+def test_a_suffix_that_says_the_wrong_thing_of_compression_does_not_matter(tmp_path, name):
+    path = write(tmp_path / name, noise())
+    expected, content = read_volume(path), path.read_bytes()
+    path.write_bytes(gzip.compress(content) if name == "a.nii" else gzip.decompress(content))
+    assert np.array_equal(read_volume(path).array, expected.array)
+    assert np.array_equal(read_volume(path).affine, expected.affine)
+
+
+@pytest.mark.parametrize("kind", [nibabel.Nifti1Image, nibabel.Nifti2Image])
+@pytest.mark.parametrize("intercept", [np.nan, np.inf])
+def test_an_intercept_that_is_no_number_is_zero_as_itk_reads_it(tmp_path, kind, intercept):
+    image = kind(np.arange(1000, dtype=np.int16).reshape(10, 10, 10), np.eye(4))
+    nibabel.save(image, tmp_path / "a.nii")
+    content = bytearray((tmp_path / "a.nii").read_bytes())
+    form, place = ("<f", 112) if kind is nibabel.Nifti1Image else ("<d", 176)
+    size = struct.calcsize(form)
+    content[place : place + 2 * size] = struct.pack(form, 2) + struct.pack(form, intercept)
+    (tmp_path / "a.nii").write_bytes(content)
+    array = read_volume(tmp_path / "a.nii").array
+    assert np.array_equal(array, 2.0 * np.asarray(image.dataobj))
+    if kind is nibabel.Nifti2Image:  # which ITK does not read
+        return
+    sitk = pytest.importorskip("SimpleITK", reason="the oracle")
+    itk = sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "a.nii"))).T
+    assert np.array_equal(array, itk)
+
+
+def test_a_header_that_does_not_say_where_it_lies_is_noted(tmp_path):
+    assert read_header(write(tmp_path / "a.nii", noise())).note == ""
+    image = nibabel.load(tmp_path / "a.nii")
+    image.header["sform_code"] = image.header["qform_code"] = 0
+    nibabel.Nifti1Image(noise(), None, image.header).to_filename(tmp_path / "b.nii")
+    header = read_header(tmp_path / "b.nii")
+    assert header.note == (
+        f"its header does not say where it lies (both form codes are 0): its axes are taken as {header.orientation}"
+    )
+
+
+def test_channels_in_front_are_read_as_channels_behind(tmp_path):
+    windows = np.random.default_rng(0).uniform(0, 1, (3, 10, 12, 14)).astype(np.float32)
+    behind = read_volume(write(tmp_path / "behind.nii", np.moveaxis(windows, 0, -1)))
+    path = write(tmp_path / "in_front.nii", windows)
+    assert np.array_equal(read_volume(path).array, behind.array)
+    assert np.array_equal(read_volume(path).affine, behind.affine)
+    assert read_header(path).problem(1) is not None  # three channels are no MRI
+    assert "three channels" in read_header(path).note
+
+
+def test_a_header_of_more_voxels_than_are_read_is_refused_before_they_are(tmp_path):
+    image = nibabel.Nifti1Image(np.zeros((8, 8, 8), np.int16), np.eye(4))
+    image.header["dim"][1:4] = 2000
+    with gzip.open(tmp_path / "a.nii.gz", "wb") as file:
+        image.header.write_to(file)
+    with pytest.raises(UnusableVolume, match=r"8e\+09 voxels, and at most 1e\+09 are read"):
+        read_volume(tmp_path / "a.nii.gz")
+
+
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "a.nii")
+    with pytest.raises(UnusableVolume, match="a pipe"):
+        read_header(tmp_path / "a.nii")

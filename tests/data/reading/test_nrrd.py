@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
 import sys
+import tracemalloc
 
 import nibabel
 import numpy as np
 import pytest
 
-from voxelwave.data.reading.nrrd import read_nrrd, read_nrrd_header
+from voxelwave.data.reading.nrrd import data_files, read_nrrd, read_nrrd_header
 from voxelwave.errors import InputError, UnusableVolume
 
 nrrd = pytest.importorskip("nrrd", reason="pynrrd is not installed: pip install 'voxelwave[dicom]'")
@@ -125,7 +128,7 @@ def test_data_beside_the_header_are_read_or_missed(tmp_path):
     with pytest.raises(UnusableVolume, match="its data is said to lie elsewhere"):
         read_nrrd(tmp_path / "b.nhdr")
     path = spell(tmp_path / "c.nhdr", noise(), f"{SPACE}data file: missing.raw\n", data=b"")
-    with pytest.raises(UnusableVolume, match=r"^the file with its data is missing$"):
+    with pytest.raises(UnusableVolume, match=r"^the file with its data is missing \(missing.raw\)$"):
         read_nrrd(path)
 
 
@@ -218,3 +221,41 @@ def test_without_the_extra_the_way_to_it_is_named(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "nrrd", None)
     with pytest.raises(InputError, match=r"pip install 'voxelwave\[dicom\]'"):
         read_nrrd(tmp_path / "a.nrrd")
+
+
+@pytest.mark.parametrize("encoding", ["raw", "gzip", "bzip2"])
+@pytest.mark.parametrize("named", ["LIST", "LIST 2", "slice%02d.bin 3 12 1", "./slice%d.bin 12 3 -1"])
+def test_slices_in_files_of_their_own_are_one_volume(tmp_path, encoding, named):
+    array = noise()
+    numbers = range(12, 2, -1) if named.endswith("-1") else range(3, 13)
+    names = [f"slice{number}.bin" if "%d" in named else f"slice{number:02d}.bin" for number in numbers]
+    compress = {"raw": bytes, "gzip": gzip.compress, "bzip2": bz2.compress}[encoding]
+    for name, piece in zip(names, np.split(array.ravel("F"), 10), strict=True):
+        (tmp_path / name).write_bytes(compress(piece.tobytes()))
+    listed = "\n".join(["", *names]) if "LIST" in named else ""
+    path = spell(tmp_path / "a.nhdr", array, f"{SPACE}data file: {named}{listed}", data=b"")
+    path.write_bytes(path.read_bytes().replace(b"encoding: raw", f"encoding: {encoding}".encode()))
+    whole = spell(tmp_path / "whole.nrrd", array, SPACE)
+    assert np.array_equal(read_nrrd(path).array, read_nrrd(whole).array)
+    assert data_files(path) == [tmp_path / name for name in names]
+    (tmp_path / names[4]).unlink()
+    with pytest.raises(UnusableVolume, match=f"is missing \\({names[4]}\\)"):
+        read_nrrd(path)
+
+
+@pytest.mark.parametrize("name", ["../out.bin", "/etc/hostname", "a/b.bin"])
+def test_a_list_of_files_leads_nowhere_else(tmp_path, name):
+    path = spell(tmp_path / "a.nhdr", noise(), f"{SPACE}data file: LIST\n{name}", data=b"")
+    with pytest.raises(UnusableVolume, match="its data is said to lie elsewhere"):
+        read_nrrd(path)
+
+
+def test_no_more_is_decompressed_than_the_header_says(tmp_path):
+    path = spell(tmp_path / "a.nrrd", noise(), SPACE, data=gzip.compress(noise().tobytes("F") + bytes(1 << 26)))
+    path.write_bytes(path.read_bytes().replace(b"encoding: raw", b"encoding: gzip"))
+    tracemalloc.start()
+    array = read_nrrd(path).array
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert np.array_equal(array, read_nrrd(spell(tmp_path / "b.nrrd", noise(), SPACE)).array)
+    assert peak < 1 << 23

@@ -150,7 +150,7 @@ def test_what_can_be_embedded_is_found_as_elsewhere(heads, tmp_path):
     lists.write_text(f"path,modality\n{mri / name},ct\n{mri / name},mri\n")  # a list that contradicts itself
     assert [case.modality for case in find_images(str(lists), None)[0]] == [""]
     assert [case.modality for case in find_images(str(lists), "mri")[0]] == ["mri"]
-    scans, label_maps = find_images(str(heads / "mri"), "ct")
+    scans, label_maps, _ = find_images(str(heads / "mri"), "ct")
     assert {case.modality for case in scans} == {"ct"}
     assert not label_maps
 
@@ -192,7 +192,7 @@ def test_a_modality_that_the_backbone_does_not_take_is_left_out(heads, tmp_path)
         ("nowhere", "out.csv", {}, "'nowhere' does not exist"),
         ("{heads}/labels", "out.csv", {}, "holds label maps alone"),
         ("{heads}/mri", "out.csv", {"modality": "pet"}, "unknown modality 'pet'; known: ct, mri"),
-        ("{heads}/*.csv", "out.csv", {}, "pattern matches no volume"),
+        ("{heads}/*.csv", "out.csv", {}, "pattern matches no scan"),
         ("{broken}", "out.csv", {"modality": "mri"}, "none of the 1 files at .* can be used"),
     ],
 )
@@ -220,7 +220,7 @@ def test_a_prepared_image_may_have_several_label_maps(heads, tmp_path):
         shutil.copy(heads / folder / f"head_0000_T1{suffix}.nii.gz", scans / f"anna_T1{suffix}.nii.gz")
     shutil.copy(heads / "labels" / "head_0000_T1_labels.nii.gz", scans / "anna_T1_seg.nii.gz")
     Preparer(tmp_path / "set", preparation(), workers=1, console=QUIET)([str(scans)])
-    cases, label_maps = find_images(str(tmp_path / "set"), None)
+    cases, label_maps, _ = find_images(str(tmp_path / "set"), None)
     assert [(case.subject, case.modality, case.image.suffix) for case in cases] == [("anna", "mri", ".vxw")]
     assert not label_maps
     with pytest.raises(ValueError, match="holds no scan of modality ct"):

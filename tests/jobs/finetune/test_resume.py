@@ -1,7 +1,9 @@
 """Fine-tuning that was interrupted goes on to what the uninterrupted run computes; a complete run is left alone."""
 
+import shutil
 from functools import cache
 
+import nibabel
 import numpy as np
 import pytest
 import torch
@@ -16,11 +18,16 @@ from support.finetuning_runs import (
     list_cases,
     records,
     results,
+    rows,
     run,
     weights,
 )
 from support.stopping import stop_after
+from voxelwave.data.listing.cases import find_cases
+from voxelwave.data.listing.splits import split_cases
+from voxelwave.errors import InputError
 from voxelwave.jobs.finetune.run import finetune, patience_is_over
+from voxelwave.ops.tables import as_csv
 
 
 @pytest.fixture(scope="module")
@@ -127,3 +134,26 @@ def test_resume_needs_no_backbone_and_refuses_what_would_change_the_finished_ste
         finetune(config, resume=True)
     cases.write_text("\n".join(lines) + "\n")
     run(config, resume=True)
+
+
+@pytest.mark.parametrize(("kind", "changed"), [("segmentation", "label"), ("classification", "target")])
+def test_resume_refuses_a_case_whose_label_map_or_target_has_changed_and_names_it(heads, tmp_path, kind, changed):
+    shutil.copytree(heads, tmp_path / "heads")
+    cases = list_cases(tmp_path / "heads", tmp_path)
+    config = config_of(cases, tmp_path, kind, SEGMENTATION if kind == "segmentation" else CLASSIFICATION)
+    assert not finetune(config, console=QUIET, should_stop=stop_after(2))
+    trained = split_cases(find_cases(cases, modality="mri"), folds=2, fold=0, seed=0).train
+    if changed == "label":
+        path = trained[0].label
+        image = nibabel.load(path)
+        labels = np.asarray(image.dataobj).copy()
+        labels[0, 0, 0] += 1
+        nibabel.Nifti1Image(labels, None, image.header).to_filename(path)
+    else:
+        listed, target = rows(cases), CLASSIFICATION["targets"][0]
+        for row in listed:
+            if any(case.image.samefile(cases.parent / row["image"]) for case in trained):
+                row[target] = str(1 - int(row[target]))
+        cases.write_text(as_csv(list(listed[0]), listed))
+    with pytest.raises(InputError, match=f"{trained[0].image.name} has changed since the run was begun"):
+        finetune(config, resume=True, console=QUIET)

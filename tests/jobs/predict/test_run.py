@@ -1,4 +1,5 @@
 import csv
+import gzip
 import hashlib
 import io
 import json
@@ -301,6 +302,38 @@ def test_a_row_of_an_image_that_was_replaced_is_written_again(heads, site, tmp_p
     assert after[1] != before[1]
 
 
+def test_scans_of_every_format_get_the_labels_of_the_same_scan_as_nifti(run, heads, threshold, tmp_path):
+    nrrd, pydicom = pytest.importorskip("nrrd"), pytest.importorskip("pydicom")
+    scans = tmp_path / "scans"
+    (scans / "dicom_T1").mkdir(parents=True)
+    values = np.asarray(nib.load(heads / "mri" / "head_0000_T1.nii.gz").dataobj)
+    values = (values / values.max() * 4000).astype(np.int16)
+    nib.save(nib.Nifti1Image(values, np.diag([-1, -1, 1, 1])), scans / "a_T1.nii.gz")
+    header = {"space": "LPS", "space directions": np.eye(3), "space origin": np.zeros(3)}
+    nrrd.write(str(scans / "b_T1.nhdr"), values, header, detached_header=True)
+    for number in range(values.shape[2]):
+        dataset = pydicom.dcmread(pydicom.data.get_testdata_file("MR_small.dcm"))
+        dataset.Rows, dataset.Columns = values.shape[1], values.shape[0]
+        dataset.ImagePositionPatient, dataset.ImageOrientationPatient = [0, 0, number], [1, 0, 0, 0, 1, 0]
+        dataset.PixelSpacing, dataset.SOPInstanceUID = [1, 1], f"1.2.3.{number}"
+        dataset.PixelData = np.ascontiguousarray(values[:, :, number].T).tobytes()
+        dataset.save_as(scans / "dicom_T1" / f"IM{number:03d}")
+    (scans / "c_T1.mif").touch()
+    outcome, output = said(run, scans, tmp_path / "out")
+    assert (outcome.complete, outcome.unusable) == (True, 1)
+    assert f"{scans / 'c_T1.mif'}: a format that is not read (.mif)" in output
+    maps = sorted((tmp_path / "out").rglob("*_seg.nii.gz"))
+    assert [path.relative_to(tmp_path / "out").parts[0][:8] for path in maps] == ["a_T1_seg", "b_T1_seg", "dicom_T1"]
+    one, *others = map(nib.as_closest_canonical, map(nib.load, maps))
+    assert (one.get_fdata() > 0).any()
+    for other in others:
+        assert np.array_equal(one.get_fdata(), other.get_fdata())
+        assert np.allclose(one.affine, other.affine)
+    assert "predicted: 0 images, 3 were there, 1 cannot be used" in said(run, scans, tmp_path / "out")[1]
+    (scans / "b_T1.raw.gz").write_bytes(gzip.compress(np.roll(values, 1).tobytes("F")))
+    assert "predicted: 1 images, 2 were there, 1 cannot be used" in said(run, scans, tmp_path / "out")[1]
+
+
 def test_label_maps_beside_their_images_are_not_predicted_again(run, scans, threshold):
     said(run, scans, scans)
     names = files_of(scans)
@@ -374,7 +407,7 @@ def test_an_image_that_does_not_fit_into_memory_is_named(run, heads, monkeypatch
     [
         ({"run": "nowhere"}, "no model.safetensors in .*nowhere: give a finished run of `voxelwave finetune`"),
         ({"source": "nowhere"}, "'.*nowhere' does not exist"),
-        ({"source": "empty"}, "the folder holds no volume"),
+        ({"source": "empty"}, "the folder holds no scan"),
         ({"source": "text_T1.nii"}, "none of the 1 files at .* can be used; the first, .*text_T1.nii: not a NIfTI"),
         ({"modality": "pet"}, "unknown modality 'pet'; known: ct, mri"),
         ({"modality": "ct"}, "none of the 3 files at .* can be used; the first, .*: ct, and the model takes mri"),

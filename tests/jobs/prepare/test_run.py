@@ -344,6 +344,30 @@ def test_ct_of_three_windows_is_kept(tmp_path, axes):
     assert np.allclose(stored(tmp_path / "out", row).astype(np.float32), windows.reshape(*SHAPE, 3), atol=5e-4)
 
 
+@pytest.mark.parametrize("suffix", [".nii.gz", ".nrrd"])
+@pytest.mark.parametrize(("choice", "number"), [("refuse", 0), ("first", 1), ("all", 3)])
+def test_three_time_points_of_a_ct_are_told_from_windows_by_their_values(tmp_path, suffix, choice, number):
+    frames = np.stack([ct(seed) for seed in range(3)], axis=-1)
+    (tmp_path / "CT").mkdir()
+    if suffix == ".nrrd":
+        nrrd = pytest.importorskip("nrrd", reason="pynrrd is not installed: pip install 'voxelwave[dicom]'")
+        directions = np.vstack([np.eye(3), np.full(3, np.nan)])
+        nrrd.write(str(tmp_path / "CT/a.nrrd"), frames, {"space": "RAS", "space directions": directions})
+    else:
+        save(tmp_path / "CT/a.nii.gz", frames)
+    windows = np.random.default_rng(0).uniform(0, 1, (*SHAPE, 3)).astype(np.float32)
+    save(tmp_path / "CT/windows.nii.gz", windows)
+    prepare(tmp_path / "out", tmp_path / "CT", four_d=choice, crop=False, spacing="native")
+    rows = table(tmp_path / "out", tmp_path / "CT")
+    assert rows.pop("windows.nii.gz").stored_shape == (*SHAPE, 3)
+    if not number:
+        assert [row.reason.endswith("with --four-d first or all") for row in rows.values()] == [True]
+        return
+    assert len(rows) == number
+    for frame, row in enumerate(rows.values()):
+        assert np.array_equal(stored(tmp_path / "out", row), np.rint(frames[..., frame]))
+
+
 @pytest.mark.parametrize(("choice", "number"), [("refuse", 0), ("first", 1), ("all", 4)])
 def test_files_of_several_volumes_are_refused_or_parted(tmp_path, choice, number):
     several = mri(shape=(*SHAPE, 4))

@@ -2,12 +2,15 @@
 
 import csv
 
+import nibabel
+import numpy as np
 import pytest
 import torch
 
 from support.pretraining_runs import QUIET, copy_of, exact, named, records, weights
 from support.stopping import stop_after
 from voxelwave.engine.checkpoint import load_checkpoint
+from voxelwave.errors import InputError
 from voxelwave.jobs.pretrain.run import pretrain
 
 pytestmark = pytest.mark.usefixtures("undrawn")
@@ -82,6 +85,23 @@ def test_resume_refuses_other_volumes(raw_config, heads, tmp_path):
     with pytest.raises(ValueError, match=r"its volumes were \{'mri': '5:.*are \{'mri': '4:"):
         pretrain(config, resume=True, console=QUIET)
     assert (config.run_folder() / "config.yaml").read_text() == resolved
+
+
+def test_resume_refuses_a_volume_whose_values_have_changed_and_names_it(raw_config, heads, tmp_path):
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    for file in (heads / "mri").iterdir():
+        nibabel.load(file).to_filename(folder / file.name.replace(".nii.gz", ".nii"))
+    raw_config["data"]["sources"][0]["path"] = str(folder)
+    config = named(raw_config, "contents")
+    pretrain(config, console=QUIET, should_stop=stop_after(2))
+    changed = sorted(folder.iterdir())[2]
+    image = nibabel.load(changed)
+    values = np.asarray(image.dataobj).copy()
+    values[values.shape[0] // 2] += 1
+    nibabel.Nifti1Image(values, None, image.header).to_filename(changed)
+    with pytest.raises(InputError, match=f"{changed.name} has changed since the run was begun"):
+        pretrain(config, resume=True, console=QUIET)
 
 
 def test_resume_refuses_another_model_and_names_the_key(whole, tmp_path):

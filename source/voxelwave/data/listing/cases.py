@@ -10,9 +10,11 @@ from pathlib import Path
 
 from voxelwave.data.listing.discovery import home_expanded
 from voxelwave.data.listing.manifest import Row, is_prepared, stored_rows
+from voxelwave.data.listing.scans import files_of
+from voxelwave.data.reading.dicom_header import Series
 from voxelwave.data.recognition.labels import without_suffix
 from voxelwave.errors import InputError
-from voxelwave.ops.files import free_stem
+from voxelwave.ops.files import absolute, free_stem
 from voxelwave.registry import MODALITIES
 
 CASES = "cases.csv"
@@ -34,6 +36,7 @@ class Case:
         subject: whose scan it is; never parted by a split.
         targets: whole numbers by name, for classification; a target that is not known is not there.
         split: as the list has it: "train", "test", … or "".
+        series: the files of a DICOM series, of which `image` is the folder.
     """
 
     name: str
@@ -43,6 +46,17 @@ class Case:
     label: Path | None = None
     targets: Mapping[str, int] = field(default_factory=dict)
     split: str = ""
+    series: Series | None = None
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """All files that hold the image."""
+        return files_of(self.image, self.series)
+
+    @property
+    def place(self) -> str:
+        """The whole path of the image, with the number of its series where a folder may hold several."""
+        return f"{absolute(self.image)}{f'#{self.series.uid}' if self.series else ''}"
 
 
 def find_cases(path: str | Path, *, modality: str = "", label: str = "") -> list[Case]:

@@ -12,12 +12,15 @@ from pathlib import Path
 
 from voxelwave.data.listing.manifest import MANIFEST, is_prepared, stored_rows
 from voxelwave.data.reading.nifti import SUFFIXES as NIFTI_SUFFIXES
+from voxelwave.data.reading.nrrd import NRRD_SUFFIXES
+from voxelwave.data.reading.unreadable import unread_format
 from voxelwave.data.recognition.labels import label_map_reason
 from voxelwave.data.store import SUFFIX as STORE_SUFFIX
 from voxelwave.errors import InputError
 from voxelwave.registry import MODALITIES
 
 SUFFIXES = (*NIFTI_SUFFIXES, STORE_SUFFIX)
+TO_PREPARE = (*NRRD_SUFFIXES, ".dcm", ".dicom", ".ima")
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,11 @@ def has_volume_suffix(path: Path) -> bool:
     return path.name.lower().endswith(SUFFIXES)
 
 
+def is_of_another_format(path: Path) -> bool:
+    """Tell by its name whether `path` is a scan of a format that nothing reads, or that is read to prepare alone."""
+    return path.name.lower().endswith(TO_PREPARE) or unread_format(path) is not None
+
+
 def home_expanded(path: str) -> Path:
     """Return `path` with ~ replaced; raises InputError for the home of nobody."""
     try:
@@ -72,13 +80,14 @@ def real_path(path: Path) -> Path:
     return Path(os.path.realpath(path))
 
 
-def find_files(source: Source) -> list[VolumeFile]:
+def find_files(source: Source, *, others: list[Path] | None = None) -> list[VolumeFile]:
     """List the files of `source`, sorted (a CSV keeps its order), hidden ones left out, each file once.
 
     A CSV has a header with a column `path`, relative to the CSV. Where it has a column `modality`, rows of
     another modality are left out, so that one list can serve several sources; an empty cell belongs to every
     source. A source with an empty modality takes every row, and every image of a prepared folder. A file then has the
-    modality that the list or the manifest says, "" where none is said or two rows disagree.
+    modality that the list or the manifest says, "" where none is said or two rows disagree. Scans of formats that are
+    not read here are appended to `others`.
 
     Raises InputError where nothing is found.
     """
@@ -87,21 +96,17 @@ def find_files(source: Source) -> list[VolumeFile]:
         raise InputError(f"{source}: a split needs a folder that `voxelwave prepare --holdout` wrote")
     if is_prepared(place):
         found, empty = _prepared(place, source), "prepared data set has no accepted"
-    elif place.is_dir():
-        found, empty = [VolumeFile(path, source.modality) for path in walk(place)], "folder holds no"
     elif place.suffix.lower() == ".csv" and place.is_file():
         found, empty = _listed(place, source.modality), "list names no such"
-    elif place.is_file() or glob.has_magic(source.path):
-        # Path.glob takes no absolute pattern.
-        matches = [str(place)] if place.is_file() else sorted(glob.glob(str(place), recursive=True))  # noqa: PTH207
-        paths = [path for path in map(Path, matches) if has_volume_suffix(path) and path.is_file()]
-        found = [VolumeFile(path, source.modality) for path in paths]
-        empty = "file is no" if place.is_file() else "pattern matches no"
     else:
-        raise InputError(
-            f"{source} does not exist (working folder: {Path.cwd()}): give a file, a folder, a glob in quotes or a CSV "
-            f"list, or generate heads with `voxelwave synthesize`"
-        )
+
+        def wanted(path: Path) -> bool:
+            if others is not None and is_of_another_format(path):
+                others.append(path)
+            return has_volume_suffix(path)
+
+        paths, empty = files_at(source, wanted)
+        found = [VolumeFile(path, source.modality) for path in paths]
     if not found:
         raise InputError(f"{source}: the {empty} volume ({', '.join(SUFFIXES)})")
     once: dict[Path, VolumeFile] = {}
@@ -110,6 +115,26 @@ def find_files(source: Source) -> list[VolumeFile]:
         if file.modality != first.modality:
             once[real_path(file.path)] = VolumeFile(first.path, source.modality)
     return list(once.values())
+
+
+def files_at(source: Source, wanted: Callable[[Path], bool]) -> tuple[list[Path], str]:
+    """Return the `wanted` files of a folder, to its bottom, of a glob or of a file, and how to say that there is none.
+
+    Raises InputError where there is no such place.
+    """
+    place = home_expanded(source.path)
+    if place.is_dir():
+        return walk(place, wanted), "folder holds no"
+    if place.is_file():
+        return [place] if wanted(place) else [], "file is no"
+    if glob.has_magic(source.path):
+        # Path.glob takes no absolute pattern.
+        matches = map(Path, sorted(glob.glob(str(place), recursive=True)))  # noqa: PTH207
+        return [path for path in matches if wanted(path) and path.is_file()], "pattern matches no"
+    raise InputError(
+        f"{source} does not exist (working folder: {Path.cwd()}): give a file, a folder, a glob in quotes or a CSV "
+        f"list, or generate heads with `voxelwave synthesize`"
+    )
 
 
 def _prepared(folder: Path, source: Source) -> list[VolumeFile]:

@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from voxelwave.data.listing.cases import CASES, Case, find_cases, prepared_cases
-from voxelwave.data.listing.discovery import Source, find_files, home_expanded
+from voxelwave.data.listing.discovery import Source, base_folder, files_at, find_files, home_expanded
 from voxelwave.data.listing.manifest import is_prepared
+from voxelwave.data.listing.scans import Scan, could_be_a_scan, scans_among
 from voxelwave.data.recognition.labels import label_map_reason, without_suffix
 from voxelwave.data.recognition.rules import subject_by_name
+from voxelwave.data.store import is_stored
 from voxelwave.errors import InputError
 from voxelwave.registry import MODALITIES
 
 
-def find_images(source: str, modality: str | None) -> tuple[list[Case], list[str]]:
-    """List the images at `source`, and apart from them the files whose names tell that they are label maps.
+class Listed(NamedTuple):
+    """The images at a source, and apart from them what is passed over, each with its path and the reason."""
+
+    cases: list[Case]
+    label_maps: Sequence[str] = ()
+    unread: Sequence[str] = ()
+
+
+def find_images(source: str, modality: str | None) -> Listed:
+    """List the images at `source`, in every format that is read.
 
     `source` is a file, a folder, a glob, a CSV list of files or of cases, or a folder that `voxelwave prepare` wrote.
     The modality of an image is "" where neither `modality` nor a list says it.
@@ -25,24 +37,42 @@ def find_images(source: str, modality: str | None) -> tuple[list[Case], list[str
         MODALITIES.get(modality)
     place = home_expanded(source)
     if (place / CASES).is_file() or _lists_cases(place):
-        return find_cases(source, modality=modality or ""), []
+        return Listed(find_cases(source, modality=modality or ""))
     if is_prepared(place):
         # As cases of a task they could have but one label map each.
         cases = [case for case in prepared_cases(place, label=None) if modality in (None, case.modality)]
         if not cases:
             raise InputError(f"{place} holds no scan{f' of modality {modality}' if modality else ''}")
-        return cases, []
-    root = place if place.is_dir() else place.parent
+        return Listed(cases)
+    of, root = Source(source, modality or ""), base_folder(source)
+    if place.suffix.lower() == ".csv" and place.is_file():
+        listed = {file.path: file.modality for file in find_files(of)}
+        files, empty = list(listed), "list names no"
+    else:
+        files, empty = files_at(of, lambda path: could_be_a_scan(path) or is_stored(path))
+        listed = dict.fromkeys(files, of.modality)
+    stored = {path for path in files if is_stored(path)}
+    scans, unusable = scans_among([path for path in files if path not in stored], root)
+    unread = [f"{scan.path}: {reason}" for scan, reason in unusable]
+    scans += [Scan(path, root) for path in stored]
     cases, label_maps = [], []
-    for file in find_files(Source(source, modality or "")):
-        if reason := label_map_reason(file.path):
-            label_maps.append(f"{file.path}: {reason}")
+    # A list has its own order.
+    order = {path: number for number, path in enumerate(files)} if place.suffix.lower() == ".csv" else {}
+    for scan in sorted(scans, key=lambda scan: (order.get(scan.path, 0), scan.name)):
+        # The folder of a series may be named after what is to be seen in it.
+        if scan.series is None and (reason := label_map_reason(scan.path)):
+            label_maps.append(f"{scan.path}: {reason}")
             continue
-        subject = subject_by_name(file.path, root if file.path.is_relative_to(root) else file.path.parent)
-        cases.append(Case(without_suffix(file.path.name), file.path, file.modality, subject))
+        subject = subject_by_name(scan.path, root if scan.path.is_relative_to(root) else scan.path.parent)
+        if scan.series is not None:
+            subject = scan.series.patient or subject
+        named = listed.get(scan.path, of.modality)
+        cases.append(Case(without_suffix(scan.path.name), scan.path, named, subject, series=scan.series))
     if not cases:
-        raise InputError(f"'{source}' holds label maps alone: {label_maps[0]}")
-    return cases, label_maps
+        if label_maps:
+            raise InputError(f"'{source}' holds label maps alone: {label_maps[0]}")
+        raise InputError(f"{of}: the {empty} scan that can be read" + (f"; the first, {unread[0]}" if unread else ""))
+    return Listed(cases, label_maps, unread)
 
 
 def _lists_cases(place: Path) -> bool:

@@ -11,13 +11,15 @@ from voxelwave.data.listing.discovery import home_expanded, walk
 from voxelwave.data.listing.manifest import printable
 from voxelwave.data.reading import dicom, nifti, nrrd
 from voxelwave.data.reading.dicom_header import Series
+from voxelwave.data.reading.unreadable import unread_format
 from voxelwave.data.reading.volume import Volume, VolumeInfo
+from voxelwave.data.recognition.labels import without_suffix
 from voxelwave.data.recognition.recognise import told_beforehand
 from voxelwave.data.recognition.rules import Told
 from voxelwave.errors import DamagedVolume, InputError, UnusableVolume
+from voxelwave.ops.seeding import key_to_seed
 
-# Listed, so that no scan is passed over without a word.
-NOT_READ = (".img", ".mha", ".mhd", ".mnc", ".nii.bz2", ".nii.xz", ".nii.zip", ".dcm.gz", ".par")
+WINDOWED = 255.0  # the highest value of a CT that was windowed before
 
 
 @dataclass(frozen=True)
@@ -42,11 +44,24 @@ class Scan:
         part = f"#{self.frame}" if self.frame is not None else f"#{self.series.uid}" if self.series else ""
         return printable(f"{self.path}{part}")
 
+    @property
+    def stem(self) -> str:
+        """The place below the folder that was searched, without suffix."""
+        place = self.path.relative_to(self.root)
+        if self.series is not None:
+            return (place / series_name(self.series)).as_posix()
+        stem = printable(without_suffix(place.as_posix()))
+        return stem if self.frame is None else f"{stem}_t{self.frame:03d}"
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """All files that hold it."""
+        return files_of(self.path, self.series)
+
     def stamp(self) -> tuple[int, int]:
-        """Return size and time of change of the file (of a series the sum and the latest); 0 where it is gone."""
-        files = self.series.files if self.series else (self.path,)
+        """Return size and time of change of its files, the sum and the latest; 0 where they are gone."""
         try:
-            stats = [file.stat() for file in files]
+            stats = [file.stat() for file in self.files]
         except OSError:
             return 0, 0
         return sum(stat.st_size for stat in stats), max(stat.st_mtime_ns for stat in stats)
@@ -60,7 +75,7 @@ class Scan:
         """Read shape, affine and type; raises UnusableVolume."""
         if self.series is not None:
             return dicom.read_series_header(self.series)
-        if self.path.name.lower().endswith(nrrd.NRRD_SUFFIXES):
+        if _is_nrrd(self.path):
             return nrrd.read_nrrd_header(self.path)
         return nifti.read_header(self.path)
 
@@ -68,9 +83,24 @@ class Scan:
         """Read the values, axes towards RAS; raises UnusableVolume with a short reason."""
         if self.series is not None:
             return dicom.read_series(self.series)
-        if self.path.name.lower().endswith(nrrd.NRRD_SUFFIXES):
+        if _is_nrrd(self.path):
             return nrrd.read_nrrd(self.path, channels=channels, frame=self.frame)
         return nifti.read_volume(self.path, channels=channels, frame=self.frame)
+
+
+def files_of(path: Path, series: Series | None = None) -> tuple[Path, ...]:
+    """Return the files that hold a scan: those of its series, or one, and of a detached header those of its data."""
+    if series is not None:
+        return series.files
+    return (path, *nrrd.data_files(path)) if path.suffix.lower() == ".nhdr" else (path,)
+
+
+def series_name(series: Series) -> str:
+    """Return a name for the files that are made of a series, always the same.
+
+    A description would be easier to read, but it is free text, and may say who the patient is.
+    """
+    return f"series_{key_to_seed(series.uid):016x}"
 
 
 def find_scans(sources: Sequence[str]) -> tuple[list[Scan], list[tuple[Scan, UnusableVolume]]]:
@@ -86,46 +116,61 @@ def find_scans(sources: Sequence[str]) -> tuple[list[Scan], list[tuple[Scan, Unu
         if not place.exists():
             raise InputError(f"'{source}' does not exist (working folder: {Path.cwd()}): give a folder or a file")
         root = place if place.is_dir() else place.parent
-        candidates = walk(place, _could_be_a_scan) if place.is_dir() else [place]
-        slices = [path for path in candidates if not _is_file_of_volumes(path) and dicom.is_dicom(path)]
-        found = [Scan(path, root) for path in candidates if _is_file_of_volumes(path)]
-        for path in candidates:
-            if path.name.lower().endswith(NOT_READ):
-                scan = Scan(path, root)
-                unread = UnusableVolume(f"a format that is not read ({path.suffix}): convert it to NIfTI")
-                unusable.setdefault(_real(scan), (scan, unread))
-        if slices:
-            series, problems = dicom.find_series(slices)
-            found += [Scan(_common_folder(of.files), root, series=of) for of in series]
-            for path, reason in problems:
-                scan = Scan(path, root)
-                unusable.setdefault(_real(scan), (scan, DamagedVolume(reason)))
-        if not found and not unusable:
+        found, problems = scans_among(walk(place, could_be_a_scan) if place.is_dir() else [place], root)
+        if not found and not problems:
             kinds = ", ".join((*nifti.SUFFIXES, *nrrd.NRRD_SUFFIXES))
             raise InputError(f"'{source}' holds no scan: no file that ends in {kinds}, and no DICOM file")
+        for scan, problem in problems:
+            unusable.setdefault(_real(scan), (scan, problem))
         for scan in found:
             scans.setdefault(_real(scan), scan)
     return sorted(scans.values(), key=lambda scan: scan.name), list(unusable.values())
 
 
+def scans_among(files: Sequence[Path], root: Path) -> tuple[list[Scan], list[tuple[Scan, UnusableVolume]]]:
+    """Return the scans that `files` hold, and those of them that are to be one and cannot be read, with reasons."""
+    found = [Scan(path, root) for path in files if _is_file_of_volumes(path)]
+    unusable: list[tuple[Scan, UnusableVolume]] = [
+        (Scan(path, root), UnusableVolume(f"a format that is not read ({suffix}): convert it to NIfTI"))
+        for path in files
+        if (suffix := unread_format(path))
+    ]
+    if slices := [path for path in files if not _is_file_of_volumes(path) and dicom.is_dicom(path)]:
+        series, problems = dicom.find_series(slices)
+        found += [Scan(_common_folder(of.files), root, series=of) for of in series]
+        unusable += [(Scan(path, root), DamagedVolume(reason)) for path, reason in problems]
+    return found, unusable
+
+
+def could_be_a_scan(path: Path) -> bool:
+    """Tell by the name of a file whether it may hold a scan, of a format that is read or not."""
+    if _is_file_of_volumes(path) or unread_format(path):
+        return True
+    return path.suffix.lower() in ("", ".dcm", ".ima", ".dicom") or path.suffix[1:].isdigit()
+
+
 def frames_of(scan: Scan, info: VolumeInfo, choice: str, channels: int) -> list[Scan]:
-    """Return the volumes of a file of several that are to be read: its "first", "all", or with "refuse" the file."""
-    frames = info.frames(channels)
-    if frames == 1 or choice == "refuse":
+    """Return the volumes of a file of several that are to be read: its "first", "all", or with "refuse" the file.
+
+    Three volumes may as well be the three windows of a CT, which their values tell.
+
+    Raises UnusableVolume where that cannot be read.
+    """
+    if choice == "refuse" or (several := info.frames(1)) == 1:
         return [scan]
-    return [replace(scan, frame=frame) for frame in range(1 if choice == "first" else frames)]
+    if info.frames(channels) == 1:
+        values = nrrd.read_nrrd(scan.path, frame=0).array if _is_nrrd(scan.path) else nifti.read_plane(scan.path)
+        if values.min() >= 0 and values.max() <= WINDOWED:
+            return [scan]
+    return [replace(scan, frame=frame) for frame in range(1 if choice == "first" else several)]
 
 
 def _is_file_of_volumes(path: Path) -> bool:
     return path.name.lower().endswith((*nifti.SUFFIXES, *nrrd.NRRD_SUFFIXES))
 
 
-def _could_be_a_scan(path: Path) -> bool:
-    if path.name.lower().endswith(NOT_READ):
-        return True
-    return (
-        _is_file_of_volumes(path) or path.suffix.lower() in ("", ".dcm", ".ima", ".dicom") or path.suffix[1:].isdigit()
-    )
+def _is_nrrd(path: Path) -> bool:
+    return path.name.lower().endswith(nrrd.NRRD_SUFFIXES)
 
 
 def _common_folder(files: Sequence[Path]) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import numpy as np
 from voxelwave.data.listing.discovery import Source, VolumeFile, find_files, real_path
 from voxelwave.data.modalities import Modality
 from voxelwave.data.reading.nifti import read_header
+from voxelwave.data.reading.unreadable import unread_format
 from voxelwave.data.reading.volume import SAME_SPACING_MM, Spacing, spacing_of, three
 from voxelwave.data.recognition.labels import label_map_reason
 from voxelwave.data.scaled import read_scaled
@@ -108,12 +110,21 @@ def stored_refusal(
     return None
 
 
+def _suffix(path: Path) -> str:
+    return unread_format(path) or path.suffix.lower()
+
+
 def _accepted(
     source: Source, check: Callable[[VolumeFile], str | None], used: set[Path], refused: list[Refusal]
 ) -> Iterator[VolumeFile]:
     """Yield the usable files of one source that no other source holds; append the others to `refused`."""
     reasons: list[str] = []
-    files = find_files(source)
+    others: list[Path] = []
+    files = find_files(source, others=others)
+    for suffix, of in groupby(sorted(others, key=lambda path: (_suffix(path), path)), key=_suffix):
+        first, *more = of
+        also = f", as are {len(more)} other such files of '{source.path}'" if more else ""
+        refused.append(Refusal(first, f"of a format that is not trained on ({suffix}){also}: `voxelwave prepare` it"))
     for file in files:
         if (real := real_path(file.path)) in used:
             continue

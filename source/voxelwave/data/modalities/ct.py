@@ -70,7 +70,10 @@ class CT(Modality):
                 _check_hounsfield_units(array)
             return lowest, highest
         if lowest < -ROUNDING or highest > 255 + ROUNDING:
-            raise UnusableVolume(f"windowed CT lies in [0, 1] or [0, 255], got {lowest:g} to {highest:g}")
+            raise UnusableVolume(
+                f"windowed CT lies in [0, 1] or [0, 255], got {lowest:g} to {highest:g}; prepare three time points "
+                f"with --four-d first or all"
+            )
         return 0.0, 255.0 if highest > 1 + ROUNDING else 1.0
 
     def scale(self, array: Real[ndarray, "..."], bounds: Bounds) -> Float32[ndarray, "3 depth height width"]:

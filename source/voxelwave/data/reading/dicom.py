@@ -13,7 +13,7 @@ from jaxtyping import Shaped
 from numpy import ndarray
 
 from voxelwave.data.reading.dicom_header import APART, KEYWORDS, Plane, Series, Slice, read_planes
-from voxelwave.data.reading.dicom_pixels import read_pixels
+from voxelwave.data.reading.dicom_pixels import check_inflated_size, read_pixels
 from voxelwave.data.reading.slices import SAME_PLACE_MM, Stack, heights
 from voxelwave.data.reading.unreadable import as_unusable, extra
 from voxelwave.data.reading.volume import Volume, VolumeInfo, towards_ras
@@ -21,11 +21,12 @@ from voxelwave.errors import UnusableVolume
 from voxelwave.ops.seeding import key_to_seed
 
 AIR_HU = -1024.0
+LONGEST_FIRST = 128  # bytes of the first element of a data set, such as its group length or character set
 SAME_STEP_MM = 1e-3  # 0.5 mm over a slice of 512 voxels: what differs by more is not of one volume
 
 
 def is_dicom(path: Path) -> bool:
-    """Tell by its name and its first 132 bytes whether `path` is DICOM; only a .dcm may lack the mark."""
+    """Tell by its name and its first 132 bytes whether `path` is DICOM; only a .dcm need not look like it."""
     suffix = path.suffix.lower()
     if suffix == ".dcm":
         return True
@@ -34,9 +35,18 @@ def is_dicom(path: Path) -> bool:
         return False
     try:
         with path.open("rb") as stream:
-            return stream.read(132)[128:] == b"DICM"
+            start = stream.read(132)
     except OSError:
         return False
+    return start[128:] == b"DICM" or _begins_with_an_element(start)
+
+
+def _begins_with_an_element(start: bytes) -> bool:
+    """Tell whether a file without preamble begins as a data set does: in group 8 or 2, with a short first element."""
+    if len(start) < 132 or start[:2] not in (b"\x08\x00", b"\x02\x00"):
+        return False
+    explicit = start[4:6].isalpha() and start[4:6].isupper()
+    return explicit or int.from_bytes(start[4:8], "little") <= LONGEST_FIRST
 
 
 def find_series(files: Sequence[Path]) -> tuple[list[Series], list[tuple[Path, str]]]:
@@ -55,6 +65,7 @@ def find_series(files: Sequence[Path]) -> tuple[list[Series], list[tuple[Path, s
     for file in files:
         try:
             with as_unusable(file):
+                check_inflated_size(file)
                 dataset = pydicom.dcmread(file, stop_before_pixels=True, force=True, specific_tags=list(KEYWORDS))
                 planes = list(read_planes(file, dataset))
         except UnusableVolume as unusable:
@@ -87,7 +98,7 @@ def read_series_header(series: Series) -> VolumeInfo:
     if series.problem is not None:
         raise UnusableVolume(series.problem)
     stack = _stack(series)
-    return VolumeInfo((*series.shape, stack.number), stack.affine, series.dtype)
+    return VolumeInfo((*series.shape, stack.number), stack.affine, series.dtype, note=series.note)
 
 
 def read_series(series: Series) -> Volume:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,27 @@ CODECS = {
     "1.2.840.10008.1.2.4.91": "jpeg2k_decode",
     **dict.fromkeys((f"1.2.840.10008.1.2.4.20{number}" for number in (1, 2, 3)), "htj2k_decode"),
 }
+
+DEFLATED = b"1.2.840.10008.1.2.1.99"
+SYNTAX_IS_WITHIN = 1024  # bytes
+AFTER_LENGTH = 144  # bytes of preamble, mark and the element that says how long the others of the file header are
+MOST_INFLATED, CHUNK = 1 << 28, 1 << 20
+
+
+def check_inflated_size(file: Path) -> None:
+    """Raise UnusableVolume for a deflated file that inflates to more than a series holds: pydicom inflates it whole."""
+    with file.open("rb") as stream:
+        if DEFLATED not in stream.read(SYNTAX_IS_WITHIN):
+            return
+        stream.seek(0)
+        stream.seek(extra("pydicom.filereader").read_file_meta_info(file).FileMetaInformationGroupLength + AFTER_LENGTH)
+        inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+        inflated, tail = 0, b""
+        while chunk := tail or stream.read(CHUNK):
+            inflated += len(inflater.decompress(chunk, CHUNK))
+            if inflated > MOST_INFLATED:
+                raise UnusableVolume(f"it inflates to more than {MOST_INFLATED >> 20} MB: store it as another syntax")
+            tail = inflater.unconsumed_tail
 
 
 def read_pixels(file: Path) -> Shaped[ndarray, "frame row column"]:

@@ -16,10 +16,24 @@ from nibabel.filebasedimages import ImageFileError
 from voxelwave.errors import DamagedVolume, InputError, UnusableVolume
 from voxelwave.ops.loggers import silenced
 
+# Formats of volumes that are not read; listed, so that no scan is passed over without a word.
+NOT_READ = (
+    *(".img", ".img.gz", ".mha", ".mhd", ".mnc", ".mif", ".mif.gz", ".brik", ".brik.gz", ".brik.bz2", ".gipl"),
+    *(".gipl.gz", ".nii.bz2", ".nii.xz", ".nii.zst", ".nii.zip", ".nrrd.gz", ".dcm.gz", ".dcm.zip", ".par", ".ecat"),
+)
+
+
+def unread_format(path: Path) -> str | None:
+    """Return the suffix of `path` where it is that of a format of volumes which is not read."""
+    name = path.name.lower()
+    return max((suffix for suffix in NOT_READ if name.endswith(suffix)), key=len, default=None)
+
 
 @contextmanager
 def as_unusable(path: Path) -> Iterator[None]:
     """Raise a DamagedVolume for whatever error a damaged file causes in its reader, and keep readers from logging."""
+    if path.exists() and not path.is_file():  # opening a pipe would wait for its writer
+        raise DamagedVolume("not a file but a folder, a pipe or a device")
     try:
         with silenced(imageglobals.logger), np.errstate(all="ignore"), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of what is odd in a file but does not keep it from being read

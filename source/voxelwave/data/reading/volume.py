@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -16,6 +17,7 @@ from numpy import ndarray
 from voxelwave.contracts import Grid
 
 SMALLEST_SIDE = 8
+MOST_VOXELS = 1e9  # four times a CT of a whole body at 1 mm; more would end the process for want of memory
 SAME_SPACING_MM = 1e-3
 BLOCK_SIDE = 32
 POSSIBLE_SPACING_MM = (0.01, 100.0)
@@ -34,12 +36,14 @@ class VolumeInfo:
         affine: voxel to mm, RAS+, in the order of storage.
         dtype: the type of a voxel.
         placement: of NIfTI, the fields of the header from which viewers compute where the volume lies.
+        note: what had to be assumed or mended, "" for nothing.
     """
 
     shape: tuple[int, ...]
     affine: Affine
     dtype: str
     placement: Mapping[str, Any] = field(default_factory=dict)
+    note: str = ""
 
     @property
     def grid(self) -> Grid:
@@ -76,6 +80,8 @@ class VolumeInfo:
         shape = without_trailing_ones(self.shape)
         if len(shape) < 3 or min(shape[:3]) < SMALLEST_SIDE:
             return f"too small: each of three axes needs {SMALLEST_SIDE} voxels, got shape {self.shape}"
+        if (voxels := math.prod(shape)) > MOST_VOXELS:
+            return f"{voxels:.2g} voxels, and at most {MOST_VOXELS:.2g} are read: the header is damaged, or cut it"
         more = shape[3:]
         one = not more or (more[-1] == channels and more[:-1] in ((), (1,)))
         if not one and not (several and len(more) == 1):
@@ -126,17 +132,15 @@ def towards_ras(
     return Volume(array, affine @ orientations.inv_ornt_aff(steps, stored.shape[:3]))
 
 
-def one_of(
-    stored: Shaped[ndarray, "..."], info: VolumeInfo, *, channels: int, frame: int | None
-) -> Shaped[ndarray, "..."]:
+def one_of(stored: Shaped[ndarray, "..."], frame: int | None) -> Shaped[ndarray, "..."]:
     """Return volume `frame` of a file of several, or its only one, without the axes of one voxel behind the others.
 
-    `info.problem` must have said that the file is usable.
+    `VolumeInfo.problem` must have said that the file is usable.
     """
     stored = stored.reshape(without_trailing_ones(stored.shape))
     if stored.ndim == 5:
         stored = stored[:, :, :, 0]
-    return stored[..., frame] if frame is not None and info.frames(channels) > 1 else stored
+    return stored if frame is None or stored.ndim == 3 else stored[..., frame]
 
 
 def _in_order(turned: Shaped[ndarray, "..."]) -> Float32[ndarray, "..."]:

@@ -19,16 +19,21 @@ class Images:
 
     Attributes:
         cases: all of them; the modality is "" where no list and no `modality` says it.
-        refused: the path and the reason of each that could not be used.
+        refused: the path and the reason of each of them that could not be used.
 
     Raises InputError where there is nothing, or no such modality.
     """
 
     def __init__(self, source: str, modality: str | None) -> None:
-        self.cases, self._label_maps = find_images(source, modality)
-        self.refused: list[str] = []
+        self.cases, self._label_maps, self._unread = find_images(source, modality)
+        self.refused, self._notes = list[str](), list[str]()
         self._source, place = source, home_expanded(source)
         self._root = place if place.is_dir() else None
+
+    @property
+    def unusable(self) -> list[str]:
+        """The path and the reason of each image, and of each file of a format that is not read."""
+        return [*self._unread, *self.refused]
 
     def without(self, has: Callable[[Case], bool]) -> list[Case]:
         """Return the cases that `has` does not know; those for which it raises UnusableVolume are refused."""
@@ -61,7 +66,9 @@ class Images:
             if should_stop():
                 break
             try:
-                scan = reader(case.image, case.modality, root=self._root)
+                scan = reader(case.image, case.modality, root=self._root, series=case.series)
+                if scan.source.note:
+                    self._notes.append(f"{case.image}: {scan.source.note}")
                 use(replace(case, modality=scan.modality), scan)
                 done += 1
             except UnusableVolume as unusable:
@@ -73,7 +80,11 @@ class Images:
 
     def say(self, console: Console) -> None:
         """List what was left out, and why; raises InputError where that is all there is."""
-        for title, lines in (("label maps, left out", self._label_maps), ("cannot be used", self.refused)):
+        for title, lines in (
+            ("label maps, left out", self._label_maps),
+            ("notes", self._notes),
+            ("cannot be used", self.unusable),
+        ):
             if lines:
                 console.say("\n  ".join([f"{title}: {len(lines)}", *lines]))
         if len(self.refused) == len(self.cases):

@@ -11,9 +11,11 @@ import yaml
 from voxelwave.engine.checkpoint import load_checkpoint
 from voxelwave.errors import InputError
 from voxelwave.jobs.common.config import Section
-from voxelwave.ops.files import write_text
+from voxelwave.ops.files import MARK_DIGITS, write_text
 
 Checkpoint = Mapping[str, Any]
+# By group and name of a file, a mark of `ops.files.content_mark`.
+Contents = Mapping[str, Mapping[str, str]]
 
 
 def open_run(folder: Path, *, resume: bool) -> Checkpoint | None:
@@ -58,6 +60,22 @@ def check_files_stay(folder: Path, checkpoint: Checkpoint, files: Mapping[str, s
             f"cannot resume {folder}: its {what} were {checkpoint.get('files')} and are {files} now (number and "
             f"checksum of the names); restore them, or start another run.name"
         )
+
+
+def marks_of(contents: Contents) -> dict[str, str]:
+    """Return what a checkpoint keeps of `contents`: the marks of each group behind one another."""
+    return {group: "".join(marks.values()) for group, marks in contents.items()}
+
+
+def check_contents_stay(folder: Path, checkpoint: Checkpoint, contents: Contents) -> None:
+    """Raise InputError where a run is to go on with a file that holds something else than before, which is named."""
+    for group, before in checkpoint.get("contents", {}).items():
+        for number, (name, mark) in enumerate(contents[group].items()):
+            if not before.startswith(mark, number * MARK_DIGITS):
+                raise InputError(
+                    f"cannot resume {folder}: {name} has changed since the run was begun (size, checksum or target); "
+                    f"restore it, or start another run.name"
+                )
 
 
 def write_config(folder: Path, config: Section) -> None:

@@ -15,7 +15,14 @@ from voxelwave.engine.runtime import Precision, close_runtime, make_fabric
 from voxelwave.engine.signals import stop_on_signal
 from voxelwave.jobs.common.config import JobConfig
 from voxelwave.jobs.common.console import Console
-from voxelwave.jobs.common.run_folder import check_files_stay, check_settings_stay, open_run, write_config
+from voxelwave.jobs.common.run_folder import (
+    Contents,
+    check_contents_stay,
+    check_files_stay,
+    check_settings_stay,
+    open_run,
+    write_config,
+)
 
 ShouldStop = Callable[[], bool]
 
@@ -62,14 +69,20 @@ class Session:
         free_to_change: Mapping[str, Sequence[str]],
         *,
         files: Mapping[str, str] | None = None,
+        contents: Contents | None = None,
         what: str = "volumes",
     ) -> None:
-        """Raise InputError where a resumed run has other settings, or other `files` where they are given."""
+        """Raise InputError where a resumed run has other settings, or other `files` or `contents` if these are given.
+
+        A job that gives them writes them into its checkpoints, as `files` and as `contents`.
+        """
         if self.checkpoint is None:
             return
         check_settings_stay(self.folder, self.checkpoint, self.config.model_dump(mode="json"), free_to_change)
         if files is not None:
             check_files_stay(self.folder, self.checkpoint, files, what)
+        if contents is not None:
+            check_contents_stay(self.folder, self.checkpoint, contents)
 
     def run(self, train: Callable[[Session], bool], *, device: str, precision: Precision, devices: int = 1) -> bool:
         """Start a process for each of `devices`, let the job `train` in each, and end them together.

@@ -62,4 +62,4 @@ def embed(
     write_table(out, embedded, torch.stack(vectors).numpy(), features, version=__version__)
     counts = ", ".join(f"{count} {name}" for name, count in Counter(case.modality for case in embedded).items())
     console.say(f"{out}: {counts}, {features.channels[-1]} numbers each")
-    return Outcome(unusable=len(images.refused))
+    return Outcome(unusable=len(images.unusable))

@@ -43,7 +43,7 @@ def write_table(
     assert features.report is not None
     model = features.report.sha256
     columns: dict[str, list[Any]] = {
-        "path": [printable(str(case.image)) for case in cases],
+        "path": [printable(f"{case.image}#{case.series.uid}" if case.series else str(case.image)) for case in cases],
         "subject": [printable(case.subject) for case in cases],
         "modality": [case.modality for case in cases],
         "model": [model] * len(cases),

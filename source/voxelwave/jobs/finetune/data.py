@@ -18,6 +18,7 @@ from voxelwave.data.batches.alternating import AlternatingSchedule
 from voxelwave.data.listing.cases import Case
 from voxelwave.data.listing.splits import Split
 from voxelwave.data.reading.volume import Affine
+from voxelwave.ops.files import MARK_DIGITS, content_mark
 from voxelwave.ops.seeding import key_to_seed, torch_generator
 from voxelwave.registry import AUGMENTATIONS
 
@@ -164,6 +165,16 @@ class FoldData:
         parts = {"train": self.train, "validation": self.validation, "test": self.test}
         named = {part: [f"{one.case.name} {one.case.subject}" for one in of] for part, of in parts.items()}
         return {part: f"{len(of)}:{key_to_seed(*of):016x}" for part, of in named.items()}
+
+    def contents(self) -> dict[str, dict[str, str]]:
+        """A mark of the image, the label map and the targets of each case of each part, in order."""
+        parts = {"train": self.train, "validation": self.validation, "test": self.test}
+        return {part: {str(one.case.image): _mark(one.case) for one in of} for part, of in parts.items()}
+
+
+def _mark(case: Case) -> str:
+    marks = [content_mark(file) for file in (case.image, case.label) if file is not None]
+    return f"{key_to_seed(*marks, *(f'{name} {value}' for name, value in case.targets.items())):016x}"[-MARK_DIGITS:]
 
 
 def _identity(case: Case) -> tuple[Any, ...]:

@@ -45,6 +45,9 @@ class Fold:
         counts = ", ".join(f"{len(of)} {name}" for name, of in parts.items())
         left_out = f"; {self.left_out} left out, none of whose targets is known" if self.left_out else ""
         lines = [f"cases: {counts}{left_out}"]
+        columns = {name for of in parts.values() for one in of for name in one.case.targets}
+        if unused := sorted(columns - set(self.description["task"].get("targets", ()))):
+            lines.append(f"columns of the list that are not trained on: {', '.join(unused)}")
         modalities = {part: {one.case.modality for one in of} for part, of in parts.items()}
         lines += [
             f"note: {part} has cases of {name}, of which none is trained on"

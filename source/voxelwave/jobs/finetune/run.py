@@ -16,7 +16,7 @@ from voxelwave.engine.run_log import Record
 from voxelwave.engine.schedule import stalled, warmup_cosine_rate
 from voxelwave.errors import InputError
 from voxelwave.jobs.common.console import Console
-from voxelwave.jobs.common.run_folder import open_run, write_config
+from voxelwave.jobs.common.run_folder import marks_of, open_run, write_config
 from voxelwave.jobs.common.session import Session, ShouldStop
 from voxelwave.jobs.finetune.config import FinetuneConfig
 from voxelwave.jobs.finetune.data import Held, LabelledBatch
@@ -99,7 +99,7 @@ def _prepared(config: FinetuneConfig, session: Session, kept: Kept, console: Con
         raise InputError(f"{session.folder} holds a run of another command: choose another run.name")
     fold = prepare_fold(config, session.checkpoint, kept, console)
     session.config = fold.config
-    session.check_continues(FREE_TO_CHANGE, files=fold.data.fingerprint(), what="cases")
+    session.check_continues(FREE_TO_CHANGE, files=fold.data.fingerprint(), contents=fold.data.contents(), what="cases")
     return fold
 
 
@@ -143,7 +143,7 @@ def _train(fold: Fold, session: Session) -> bool:
             probe_every_steps=1,
         ),
         shown=(task.score, "validation_loss"),
-        metadata={"files": data.fingerprint(), "description": fold.description},
+        metadata={"files": data.fingerprint(), "contents": marks_of(data.contents()), "description": fold.description},
         probe=validated,
         # Without validation nothing tells which weights are the best: the last ones are taken.
         score=lambda row: -row[task.score] if data.validation else math.inf,

@@ -18,7 +18,7 @@ from voxelwave.downstream.classification import predict_targets
 from voxelwave.downstream.description import crop_size
 from voxelwave.downstream.inference import predict_volume, write_prediction
 from voxelwave.errors import InputError, UnusableVolume
-from voxelwave.ops.files import absolute, size_and_sha256, write_text
+from voxelwave.ops.files import size_and_sha256, write_text
 from voxelwave.ops.tables import as_csv
 
 LEGEND = "labels.json"
@@ -42,7 +42,7 @@ class Origin(NamedTuple):
 def origin_of(case: Case) -> Origin:
     """Return the origin that a result of `case` has; raises UnusableVolume where its file cannot be read."""
     try:
-        return Origin(printable(str(absolute(case.image))), *size_and_sha256(case.image))
+        return Origin(printable(case.place), *size_and_sha256(*case.files))
     except OSError as error:
         raise UnusableVolume(f"cannot be read: {error.strerror}") from None
 
@@ -54,7 +54,7 @@ class SegmentationFolder:
 
     Args:
         out: the folder.
-        places: of the cases below it, by image, without suffix.
+        places: of the cases below it, by `Case.place`, without suffix.
         overlap: of windows, see `predict_volume`.
         batch_size: windows at a time.
 
@@ -67,7 +67,7 @@ class SegmentationFolder:
         description: Mapping[str, Any],
         out: Path,
         *,
-        places: Mapping[Path, str],
+        places: Mapping[str, str],
         overlap: float,
         batch_size: int,
     ) -> None:
@@ -118,7 +118,7 @@ class SegmentationFolder:
         write_prediction(path, logits, scan.affine, like=scan.source)
 
     def _name(self, case: Case) -> str:
-        return f"{self._places[case.image]}{OF_A_SEGMENTATION}"
+        return f"{self._places[case.place]}{OF_A_SEGMENTATION}"
 
     def _path(self, case: Case) -> Path:
         return self._out / self._name(case)
@@ -163,7 +163,7 @@ class TargetTable:
 
     def has(self, case: Case) -> bool:
         """Tell whether a case has a row, and of its image as it is now."""
-        row = self._rows.get(printable(str(absolute(case.image))))
+        row = self._rows.get(printable(case.place))
         if row is None:
             return False
         now = origin_of(case)

@@ -8,6 +8,7 @@ from typing import Any
 
 from voxelwave.data.listing.cases import Case
 from voxelwave.data.listing.discovery import base_folder
+from voxelwave.data.listing.scans import series_name
 from voxelwave.data.recognition.labels import without_suffix
 from voxelwave.downstream.finetuned import load_finetuned
 from voxelwave.downstream.scan_reader import ScanReader
@@ -81,11 +82,11 @@ def predict(
     complete = done + len(images.refused) - out_before == len(todo)
     state = "predicted" if complete else "stopped, the same command goes on; so far"
     before = f", {kept} were there" if kept else ""
-    console.say(f"{state}: {done} images{before}, {len(images.refused)} cannot be used; {out}")
-    return Outcome(complete, len(images.refused))
+    console.say(f"{state}: {done} images{before}, {len(images.unusable)} cannot be used; {out}")
+    return Outcome(complete, len(images.unusable))
 
 
-def _places(cases: Sequence[Case], source: str) -> dict[Path, str]:
+def _places(cases: Sequence[Case], source: str) -> dict[str, str]:
     """Return where the result of each image goes, without suffix: its place below the folder of `source`.
 
     The whole path where it lies elsewhere. It does not depend on the other images: a longer list moves no result.
@@ -95,5 +96,6 @@ def _places(cases: Sequence[Case], source: str) -> dict[Path, str]:
     for case in cases:
         image = absolute(case.image)
         below = image.relative_to(root if image.is_relative_to(root) else image.anchor)
-        places[case.image] = free_stem(without_suffix(below.as_posix()), taken)
+        plain = (below / series_name(case.series)).as_posix() if case.series else without_suffix(below.as_posix())
+        places[case.place] = free_stem(plain, taken)
     return places

@@ -19,7 +19,7 @@ from voxelwave.data.recognition.rules import subject_by_name
 from voxelwave.data.store import StoredVolume
 from voxelwave.errors import UnusableVolume
 from voxelwave.jobs.prepare.preparation import Preparation
-from voxelwave.jobs.prepare.work import LabelJob, stem_of, stored_stem
+from voxelwave.jobs.prepare.work import LabelJob, stored_stem
 from voxelwave.ops.files import free_stem
 
 ALONE = ", with no image of its grid"
@@ -58,7 +58,7 @@ def pair_labels(
             rows[name] = first.as_refused(first.told_by + ALONE)
     taken = {stored_stem(row) for row in rows.values() if row.output and row.modality == LABEL}
     return [
-        LabelJob(scan, image, free_stem(f"{stored_stem(image)}__{Path(stem_of(scan)).name}", taken), told_by)
+        LabelJob(scan, image, free_stem(f"{stored_stem(image)}__{Path(scan.stem).name}", taken), told_by)
         for scan, image, told_by in pairs
     ]
 

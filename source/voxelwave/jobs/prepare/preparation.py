@@ -17,7 +17,7 @@ from numpy import ndarray
 
 from voxelwave.data.listing.scans import Scan
 from voxelwave.data.modalities import Modality
-from voxelwave.data.reading.volume import SMALLEST_SIDE, Spacing, Volume, VolumeInfo, resample, three
+from voxelwave.data.reading.volume import MOST_VOXELS, SMALLEST_SIDE, Spacing, Volume, VolumeInfo, resample, three
 from voxelwave.data.recognition.recognise import recognise
 from voxelwave.data.recognition.rules import Told
 from voxelwave.data.store import StoredInfo
@@ -29,7 +29,6 @@ MARGIN_MM = 5.0
 PLANE_SHARE = 0.002  # of a plane must be foreground for the box to reach it: single bright voxels do not count
 STRIDE = 2
 PLACES = 1024
-MOST_VOXELS = 1e9  # four times a CT of a whole body at 1 mm; more would end the process for want of memory
 
 
 @dataclass(frozen=True)
@@ -76,6 +75,7 @@ def prepare(scan: Scan, how: Preparation, readers: Mapping[str, Modality], facts
     # 1. What header and name tell.
     header = scan.read_header()
     facts |= {"shape": header.shape, "spacing_mm": header.spacing_mm, "orientation": header.orientation}
+    facts["note"] = header.note
     told = scan.told(how.modality)
     facts |= _columns(told)
     channels = channels_of(told, readers)

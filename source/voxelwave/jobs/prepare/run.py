@@ -27,7 +27,6 @@ from voxelwave.jobs.prepare.work import (
     ScanJob,
     picture_of,
     refused,
-    stem_of,
     store_label,
     store_scan,
     stored_stem,
@@ -169,7 +168,7 @@ class Preparer:
         """
         stored = {row.file: stored_stem(row) for row in self._rows.values() if row.output and row.modality != LABEL}
         taken = set(stored.values())
-        return [stored.get(scan.name) or free_stem(stem_of(scan), taken) for scan in scans]
+        return [stored.get(scan.name) or free_stem(scan.stem, taken) for scan in scans]
 
     def _run(
         self,

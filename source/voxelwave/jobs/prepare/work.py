@@ -11,17 +11,15 @@ from jaxtyping import Float32
 from numpy import ndarray
 
 from voxelwave.data.label_maps import as_labels, in_smallest_type, onto_grid
-from voxelwave.data.listing.manifest import LABEL, Row, printable
+from voxelwave.data.listing.manifest import LABEL, Row
 from voxelwave.data.listing.scans import Scan
 from voxelwave.data.reading.volume import spacing_of
-from voxelwave.data.recognition.labels import without_suffix
 from voxelwave.data.recognition.recognise import NotAnImage
 from voxelwave.data.recognition.rules import subject_by_name
 from voxelwave.data.store import SUFFIX, StoredInfo, StoredVolume, write_stored
 from voxelwave.errors import DamagedVolume, UnusableVolume
 from voxelwave.jobs.prepare.contact_sheet import save_strip, three_slices
 from voxelwave.jobs.prepare.preparation import Preparation, prepare
-from voxelwave.ops.seeding import key_to_seed
 
 PICTURES = "pictures"
 PICTURED_SIDE = 192
@@ -88,6 +86,7 @@ def store_label(job: LabelJob, *, how: Preparation, out: Path) -> Row:
         "shape": header.shape,
         "spacing_mm": header.spacing_mm,
         "orientation": header.orientation,
+        "note": header.note,
         "minimum": float(array.min()),
         "maximum": float(array.max()),
         "modality": LABEL,
@@ -114,22 +113,11 @@ def described(scan: Scan, how: Preparation, facts: dict[str, Any], **columns: An
     return Row(
         file=scan.name,
         subject=patient or subject_by_name(scan.path, scan.root, how.subject),
-        note=scan.series.note if scan.series else "",
         file_bytes=file_bytes,
         file_mtime_ns=file_mtime_ns,
-        **facts,
+        **{"note": scan.series.note if scan.series else "", **facts},
         **columns,
     )
-
-
-def stem_of(scan: Scan) -> str:
-    """Return the place of a scan below the folder that was searched, without suffix."""
-    place = scan.path.relative_to(scan.root)
-    if scan.series is not None:
-        # A description would be easier to read, but it is free text, and may say who the patient is.
-        return (place / f"series_{key_to_seed(scan.series.uid):016x}").as_posix()
-    stem = printable(without_suffix(place.as_posix()))
-    return stem if scan.frame is None else f"{stem}_t{scan.frame:03d}"
 
 
 def stored_stem(row: Row) -> str:

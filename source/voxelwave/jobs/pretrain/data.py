@@ -19,11 +19,13 @@ from voxelwave.data.store import is_stored
 from voxelwave.errors import UnusableVolume
 from voxelwave.jobs.common.console import Console
 from voxelwave.jobs.pretrain.config import Config
+from voxelwave.ops.files import content_mark
 from voxelwave.ops.seeding import key_to_seed, torch_generator
 from voxelwave.registry import AUGMENTATIONS, MODALITIES
 
 CONTENT_IS_CHECKED_UP_TO = 500  # files: reading each once then takes minutes at most
 PICTURED_VOLUMES = 2
+MARKED_BLOCKS = 64  # of a file without checksums: reading thousands of them whole would take as long as training
 
 
 class TrainingData:
@@ -99,6 +101,13 @@ class TrainingData:
             for name, files in self._files.items()
         }
         return {name: f"{len(of)}:{key_to_seed(*of):016x}" for name, of in names.items()}
+
+    def contents(self) -> dict[str, dict[str, str]]:
+        """A mark of each volume, by modality."""
+        return {
+            name: {str(file.path): content_mark(file.path, blocks=MARKED_BLOCKS) for file in files}
+            for name, files in self._files.items()
+        }
 
     def batches(self, start_step: int, end_step: int) -> Iterator[Batch]:
         """Load the batches of a range of steps, in order, and say of each file once why it had to be passed over."""

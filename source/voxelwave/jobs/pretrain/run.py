@@ -15,6 +15,7 @@ from voxelwave.downstream.load_backbone import save_backbone
 from voxelwave.engine.loop import LoopSettings
 from voxelwave.engine.schedule import warmup_cosine_rate
 from voxelwave.jobs.common.console import Console
+from voxelwave.jobs.common.run_folder import marks_of
 from voxelwave.jobs.common.session import Session, ShouldStop
 from voxelwave.jobs.pretrain.config import Config
 from voxelwave.jobs.pretrain.data import TrainingData
@@ -68,7 +69,8 @@ def _train(config: Config, session: Session) -> bool:
         pin_memory=fabric.device.type == "cuda",
         console=console,
     )
-    session.check_continues(FREE_TO_CHANGE, files=data.fingerprint())
+    files, contents = data.fingerprint(), data.contents()
+    session.check_continues(FREE_TO_CHANGE, files=files, contents=contents)
     total_steps = training.epochs * data.steps_per_epoch
     total_steps = min(total_steps, training.max_steps or total_steps)
 
@@ -102,7 +104,7 @@ def _train(config: Config, session: Session) -> bool:
             probe_every_steps=training.probe_every_steps,
         ),
         shown=("reconstruction", "contrastive"),
-        metadata={"files": data.fingerprint(), "sparse": sparse.name},
+        metadata={"files": files, "contents": marks_of(contents), "sparse": sparse.name},
         after_step=pretrainer.after_step,
         probe=OnlineProbe(config, pretrainer, data, writes=session.is_first, console=console),
     )

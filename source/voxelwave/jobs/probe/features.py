@@ -14,6 +14,7 @@ from torch import Tensor
 from voxelwave.contracts import Grid
 from voxelwave.data.label_maps import Classes, check_same_grid, onto_grid, read_labels
 from voxelwave.data.listing.cases import Case
+from voxelwave.data.recognition.labels import without_suffix
 from voxelwave.data.scaled import Scaled
 from voxelwave.downstream.embedding import embed_crops, embed_tokens, embed_volume, fitted_size, frame, occupied_tokens
 from voxelwave.downstream.features import FeaturePyramid
@@ -85,14 +86,15 @@ def probe_cases(
         except UnusableVolume as unusable:
             problems.append(f"{case.image}: {unusable}")
             continue
-        generator = torch_generator(seed, "tokens", case.name)
+        key = without_suffix(case.image.name)  # whatever the other cases are called
+        generator = torch_generator(seed, "tokens", key)
         places = occupied_tokens(framed, patch_size).nonzero()
         places = places[torch.randperm(len(places), generator=generator)[:TOKENS]]
         chosen = torch.zeros(grid, dtype=torch.bool)
         chosen[tuple(places.T)] = True
         for name, features in backbones.items():
             # The same crops for all of them.
-            generator = torch_generator(seed, "crops", case.name)
+            generator = torch_generator(seed, "crops", key)
             rows[name].append(
                 (
                     embed_volume(features, scaled.volume, size=size),
