@@ -38,6 +38,7 @@ class LightDecoder(nn.Module):
 
     def __init__(self, widths: Sequence[int], *, width: int = 128) -> None:
         super().__init__()
+        self.width = width
         self.mask_embeddings = nn.ParameterList(nn.init.trunc_normal_(torch.empty(w), std=0.02) for w in widths)
         self.norms = nn.ModuleList(nn.LayerNorm(w) for w in widths)
         self.project = nn.ModuleList(nn.Conv3d(w, width, kernel_size=3, padding=1) for w in widths)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -113,7 +113,7 @@ class VolumeDataset(Dataset[Sample]):
         return self._cache[file]
 
 
-class VolumeLoader(DataLoader[Sample]):
+class VolumeLoader(DataLoader[Any]):
     """A DataLoader of `Batch`es that says in one line what went wrong in a worker process."""
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]  # the stub names the iterator's class
@@ -136,13 +136,14 @@ class VolumeLoader(DataLoader[Sample]):
 
 
 def make_loader(
-    dataset: VolumeDataset,
+    dataset: Dataset[Any],
     batch_sampler: Sampler[list[Draw]],
     *,
     num_workers: int = 0,
     pin_memory: bool = False,
+    collate: Callable[[Any], Any] | None = None,
 ) -> VolumeLoader:
-    """Load the batches of `batch_sampler` in order.
+    """Load the batches of `batch_sampler` in order; `collate` makes a batch of what the dataset returns.
 
     One loader serves a whole run: its workers and their caches end with it. A worker killed for lack of
     shared memory (a container's default is 64 MB) ends the run with an InputError.
@@ -152,7 +153,7 @@ def make_loader(
         batch_sampler=batch_sampler,
         num_workers=num_workers,
         pin_memory=pin_memory,
-        collate_fn=_collate,
+        collate_fn=collate or _collate,
         worker_init_fn=start_worker,
     )
 

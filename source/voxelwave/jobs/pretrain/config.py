@@ -28,6 +28,7 @@ from voxelwave.registry import (
     CONTRASTIVE_LOSSES,
     MASKINGS,
     MODALITIES,
+    OBJECTIVES,
     check_settings,
 )
 
@@ -40,6 +41,31 @@ class SourceConfig(Section):
     path: str
     modality: str
     split: Literal["train", "test"] | None = None
+
+
+class PairsConfig(Section):
+    """Pairs of views of one head, rendered of its label map while training.
+
+    `cases` is a list of cases with label maps of generated heads, or a folder that `synthesize` or `prepare` wrote.
+    A view has one of the `contrasts`, two views of a head different ones, at `spacing_mm`, stretched by up to
+    exp(`log_stretch`) along each axis and turned by up to `degrees` about each. `shared` is the part of a crop's sides
+    that the two have in common at least, `stripped` the probability that a view has no skull.
+    """
+
+    cases: str
+    contrasts: Annotated[list[Literal["T1", "T2", "FLAIR", "MRA", "random", "CT"]], Field(min_length=2)]
+    spacing_mm: PositiveFloat = 1.0
+    degrees: Annotated[float, Field(ge=0, le=180)] = 10.0
+    log_stretch: Annotated[float, Field(ge=0, le=1)] = 0.15
+    shared: Annotated[float, Field(ge=0, le=1)] = 0.5
+    stripped: Annotated[float, Field(ge=0, le=1)] = 0.3
+
+    @field_validator("contrasts")
+    @classmethod
+    def _once(cls, contrasts: list[str]) -> list[str]:
+        if len(set(contrasts)) < len(contrasts):
+            raise ValueError("two views of a head are of different contrasts: name each once")
+        return contrasts
 
 
 class DataConfig(Section):
@@ -55,7 +81,8 @@ class DataConfig(Section):
     """
 
     crop_size: tuple[PositiveInt, PositiveInt, PositiveInt] = (96, 96, 96)
-    sources: Annotated[list[SourceConfig], Field(min_length=1)]
+    sources: list[SourceConfig] = Field(default_factory=list)
+    pairs: PairsConfig | None = None
     max_volumes_per_modality: PositiveInt | None = None
     num_workers: Annotated[int, Field(ge=0)] = 2
     spacing_mm: PositiveFloat | tuple[PositiveFloat, PositiveFloat, PositiveFloat] | None = None
@@ -132,6 +159,10 @@ class LossConfig(Component):
     reconstruction: dict[str, Any] = Field(default_factory=dict)
 
 
+class ObjectiveConfig(Component):
+    """What is trained on pairs, by name with its settings: `cross_contrast` or `supervised_synthesis`."""
+
+
 class TrainingConfig(Section):
     """Optimisation: one step is one modality's `accumulate` batches."""
 
@@ -160,11 +191,24 @@ class Config(JobConfig):
     model: ModelConfig = ModelConfig()
     masking: MaskingConfig = MaskingConfig()
     loss: LossConfig = LossConfig()
+    objective: ObjectiveConfig | None = None
     training: TrainingConfig = TrainingConfig()
+
+    @model_validator(mode="after")
+    def _sources_or_pairs(self) -> Config:
+        if (self.data.pairs is None) == (not self.data.sources):
+            raise ValueError(
+                "data.sources or data.pairs is needed, and not both: volumes, or heads of which pairs are made"
+            )
+        if (self.data.pairs is None) != (self.objective is None):
+            raise ValueError("data.pairs and objective go together: an objective for pairs, or none of the two")
+        return self
 
     def modalities(self) -> list[str]:
         """The modalities of the sources in the order of their steps: by number of channels, so that MRI comes first."""
         names = {source.modality for source in self.data.sources}
+        if self.data.pairs is not None:
+            names = {"ct" if contrast == "CT" else "mri" for contrast in self.data.pairs.contrasts}
         return sorted(names, key=lambda name: (MODALITIES.get(name).channels, name))
 
 
@@ -194,6 +238,8 @@ def _resolve(config: Config) -> Config:
     )
     declared = {key: getattr(loss, key) for key in LossConfig.model_fields}
     config.loss = LossConfig(**{**declared, "reconstruction": reconstruction}, **contrastive)
+    if config.objective is not None:
+        config.objective = complete(OBJECTIVES, config.objective, "objective")
     check_modalities(
         {
             "data.modalities": config.data.modalities,

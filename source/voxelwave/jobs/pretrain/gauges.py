@@ -25,7 +25,8 @@ from voxelwave.evaluation.retrieval import retrieval
 from voxelwave.jobs.common.console import Console
 from voxelwave.jobs.pretrain.config import Config
 from voxelwave.jobs.pretrain.data import TrainingData
-from voxelwave.objectives.masked_modeling import MaskedModeling
+from voxelwave.jobs.pretrain.pair_data import PairData
+from voxelwave.jobs.pretrain.pretrainer import Pretrainer
 from voxelwave.ops.seeding import numpy_generator, torch_generator
 
 RETRIEVED_SCANS, CROPS = 16, 2
@@ -48,7 +49,13 @@ class OnlineProbe:
     """
 
     def __init__(
-        self, config: Config, pretrainer: MaskedModeling, data: TrainingData, *, writes: bool, console: Console
+        self,
+        config: Config,
+        pretrainer: Pretrainer,
+        data: TrainingData | PairData,
+        *,
+        writes: bool,
+        console: Console,
     ) -> None:
         self._config, self._pretrainer, self._data = config, pretrainer, data
         self._writes, self._console = writes, console

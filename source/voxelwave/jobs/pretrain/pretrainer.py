@@ -14,15 +14,18 @@ from voxelwave.jobs.common.config import check_crop
 from voxelwave.jobs.pretrain.config import Config
 from voxelwave.losses.masked_reconstruction import MaskedReconstruction
 from voxelwave.objectives.masked_modeling import MaskedFeatures, MaskedModeling, MaskedVoxels
+from voxelwave.objectives.supervised_synthesis import SupervisedSynthesis
 from voxelwave.ops.patches import token_grid
 from voxelwave.ops.seeding import key_to_seed
 from voxelwave.ops.torchvision_operators import make_torchvision_importable
-from voxelwave.registry import BACKBONES, CONTRASTIVE_LOSSES, MASKINGS
+from voxelwave.registry import BACKBONES, CONTRASTIVE_LOSSES, MASKINGS, OBJECTIVES
 from voxelwave.sparse.decoder import LightDecoder
 from voxelwave.sparse.encoder import SparseEncoder
 
+Pretrainer = MaskedModeling | SupervisedSynthesis
 
-def build_pretrainer(config: Config) -> MaskedModeling:
+
+def build_pretrainer(config: Config) -> Pretrainer:
     """Build the module that a run trains; its initial weights follow from `run.seed` alone.
 
     Called on a volume `[B, 1 or 3, D, H, W]` and a CPU `generator` it returns a `StepOutput`.
@@ -34,14 +37,15 @@ def build_pretrainer(config: Config) -> MaskedModeling:
         backbone = BACKBONES.build(model.backbone.name, channel_counts(), **model.backbone.settings)
         masking = MASKINGS.build(config.masking.name, **config.masking.settings)
         _check_crop(config, backbone.patch_size, masking)
+        encoder = SparseEncoder(backbone.channels, widths=model.encoder_widths, backend=model.sparse)
+        decoder = LightDecoder(model.encoder_widths, width=model.decoder_width)
+        if config.objective is not None:
+            reconstruction = MaskedReconstruction(**loss.reconstruction)
+            runtime = (backbone, masking, encoder, decoder, reconstruction)
+            built: Pretrainer = OBJECTIVES.build(config.objective.name, *runtime, **config.objective.settings)
+            return built
         contrastive = CONTRASTIVE_LOSSES.build(loss.name, (backbone.channels, backbone.channels), **loss.settings)
-        parts = (
-            backbone,
-            masking,
-            SparseEncoder(backbone.channels, widths=model.encoder_widths, backend=model.sparse),
-            LightDecoder(model.encoder_widths, width=model.decoder_width),
-            contrastive,
-        )
+        parts = (backbone, masking, encoder, decoder, contrastive)
         settings: dict[str, Any] = {
             "decoder_width": model.decoder_width,
             "contrastive_weight": loss.contrastive_weight,
@@ -76,7 +80,7 @@ def weight_decay_groups(module: nn.Module, weight_decay: float) -> list[dict[str
     return [decayed, kept]
 
 
-def count_parameters(pretrainer: MaskedModeling) -> dict[str, int]:
+def count_parameters(pretrainer: Pretrainer) -> dict[str, int]:
     """Count trained parameters by part."""
     counts: dict[str, int] = {}
     for name, parameter in pretrainer.named_parameters():

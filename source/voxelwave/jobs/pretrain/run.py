@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from rich.table import Table
 
 from voxelwave import __version__
 from voxelwave.contracts import StepOutput
-from voxelwave.data.batches.loaders import Batch
 from voxelwave.downstream.description import describe_run
 from voxelwave.downstream.load_backbone import save_backbone
 from voxelwave.engine.loop import LoopSettings
@@ -21,8 +21,9 @@ from voxelwave.jobs.pretrain.config import Config
 from voxelwave.jobs.pretrain.data import TrainingData
 from voxelwave.jobs.pretrain.figures import draw_curves, draw_reconstructions
 from voxelwave.jobs.pretrain.gauges import OnlineProbe
-from voxelwave.jobs.pretrain.pretrainer import build_pretrainer, count_parameters, weight_decay_groups
-from voxelwave.jobs.pretrain.sparse_choice import choose_sparse
+from voxelwave.jobs.pretrain.pair_data import PairData
+from voxelwave.jobs.pretrain.pretrainer import Pretrainer, build_pretrainer, count_parameters, weight_decay_groups
+from voxelwave.jobs.pretrain.sparse_choice import NOTHING_SPARSE, choose_sparse
 from voxelwave.objectives.masked_modeling import MaskedModeling
 from voxelwave.ops.seeding import torch_generator
 
@@ -62,7 +63,7 @@ def _train(config: Config, session: Session) -> bool:
     training, fabric, console = config.training, session.fabric, session.console
     # 1. Data: which files, and which batch belongs to which step. The model is built first: it checks its settings.
     pretrainer = build_pretrainer(config)
-    data = TrainingData(
+    data = (TrainingData if config.data.pairs is None else PairData)(
         config,
         rank=fabric.global_rank,
         world_size=fabric.world_size,
@@ -82,10 +83,12 @@ def _train(config: Config, session: Session) -> bool:
     model, optimizer = session.setup(pretrainer, groups, learning_rate=training.learning_rate, betas=(0.9, 0.95))
     # There was but one backend before checkpoints said which.
     before = None if session.checkpoint is None else session.checkpoint.get("sparse", "dense")
-    sparse = choose_sparse(config, pretrainer, fabric, before)
-    console.say(sparse.said)
+    sparse = NOTHING_SPARSE
+    if isinstance(pretrainer, MaskedModeling):
+        sparse = choose_sparse(config, pretrainer, fabric, before)
+        console.say(sparse.said)
 
-    def objective(batch: Batch, index: int) -> StepOutput:
+    def objective(batch: Any, index: int) -> StepOutput:
         generator = torch_generator(config.run.seed, "mask", fabric.global_rank, index)
         output: StepOutput = model(data.augmented(batch, index, fabric.device), generator)
         return output
@@ -120,14 +123,15 @@ def _train(config: Config, session: Session) -> bool:
     return complete
 
 
-def _compile(pretrainer: MaskedModeling) -> None:
+def _compile(pretrainer: Pretrainer) -> None:
     """Compile the parts whose shapes stay the same from step to step, in place: names of weights do not change."""
     for block in pretrainer.backbone.blocks:
         block.compile()
-    pretrainer.decoder.compile()
+    if isinstance(pretrainer, MaskedModeling):
+        pretrainer.decoder.compile()
 
 
-def _parameter_table(pretrainer: MaskedModeling) -> Table:
+def _parameter_table(pretrainer: Pretrainer) -> Table:
     counts = count_parameters(pretrainer)
     table = Table("part", "parameters", title="pretrainer")
     table.columns[1].justify = "right"
@@ -138,7 +142,7 @@ def _parameter_table(pretrainer: MaskedModeling) -> Table:
     return table
 
 
-def _draw(session: Session, pretrainer: MaskedModeling, data: TrainingData) -> None:
+def _draw(session: Session, pretrainer: Pretrainer, data: TrainingData | PairData) -> None:
     figures = session.folder / "figures"
     figures.mkdir(exist_ok=True)
     draw_curves(session.records, figures / "losses.png")

@@ -22,6 +22,9 @@ class SparseChoice(NamedTuple):
     said: str
 
 
+NOTHING_SPARSE = SparseChoice("dense", "")  # of an objective without such a part
+
+
 def choose_sparse(config: Config, pretrainer: MaskedModeling, fabric: Any, began_with: str | None) -> SparseChoice:
     """Let the encoder compute with the backend that the config names, or for `auto` with the fastest one.
 

@@ -1,0 +1,191 @@
+"""Two views of one head: each with its own crop, turn, stretch, spacing and contrast."""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from numpy import ndarray
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from voxelwave.contracts import Grid
+from voxelwave.data.batches.alternating import Draw
+from voxelwave.data.label_maps import LabelMap, read_labels
+from voxelwave.errors import InputError, UnusableVolume
+from voxelwave.ops.seeding import numpy_generator
+
+ATTEMPTS = 20  # to find two crops that share enough of a head
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """How a view may differ from the head that it shows.
+
+    Attributes:
+        spacing_mm: of a view, before it is stretched.
+        degrees: about each axis, at most.
+        log_stretch: of the spacing along each axis, at most.
+        shared: of a crop's sides that two crops of one head have in common, at least.
+    """
+
+    crop_size: Grid
+    spacing_mm: float = 3.0
+    degrees: float = 10.0
+    log_stretch: float = 0.15
+    shared: float = 0.5
+
+
+class HeadView(NamedTuple):
+    """Tissues as one view shows them, and the way from its voxels to mm of the head."""
+
+    labels: UInt8[Tensor, "depth height width"]
+    to_mm: Float[Tensor, "4 4"]
+    contrast: str
+
+
+class PairSample(NamedTuple):
+    """Both views of one head, and the modalities of these, as in "mri+ct"."""
+
+    views: tuple[HeadView, HeadView]
+    modality: str
+    file: str
+
+
+class HeadPairs(Dataset[PairSample]):
+    """Cuts two views of a label map for each draw, whose `modality` names those of both views, as in "mri+ct".
+
+    Args:
+        label_maps: files with values from 0, which is air, to `highest`.
+        contrasts: by modality, those that a view may be of; two views of one modality differ.
+        cached: how many label maps are kept in memory.
+    """
+
+    def __init__(
+        self,
+        label_maps: Sequence[Path],
+        contrasts: Mapping[str, Sequence[str]],
+        geometry: Geometry,
+        *,
+        highest: int,
+        cached: int,
+    ) -> None:
+        self._label_maps, self._contrasts, self._geometry = list(label_maps), contrasts, geometry
+        self._highest, self._cached = highest, cached
+        self._kept: OrderedDict[Path, LabelMap] = OrderedDict()
+
+    def __getitem__(self, draw: Draw) -> PairSample:
+        """Return both views of `draw`; raises InputError for a label map that cannot be used."""
+        path = self._label_maps[draw.index]
+        try:
+            head, generator = self._read(path), numpy_generator(*draw.key)
+        except UnusableVolume as unusable:
+            raise InputError(f"label map {path}: {unusable}") from None
+        modalities = draw.modality.split("+")
+        names = [self._contrasts[name] for name in modalities]
+        if modalities[0] == modalities[1]:
+            chosen = [str(name) for name in generator.choice(names[0], 2, replace=False)]
+        else:
+            chosen = [str(generator.choice(of)) for of in names]
+        affines = draw_affines(head, self._geometry, generator)
+        one, other = (
+            HeadView(cut_labels(head, to_mm, self._geometry.crop_size), torch.from_numpy(to_mm).float(), contrast)
+            for to_mm, contrast in zip(affines, chosen, strict=True)
+        )
+        return PairSample((one, other), draw.modality, str(path))
+
+    def _read(self, path: Path) -> LabelMap:
+        if path in self._kept:
+            self._kept.move_to_end(path)
+            return self._kept[path]
+        labels = read_labels(path)
+        lowest, highest = int(labels.array.min()), int(labels.array.max())
+        if lowest < 0 or highest > self._highest:
+            raise UnusableVolume(f"its values go from {lowest} to {highest}, and tissues from 0 to {self._highest}")
+        head = LabelMap(labels.array.astype(np.uint8), labels.affine)
+        if self._cached:
+            self._kept[path] = head
+        if len(self._kept) > self._cached:
+            self._kept.popitem(last=False)
+        return head
+
+
+class PairedLabels(NamedTuple):
+    """A batch of pairs: of each view the labels, the ways to mm, and the contrasts, which are of one modality."""
+
+    views: tuple[tuple[UInt8[Tensor, "batch depth height width"], Float[Tensor, "batch 4 4"], list[str]], ...]
+    modality: str
+    files: list[str]
+
+
+def draw_affines(head: LabelMap, geometry: Geometry, generator: np.random.Generator) -> Iterator[ndarray]:
+    """Yield the way from voxels to mm of two crops, both around tissue, that share at least `geometry.shared`."""
+    inside = np.flatnonzero(head.array)
+    side_mm = geometry.spacing_mm * np.array(geometry.crop_size)
+    centres: list[ndarray] = []
+    for attempt in range(ATTEMPTS):
+        places = np.stack(np.unravel_index(generator.choice(inside, 2), head.array.shape), -1)
+        centres = list(places @ head.affine[:3, :3].T + head.affine[:3, 3])
+        # The last attempt shows the same place twice: where a crop is as large as the head any two would do.
+        if attempt == ATTEMPTS - 1:
+            centres[1] = centres[0]
+        if np.all(np.abs(centres[0] - centres[1]) <= (1 - geometry.shared) * side_mm):
+            break
+    for centre in centres:
+        angles = np.radians(generator.uniform(-geometry.degrees, geometry.degrees, 3))
+        spacing = geometry.spacing_mm * np.exp(generator.uniform(-geometry.log_stretch, geometry.log_stretch, 3))
+        linear = rotation(angles) * spacing
+        affine = np.eye(4)
+        affine[:3, :3] = linear
+        affine[:3, 3] = centre - linear @ ((np.array(geometry.crop_size) - 1) / 2)
+        yield affine
+
+
+def rotation(angles: ndarray) -> ndarray:
+    """Return the rotation about the first, then the second, then the third axis, in radians."""
+    matrix = np.eye(3)
+    for axis, angle in enumerate(angles):
+        first, second = (axis + 1) % 3, (axis + 2) % 3
+        turn = np.eye(3)
+        turn[first, first] = turn[second, second] = math.cos(angle)
+        turn[first, second], turn[second, first] = -math.sin(angle), math.sin(angle)
+        matrix = turn @ matrix
+    return matrix
+
+
+def cut_labels(head: LabelMap, to_mm: ndarray, size: Grid) -> UInt8[Tensor, "depth height width"]:
+    """Return the nearest label of each voxel of a view, 0 outside of the label map."""
+    way = np.linalg.inv(head.affine) @ to_mm
+    planes, rows, columns = (np.arange(side) for side in size)
+    # A linear map of a grid is a sum of three vectors: one for the planes, one for the rows, one for the columns.
+    nearest, inside = [], np.True_
+    for axis, side in enumerate(head.array.shape):
+        place = (
+            (way[axis, 0] * planes + way[axis, 3])[:, None, None]
+            + (way[axis, 1] * rows)[:, None]
+            + way[axis, 2] * columns
+        )
+        index = np.floor(place + 0.5).astype(np.int32)
+        inside = inside & (index >= 0) & (index < side)
+        nearest.append(index.clip(0, side - 1))
+    return torch.from_numpy(np.where(inside, head.array[tuple(nearest)], 0).astype(np.uint8))
+
+
+def collate_pairs(samples: Sequence[PairSample]) -> PairedLabels:
+    """Put pairs of one kind together to a batch."""
+    views = tuple(
+        (
+            torch.stack([view.labels for view in of]),
+            torch.stack([view.to_mm for view in of]),
+            [view.contrast for view in of],
+        )
+        for of in zip(*(sample.views for sample in samples), strict=True)
+    )
+    return PairedLabels(views, samples[0].modality, [sample.file for sample in samples])

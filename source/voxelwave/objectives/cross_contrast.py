@@ -1,0 +1,154 @@
+"""One anatomy in two contrasts: places of a head are told in each of two views, and hidden voxels are predicted."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, UInt8
+from torch import Tensor
+
+from voxelwave.contracts import Masking, StepOutput
+from voxelwave.losses.masked_reconstruction import MaskedReconstruction
+from voxelwave.losses.place_contrast import PlaceContrast
+from voxelwave.objectives.masked_modeling import Backbone, MaskedVoxels
+from voxelwave.ops.patches import patchify
+from voxelwave.registry import OBJECTIVES
+from voxelwave.sparse.decoder import LightDecoder
+from voxelwave.sparse.encoder import SparseEncoder
+
+COVERED = 0.5  # of the weights that a feature is interpolated with; below, it would be of hidden neighbours
+
+
+class PairedView(NamedTuple):
+    """One view of each head of a batch.
+
+    Attributes:
+        seen: what the backbone sees, with noise, bias field and whatever else was added.
+        clean: the same voxels without that, which are predicted.
+        to_mm: voxel to mm of a space that both views share.
+        labels: what is where, in whole numbers from 0, which is air; None where nobody knows.
+    """
+
+    seen: Float[Tensor, "batch channel depth height width"]
+    clean: Float[Tensor, "batch channel depth height width"]
+    to_mm: Float[Tensor, "batch 4 4"]
+    labels: UInt8[Tensor, "batch depth height width"] | None = None
+
+
+@OBJECTIVES.register("cross_contrast")
+class CrossContrast(MaskedVoxels):
+    """Hide patches of both views, predict them, and contrast the deep features of places that both show.
+
+    Each view has its own contrast, crop, affine and mask, so that neither the field of view nor the intensities tell a
+    place. The contrast weighs `contrastive_weight`; for the other settings see `losses.place_contrast.PlaceContrast`.
+    Sources: anatomix (Dey et al., 2025) contrasts voxels between two appearances; MAE (He et al., 2022).
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        masking: Masking,
+        encoder: SparseEncoder,
+        decoder: LightDecoder,
+        reconstruction: MaskedReconstruction,
+        *,
+        contrastive_weight: float = 0.3,
+        temperature: float = 0.1,
+        margin_mm: float = 0.0,
+        projection_dim: int = 128,
+    ) -> None:
+        contrast = PlaceContrast(
+            backbone.channels, temperature=temperature, margin_mm=margin_mm, projection_dim=projection_dim
+        )
+        super().__init__(
+            *(backbone, masking, encoder, decoder, contrast, reconstruction),
+            decoder_width=decoder.width,
+            contrastive_weight=contrastive_weight,
+            shallow_depth=0,
+        )
+
+    def forward(  # type: ignore[override]  # of a pair, where the other objectives see one volume
+        self, views: tuple[PairedView, PairedView], generator: torch.Generator
+    ) -> StepOutput:
+        """Return the loss of one batch; `generator` (CPU) draws the masks."""
+        # 1. Both views, each under its own mask.
+        levels = [self.draw(view.seen, generator) for view in views]
+        deep = [
+            self.backbone.forward_intermediates(view.seen, hidden.hidden)[0]
+            for view, hidden in zip(views, levels, strict=True)
+        ]
+        # 2. Predict the hidden patches of each, without what the scanner added.
+        errors = []
+        for view, hidden, features in zip(views, levels, deep, strict=True):
+            predicted = self._predict(features, hidden, view.clean.shape[1])
+            patches = patchify(view.clean, self.backbone.patch_size)[hidden.hidden.flatten(1)]
+            errors.append(self.reconstruction(predicted, patches, hidden.hard[hidden.hidden]))
+        # 3. The places of the first view that the second shows, too.
+        counted = [of.visible & self.tissue(view.clean) for view, of in zip(views, levels, strict=True)]
+        there = corresponding(views[0].to_mm, views[1].to_mm, counted[0].shape[1:], patch_size=self.backbone.patch_size)
+        other, covered = interpolated(deep[1], counted[1], there.tokens)
+        both = counted[0] & covered
+        contrast, alignment = self.contrastive(
+            *(deep[0].movedim(1, -1)[both], other[both], there.places_mm[both], both.nonzero()[:, 0])
+        )
+        # 4. Together.
+        reconstruction = (errors[0].loss + errors[1].loss) / 2
+        loss = reconstruction + self.contrastive_weight * contrast
+        logs = {
+            "loss": loss,
+            "reconstruction": reconstruction,
+            "contrastive": contrast,
+            **{name: sum(getattr(of, name) for of in errors) / 2 for name in ("easy", "hard", "baseline")},
+            "alignment": alignment,
+            "shared_places": both.sum() / len(both),
+        }
+        return StepOutput(loss, {name: torch.as_tensor(value).detach() for name, value in logs.items()})
+
+
+class Correspondence(NamedTuple):
+    """Where each token of one view lies, in mm and in tokens of the other view, counted from its first."""
+
+    places_mm: Float[Tensor, "batch d h w 3"]
+    tokens: Float[Tensor, "batch d h w 3"]
+
+
+def corresponding(
+    to_mm: Float[Tensor, "batch 4 4"],
+    other_to_mm: Float[Tensor, "batch 4 4"],
+    grid: tuple[int, ...],
+    *,
+    patch_size: int,
+) -> Correspondence:
+    """Return where the centres of all tokens of a view lie, by the affines of both views."""
+    sides = [torch.arange(side, device=to_mm.device, dtype=torch.float64) for side in grid]
+    tokens = torch.stack(torch.meshgrid(*sides, indexing="ij"), -1)
+    # The centre of token 0 is that of its voxels 0 to patch_size - 1.
+    voxels = (tokens + 0.5) * patch_size - 0.5
+    places = _moved(voxels.expand(len(to_mm), *voxels.shape), to_mm.double())
+    others = _moved(places, torch.linalg.inv(other_to_mm.double()))
+    return Correspondence(places.float(), ((others + 0.5) / patch_size - 0.5).float())
+
+
+def interpolated(
+    features: Float[Tensor, "batch embed d2 h2 w2"],
+    counted: Bool[Tensor, "batch d2 h2 w2"],
+    places: Float[Tensor, "batch d h w 3"],
+) -> tuple[Float[Tensor, "batch d h w embed"], Bool[Tensor, "batch d h w"]]:
+    """Return features at `places` (in tokens) by trilinear weights of the counted tokens, and where these suffice."""
+    sides = torch.tensor(features.shape[2:], device=places.device)
+    where = ((2 * places + 1) / sides - 1).flip(-1)
+    weights = counted.unsqueeze(1).float()
+    with torch.autocast(features.device.type, enabled=False):
+        stacked = torch.cat([features.float() * weights, weights], 1)
+        found = F.grid_sample(stacked, where.float(), padding_mode="zeros", align_corners=False).movedim(1, -1)
+    covered = found[..., -1]
+    return found[..., :-1] / covered.clamp_min(1e-6).unsqueeze(-1), covered >= COVERED
+
+
+def _moved(
+    places: Float[Tensor, "batch d h w 3"], affine: Float[Tensor, "batch 4 4"]
+) -> Float[Tensor, "batch d h w 3"]:
+    moved: Tensor = torch.einsum("bij,b...j->b...i", affine[:, :3, :3], places) + affine[:, None, None, None, :3, 3]
+    return moved
