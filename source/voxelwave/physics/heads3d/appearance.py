@@ -36,7 +36,8 @@ def render(labels: LabelMaps, contrasts: Sequence[str], generator: torch.Generat
 
     Tissues have means near those of their contrast, or in a random contrast any (Billot et al., 2023, "SynthSeg",
     section 3.2). Resolution, texture, bias field and noise are drawn for each sample; `stripped` is the probability
-    that skull and scalp are gone. All but white noise is drawn on the CPU, so that every device shows the same.
+    that skull and scalp are gone. All but white noise is drawn on the CPU, so that every device shows the same but for
+    that.
     """
     device, of_ct = labels.device, contrasts[0] == CT
     assert all((name == CT) == of_ct for name in contrasts)
@@ -63,13 +64,19 @@ def render(labels: LabelMaps, contrasts: Sequence[str], generator: torch.Generat
     sigma[thick, axis[thick]] += uniform(0.3, 1.0)[thick]
     clean = blurred(image, sigma.to(device))
     # 4. What the scanner adds.
+    seed = int(torch.randint(2**62, (), generator=generator))
+    there = torch.Generator(device).manual_seed(seed)
+
+    def noise_like(image: Tensor) -> Tensor:
+        return torch.randn(image.shape, generator=there, device=device)
+
     if of_ct:
-        noise = blurred(torch.randn_like(clean), torch.full_like(sigma, 0.6).to(device))
+        noise = blurred(noise_like(clean), torch.full_like(sigma, 0.6).to(device))
         return Rendering(clean + uniform(2, 12).to(device).view(-1, 1, 1, 1, 1) * noise, clean)
     strength = uniform(0, 0.3).to(device).view(-1, 1, 1, 1, 1)
     seen = clean * torch.exp(strength * smooth_fields(count, image.shape[2:], generator, cells=2).to(device))
     sigma_noise = uniform(0.005, 0.05).to(device).view(-1, 1, 1, 1, 1)
-    seen = torch.hypot(seen + sigma_noise * torch.randn_like(seen), sigma_noise * torch.randn_like(seen))
+    seen = torch.hypot(seen + sigma_noise * noise_like(seen), sigma_noise * noise_like(seen))
     # 5. MRI has no unit: the brightest tissue is near 1, and scanners differ in between.
     gamma = torch.exp(uniform(-0.3, 0.3)).to(device).view(-1, 1, 1, 1, 1)
     brightest = means.amax(1).to(device).view(-1, 1, 1, 1, 1) * uniform(0.9, 1.1).to(device).view(-1, 1, 1, 1, 1)

@@ -1,0 +1,85 @@
+"""A run on pairs of rendered views: it resumes exactly, exports a backbone, and names what it cannot use."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from support.pretraining_runs import QUIET, exact, named, records, tiny, weights
+from support.stopping import stop_after
+from voxelwave import load_backbone
+from voxelwave.errors import InputError
+from voxelwave.jobs.pretrain.config import check_config
+from voxelwave.jobs.pretrain.run import pretrain
+
+pytestmark = pytest.mark.usefixtures("undrawn")
+CONTRASTS = ["T1", "random", "CT"]
+
+
+@pytest.fixture
+def raw(heads, tmp_path):
+    """A run of 8 steps on the label maps of the generated heads."""
+    raw = tiny(heads, tmp_path / "runs")
+    raw["data"] = {
+        "crop_size": [16, 16, 16],
+        "num_workers": 0,
+        "cached_volumes": 10,
+        "pairs": {"cases": str(heads), "contrasts": CONTRASTS, "spacing_mm": 2.0},
+    }
+    return {**raw, "objective": {"name": "cross_contrast"}}
+
+
+def configured(raw, name, **changes):
+    raw = {**raw, **changes}
+    return named(raw, name, max_steps=8, epochs=20)
+
+
+def test_a_resumed_run_on_pairs_equals_the_uninterrupted_one(raw):
+    whole, parts = configured(raw, "whole"), configured(raw, "parts")
+    assert pretrain(whole, console=QUIET)
+    assert not pretrain(parts, console=QUIET, should_stop=stop_after(3))
+    assert pretrain(parts, resume=True, console=QUIET)
+    assert exact(parts) == exact(whole)
+    one, other = weights(whole), weights(parts)
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    assert {record["modality"] for record in records(whole)} == {"mri+mri", "mri+ct"}
+    assert any(record["shared_places"] > 0 for record in records(whole))
+    assert {"effective_rank_mri", "effective_rank_ct"} <= records(whole)[0].keys()
+
+
+def test_the_loader_cuts_the_same_pairs_with_workers(raw):
+    alone, helped = configured(raw, "alone"), configured(raw, "helped", data={**raw["data"], "num_workers": 2})
+    assert pretrain(alone, console=QUIET)
+    assert pretrain(helped, console=QUIET)
+    assert exact(alone) == exact(helped)
+
+
+@pytest.mark.parametrize("objective", ["cross_contrast", "supervised_synthesis"])
+def test_the_backbone_of_a_run_on_pairs_reads_both_modalities(raw, objective):
+    config = configured(raw, objective, objective={"name": objective})
+    assert pretrain(config, console=QUIET)
+    backbone = load_backbone(config.run_folder())
+    for channels in (1, 3):
+        deepest = backbone(torch.rand(1, channels, 16, 16, 16))[-1]
+        assert deepest.shape == (1, 24, 4, 4, 4)
+    described = json.loads((config.run_folder() / "backbone.json").read_text())
+    assert set(described["preprocessing"]["modalities"]) == {"mri", "ct"}
+    first, last = (record["loss"] for record in (records(config)[0], records(config)[-1]))
+    assert np.isfinite([first, last]).all()
+
+
+def test_cases_without_label_maps_cannot_be_rendered(raw, heads, tmp_path):
+    image = next((heads / "mri").glob("*.nii.gz"))
+    (tmp_path / "cases.csv").write_text(f"image,modality\n{image},mri\n")
+    raw["data"]["pairs"]["cases"] = str(tmp_path / "cases.csv")
+    with pytest.raises(InputError, match="names no label map, of which views are rendered"):
+        pretrain(configured(raw, "without"), console=QUIET)
+
+
+def test_label_maps_that_changed_are_named_on_resume(raw, heads, tmp_path):
+    config = check_config({**raw, "run": {**raw["run"], "name": "changed"}})
+    assert not pretrain(config, console=QUIET, should_stop=stop_after(2))
+    config.data.pairs.spacing_mm = 3.0
+    with pytest.raises(InputError, match=r"'data.pairs.spacing_mm' was 2.0 and is 3.0 now"):
+        pretrain(config, resume=True, console=QUIET)
