@@ -25,7 +25,6 @@ from tempfile import TemporaryDirectory
 
 FOLDER = Path(__file__).parent
 PYPROJECT = FOLDER.parent / "pyproject.toml"
-HEADER = "# Written by `make lock`, from pyproject.toml.\n"
 # Installed as `torch-….txt` says, and by nothing else.
 TORCH = re.compile(r"(torch|triton|nvidia-.*|cuda-.*)")
 TORCH_INDEX = os.environ.get("TORCH_INDEX", "https://download.pytorch.org/whl/cpu")
@@ -43,14 +42,9 @@ def entries(text: str) -> Entries:
 
 
 def read(name: str) -> Entries:
-    """Return what a lock file of this folder holds, nothing where it is not there."""
-    path = FOLDER / name
+    """Return what a lock of this folder holds, nothing where it is not there."""
+    path = FOLDER / f"{name}.txt"
     return entries(path.read_text()) if path.exists() else {}
-
-
-def write(name: str, locked: Entries) -> None:
-    """Write a lock file, sorted by name."""
-    (FOLDER / name).write_text(HEADER + "".join(locked[package] for package in sorted(locked)))
 
 
 def compile_lock(*sources: str, known: Entries, fixed: Entries | None = None) -> Entries:
@@ -68,13 +62,14 @@ def compile_lock(*sources: str, known: Entries, fixed: Entries | None = None) ->
         options = ["--universal", "--fork-strategy=fewest", "--generate-hashes", "--no-annotate", "--no-header"]
         command = [sys.executable, "-m", "uv", "pip", "compile", "--quiet", *options, "--python-version", python]
         files = ["--constraints", str(constraints), "--output-file", str(output)]
-        subprocess.run([*command, *files, *sources, *sys.argv[1:]], check=True, cwd=FOLDER.parent)
+        if subprocess.run([*command, *files, *sources, *sys.argv[1:]], cwd=FOLDER.parent).returncode:
+            sys.exit(f"lock.py: uv found no versions for {' '.join(sources)}; nothing was written")
         return entries(output.read_text())
 
 
 def cpu_build(version: str) -> Entries:
     """Return torch's CPU build of `version`: as locked, or from PyTorch's index where that is another version."""
-    known = read("torch-cpu.txt")
+    known = read("torch-cpu")
     if known.get("torch", "").startswith(f"torch=={version}+cpu "):
         return known
     with TemporaryDirectory() as folder:
@@ -84,32 +79,39 @@ def cpu_build(version: str) -> Entries:
 
 
 def main() -> None:
-    """Write every lock file."""
+    """Write every lock file, or none."""
     names = ("run", "dev", "umap", "torch-pypi")
-    known = {package: entry for name in names for package, entry in read(f"{name}.txt").items()}
+    known = {package: entry for name in names for package, entry in read(name).items()}
+    locks: dict[str, Entries] = {}
 
     # 1. One resolution after the other, each with the versions of those before it.
-    build = tomllib.loads(PYPROJECT.read_text())["build-system"]["requires"]
     locked: Entries = {}
     with TemporaryDirectory() as folder:
-        tools = Path(folder) / "build.in"
-        tools.write_text("\n".join(build))
+        build = Path(folder) / "build.in"
+        build.write_text("\n".join(tomllib.loads(PYPROJECT.read_text())["build-system"]["requires"]))
         for name, extras in {"run": ["dicom"], "dev": ["dicom", "dev"], "umap": ["umap"]}.items():
             options = [word for extra in extras for word in ("--extra", extra)]
-            resolved = compile_lock("pyproject.toml", str(tools), *options, known=known, fixed=locked)
-            added = {package: entry for package, entry in resolved.items() if package not in locked}
-            write(f"{name}.txt", {package: entry for package, entry in added.items() if not TORCH.fullmatch(package)})
-            locked |= added
+            resolved = compile_lock("pyproject.toml", str(build), *options, known=known, fixed=locked)
+            # An entry comes again where it holds for more platforms.
+            locks[name] = {package: entry for package, entry in resolved.items() if locked.get(package) != entry}
+            locked |= locks[name]
 
-    # 2. torch, in its two builds.
-    write("torch-pypi.txt", {package: entry for package, entry in locked.items() if TORCH.fullmatch(package)})
+    # 2. torch and what it alone brings, in its two builds.
+    locks["torch-pypi"] = {package: locked[package] for package in locked if TORCH.fullmatch(package)}
+    for lock in (locks["run"], locks["dev"], locks["umap"]):
+        for package in locks["torch-pypi"]:
+            lock.pop(package, None)
     version = re.match(r"torch==(\S+)", locked["torch"])
     assert version
-    write("torch-cpu.txt", cpu_build(version[1]))
+    locks["torch-cpu"] = cpu_build(version[1])
 
     # 3. Environments of their own.
     for name in ("minkowski", "tools"):
-        write(f"{name}.txt", compile_lock("--group", name, known=read(f"{name}.txt"), fixed=locked))
+        locks[name] = compile_lock("--group", name, known=read(name), fixed=locked)
+
+    for name, lock in locks.items():
+        text = "".join(lock[package] for package in sorted(lock))
+        (FOLDER / f"{name}.txt").write_text(f"# Written by `make lock`, from pyproject.toml.\n{text}")
 
 
 if __name__ == "__main__":
