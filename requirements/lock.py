@@ -25,9 +25,9 @@ from tempfile import TemporaryDirectory
 
 FOLDER = Path(__file__).parent
 PYPROJECT = FOLDER.parent / "pyproject.toml"
+DOCKERFILE = FOLDER.parent / "docker" / "Dockerfile.cpu"
 # Installed as `torch-….txt` says, and by nothing else.
 TORCH = re.compile(r"(torch|triton|nvidia-.*|cuda-.*)")
-TORCH_INDEX = os.environ.get("TORCH_INDEX", "https://download.pytorch.org/whl/cpu")
 
 Entries = dict[str, str]  # by name: the requirement with its hashes, some lines
 
@@ -68,14 +68,17 @@ def compile_lock(*sources: str, known: Entries, fixed: Entries | None = None) ->
 
 
 def cpu_build(version: str) -> Entries:
-    """Return torch's CPU build of `version`: as locked, or from PyTorch's index where that is another version."""
+    """Return torch's CPU build of `version`: as locked, or where that is another version from the image's index."""
     known = read("torch-cpu")
     if known.get("torch", "").startswith(f"torch=={version}+cpu "):
         return known
+    default = re.search(r"^ARG TORCH_INDEX=(\S+)", DOCKERFILE.read_text(), re.MULTILINE)
+    assert default
+    index = os.environ.get("TORCH_INDEX", default[1])
     with TemporaryDirectory() as folder:
         wanted = Path(folder) / "torch.in"
         wanted.write_text(f"torch=={version}+cpu\n")
-        return compile_lock(str(wanted), "--no-deps", "--default-index", TORCH_INDEX, known={})
+        return compile_lock(str(wanted), "--no-deps", "--default-index", index, known={})
 
 
 def main() -> None:
