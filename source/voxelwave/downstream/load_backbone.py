@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -14,6 +13,7 @@ from voxelwave.downstream.features import FeaturePyramid, LoadReport
 from voxelwave.downstream.weights import read_weights, save_weights
 from voxelwave.engine.checkpoint import load_checkpoint
 from voxelwave.errors import InputError
+from voxelwave.ops.loggers import logger
 from voxelwave.registry import BACKBONES, MODALITIES
 
 WEIGHTS, DESCRIPTION = "backbone.safetensors", "backbone.json"
@@ -21,7 +21,6 @@ IN_A_RUN = (WEIGHTS, "best_model.pth", "last.pth")
 # What DDP, torch.compile and FSDP put before the names of a module that they wrap.
 WRAPPERS = ("module.", "_orig_mod.", "_forward_module.", "_fsdp_wrapped_module.")
 PART = "backbone."
-logger = logging.getLogger("voxelwave")
 
 Stem = Literal["repeat", "new"]
 NEW_STEM = "new, random"  # how a stem came about, in reports
