@@ -177,10 +177,20 @@ def change_description(change):
     ("harm", "message"),
     [
         (damage_weights, "is damaged, or not the file that"),
-        (change_description(lambda a: a.pop("settings")), "description of .* is damaged: KeyError"),
+        (
+            change_description(lambda a: a.pop("settings")),
+            "backbone.json is damaged: key 'architecture.settings' is missing",
+        ),
         (change_description(lambda a: a.update(name="resnet")), "unknown backbone 'resnet'"),
-        (change_description(lambda a: a.update(in_channels=[])), "damaged: ValueError"),
-        (change_description(lambda a: a.update(in_channels="13")), "damaged: ValueError"),
+        (
+            change_description(lambda a: a.update(in_channels=[])),
+            "key 'architecture.in_channels': List should have at least 1 item",
+        ),
+        (
+            change_description(lambda a: a.update(in_channels="13")),
+            "key 'architecture.in_channels': .* a valid list, got '13'",
+        ),
+        (change_description(lambda a: a.update(name=["waveformer"])), "key 'architecture.name': .* a valid string"),
         (change_description(lambda a: a["settings"].update(depth=3)), "blocks.2.* is missing .and 1. more.; it is"),
         (change_description(lambda a: a["settings"].update(depth=1)), "blocks.1.* is unexpected"),
         (

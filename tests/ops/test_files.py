@@ -6,7 +6,7 @@ import os
 import pytest
 
 from voxelwave.errors import InputError
-from voxelwave.ops.files import absolute, locked, size_and_sha256
+from voxelwave.ops.files import absolute, below, locked, size_and_sha256
 
 
 def test_a_lock_is_held_once_and_free_again(tmp_path):
@@ -39,3 +39,23 @@ def test_size_and_checksum_are_those_of_the_bytes(tmp_path):
     (tmp_path / "a").write_bytes(b"abc")
     known = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
     assert size_and_sha256(tmp_path / "a") == (3, known)
+
+
+@pytest.mark.parametrize("name", ["a", "a/b.vxw", "not/there", "inside/b", "a/../c", "..a", "x" * 300])
+def test_a_name_below_a_folder_is_its_path(tmp_path, name):
+    folder = tmp_path / "set"
+    (folder / "a").mkdir(parents=True)
+    (folder / "inside").symlink_to("a")
+    assert below(folder, name) == folder / name
+
+
+@pytest.mark.parametrize(
+    "name", ["", ".", "..", "a/..", "../set2/b", "a/../../b", "/etc/passwd", "out/b", "deep/out/x", "a\0b"]
+)
+def test_a_name_that_leads_out_of_a_folder_is_refused(tmp_path, name):
+    folder = tmp_path / "set"
+    (folder / "deep").mkdir(parents=True)
+    (folder / "out").symlink_to(tmp_path)
+    (folder / "deep" / "out").symlink_to("../..")
+    with pytest.raises(InputError, match="does not lie below"):
+        below(folder, name)

@@ -8,10 +8,10 @@ A file holds int16 or float16, [D, H, W] or [D, H, W, channels], axes towards RA
 4. the chunks in C order, each CHUNK_SIDE³ voxels of one channel, or what of that the volume has, compressed by blosc2.
 
 Nothing is decompressed before its checksum agrees, so that a damaged file is named. Who writes a file writes its
-checksums too: every number of the head is bounded before it is used, and a chunk is decompressed only where it is of the
-kind that is written here and of the size of its place. A file holds numbers alone: blosc2's own container (.b2nd) can
-hold expressions that are run on opening. Chunks are read and not mapped into memory, where one that was cut off meanwhile
-would end the process.
+checksums too: every number of the head is bounded before it is used, and a chunk is decompressed only where it is of
+the kind that is written here and of the size of its place. A file holds numbers alone: blosc2's own container (.b2nd)
+can hold expressions that are run on opening. Chunks are read and not mapped into memory, where one that was cut off
+since would end the process.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ ZSTD = 5
 Type = Literal["int16", "float16", "uint8", "int32"]  # the last two for labels
 Side = Annotated[int, Field(ge=1, le=MOST_SOURCE_VOXELS)]
 Entry = Annotated[float, Field(ge=-1e9, le=1e9)]
-Affine = tuple[
+Matrix = tuple[
     tuple[Entry, Entry, Entry, Entry],
     tuple[Entry, Entry, Entry, Entry],
     tuple[Entry, Entry, Entry, Entry],
@@ -82,11 +82,11 @@ class StoredInfo(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     modality: str
-    affine: Affine
+    affine: Matrix
     bounds: tuple[float, float] = (0.0, 1.0)
     settings: dict[str, Any] = {}
     source_shape: tuple[Side, Side, Side] | tuple[()] = ()
-    source_affine: Affine | tuple[()] = ()
+    source_affine: Matrix | tuple[()] = ()
 
 
 class _Head(BaseModel):
@@ -278,10 +278,8 @@ def _written_here(packed: bytes, nbytes: int) -> bool:
     if len(packed) < CHUNK_HEADER or blosc2.get_cbuffer_sizes(packed)[:2] != (nbytes, len(packed)):
         return False
     flags, filters, codec, rest, special = packed[2], packed[16:22], packed[22], packed[24:31], packed[31]
-    extended, copied, zstd = flags & 0b101 == 0b101, flags & 0b10, flags >> 5 == 4
-    return (
-        extended and (copied or zstd) and codec == ZSTD and max(filters) <= 1 and not any(rest) and special in (0, 0x10)
-    )
+    plain = flags & 0b101 == 0b101 and max(filters) <= 1 and not any(rest) and special in (0, 0x10)
+    return plain and codec == ZSTD and (bool(flags & 0b10) or flags >> 5 == 4)  # bytes as they are, or Zstandard
 
 
 def _counts(shape: Sequence[int]) -> tuple[int, ...]:

@@ -13,7 +13,7 @@ UNSHOWN = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\
 
 
 def printable(text: str) -> str:
-    """Return `text` as one line, with control characters and bytes that are no UTF-8 written out: file names have them."""
+    """Return `text` as one line, with control characters and bytes that are no UTF-8, of file names, written out."""
     return UNSHOWN.sub(lambda sign: sign[0].encode("unicode-escape").decode("ascii"), text)
 
 

@@ -82,8 +82,7 @@ class _BoundedLoader(yaml.SafeLoader):
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         """Compose a node whose size is known, or refuse it."""
-        mark = self.peek_event().start_mark
-        alias = self.check_event(yaml.AliasEvent)
+        mark, alias = self.peek_event().start_mark, self.check_event(yaml.AliasEvent)  # type: ignore[no-untyped-call]
         self._level += 1
         if self._level > DEEPEST:
             raise yaml.composer.ComposerError(None, None, f"nested deeper than {DEEPEST} levels", mark)

@@ -8,13 +8,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from voxelwave.data.listing.discovery import home_expanded, walk
-from voxelwave.data.listing.manifest import printable
 from voxelwave.data.reading import dicom, nifti, nrrd
 from voxelwave.data.reading.dicom_header import Series
 from voxelwave.data.reading.volume import Volume, VolumeInfo
 from voxelwave.data.recognition.recognise import told_beforehand
 from voxelwave.data.recognition.rules import Told
 from voxelwave.errors import DamagedVolume, InputError, UnusableVolume
+from voxelwave.ops.loggers import printable
 
 # Listed, so that no scan is passed over without a word.
 NOT_READ = (".img", ".mha", ".mhd", ".mnc", ".nii.bz2", ".nii.xz", ".nii.zip", ".dcm.gz", ".par")

@@ -75,7 +75,7 @@ class Images:
         """List what was left out, and why; raises InputError where that is all there is."""
         for title, lines in (("label maps, left out", self._label_maps), ("cannot be used", self.refused)):
             if lines:
-                console.say("\n  ".join([f"{title}: {len(lines)}", *lines]))
+                console.say(f"{title}: {len(lines)}", *(f"  {line}" for line in lines))
         if len(self.refused) == len(self.cases):
             first = self.refused[0]
             raise InputError(f"none of the {len(self.cases)} files at '{self._source}' can be used; the first, {first}")

@@ -41,8 +41,9 @@ def print_summary(rows: Sequence[Row], out: Path, *, complete: bool, console: Co
     refusals = sum(not row.accepted for row in rows)
     state = "prepared" if complete else "stopped, the same command goes on; so far"
     console.say(
-        f"{state}: {counts} of {subjects}; {refusals} refused, {damaged} of them because they cannot be read\n"
-        f"every file and its reason: {out / MANIFEST}\npictures: {out / CONTACT_SHEET}",
+        f"{state}: {counts} of {subjects}; {refusals} refused, {damaged} of them because they cannot be read",
+        f"every file and its reason: {out / MANIFEST}",
+        f"pictures: {out / CONTACT_SHEET}",
     )
     return damaged
 
