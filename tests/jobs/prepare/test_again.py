@@ -417,3 +417,20 @@ def test_a_link_within_a_data_set_leads_no_writing_out_of_it(tmp_path):
     with pytest.raises(InputError, match="does not lie below"):
         prepare(out, scan.parents[1])
     assert not list(home.iterdir())
+
+
+@pytest.mark.parametrize("content", ["[" * 10**5, "[]", '{"format_version": 1, "settings": 5, "holdout": 0}'])
+def test_settings_that_cannot_be_are_one_line(tmp_path, content):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/dataset.json").write_text(content)
+    with pytest.raises(InputError, match=r"dataset.json is damaged: prepare into another folder$"):
+        prepare(tmp_path / "out", save(tmp_path / "scans/a_T1.nii", mri(0)).parent)
+
+
+@pytest.mark.parametrize("holdout", ["1e999", "NaN", "-1", "1" * 400, '"x"'])
+def test_a_share_that_cannot_be_is_one_line(tmp_path, holdout):
+    prepare(tmp_path / "out", scans := save(tmp_path / "scans/a_T1.nii", mri(0)).parent)
+    record = tmp_path / "out/dataset.json"
+    record.write_text(record.read_text().replace('"holdout": 0.3', f'"holdout": {holdout}'))
+    with pytest.raises(InputError, match=r"dataset\.json is damaged"):
+        prepare(tmp_path / "out", scans)

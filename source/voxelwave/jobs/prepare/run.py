@@ -227,11 +227,12 @@ class Preparer:
         for output in self._outputs - {row.output for row in rows}:
             stored = below(self.out, output)
             picture = picture_of(self.out, stored)
-            # What else lies there was not written here, whatever a manifest says.
-            if stored.is_file() and is_store_file(stored):
-                stored.unlink()
-            if picture.is_file() and is_picture(picture):
-                picture.unlink()
+            for path, is_own in ((stored, is_store_file), (picture, is_picture)):
+                if path.is_file():
+                    if is_own(path):
+                        path.unlink()
+                    else:  # written by something else, whatever the manifest says
+                        self.console.say(f"left where it is, since it was not written here: {path}")
         write_manifest(self.out / MANIFEST, rows)
 
 

@@ -103,6 +103,8 @@ def _check_same(record: Path, settings: dict[str, Any]) -> float:
     try:
         made = read_json(record)
         version, before, holdout = made["format_version"], dict(made["settings"]), float(made["holdout"])
+        if not 0 <= holdout < 1:
+            raise ValueError(f"holdout is {holdout}")
     except (ValueError, KeyError, TypeError, OverflowError):
         raise InputError(f"{record} is damaged: prepare into another folder") from None
     if version != FORMAT_VERSION:
