@@ -41,7 +41,7 @@ def test_size_and_checksum_are_those_of_the_bytes(tmp_path):
     assert size_and_sha256(tmp_path / "a") == (3, known)
 
 
-@pytest.mark.parametrize("name", ["a", "a/b.vxw", "not/there", "inside/b", "a/../c", "..a", "x" * 300])
+@pytest.mark.parametrize("name", ["a", "a/b.vxw", "not/there", "inside/b", "..a", "x" * 300])
 def test_a_name_below_a_folder_is_its_path(tmp_path, name):
     folder = tmp_path / "set"
     (folder / "a").mkdir(parents=True)
@@ -50,7 +50,7 @@ def test_a_name_below_a_folder_is_its_path(tmp_path, name):
 
 
 @pytest.mark.parametrize(
-    "name", ["", ".", "..", "a/..", "../set2/b", "a/../../b", "/etc/passwd", "out/b", "deep/out/x", "a\0b"]
+    "name", ["", ".", "..", "a/..", "../set2/b", "a/../../b", "a/../c", "/etc/passwd", "out/b", "deep/out/x", "a\0b"]
 )
 def test_a_name_that_leads_out_of_a_folder_is_refused(tmp_path, name):
     folder = tmp_path / "set"

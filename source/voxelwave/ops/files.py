@@ -69,16 +69,17 @@ def real_path(path: Path) -> Path:
 def below(folder: Path, name: str) -> Path:
     """Return the path of `name`, as a file says it, which lies below `folder`.
 
-    Raises InputError where it does not: for an absolute path, `..`, or a link that leads elsewhere.
+    Raises InputError where it does not: for an absolute path, one with `..`, or a link that leads elsewhere.
     """
-    path = folder / name
-    try:
+    path, place, parts = folder / name, str(folder), name.split("/")
+    # Without a link on the way a plain name needs no look at the folders above, which takes some times as long.
+    if not {"", ".", ".."} & {*parts} and "\0" not in name:
+        if not any(os.path.islink(place := f"{place}/{part}") for part in parts):  # noqa: PTH114
+            return path
         root, real = os.path.realpath(folder), os.path.realpath(path)
-    except ValueError:  # a character that no path has
-        root = real = ""
-    if not real.startswith(f"{root.rstrip(os.sep)}{os.sep}") or real == root:
-        raise InputError(f"'{name}' does not lie below {folder}, which alone it may name files of: remove it")
-    return path
+        if real.startswith(f"{root.rstrip(os.sep)}{os.sep}"):
+            return path
+    raise InputError(f"'{name}' does not lie below {folder}, which alone it may name files of: remove it")
 
 
 def size_and_sha256(path: Path) -> tuple[int, str]:
