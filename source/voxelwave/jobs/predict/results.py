@@ -181,7 +181,10 @@ class TargetTable:
         write_text(self._out, as_csv(self._columns, self._rows.values()))
 
     def _read(self) -> list[dict[str, str]]:
-        (_, columns), *lines = list(read_csv(self._out)) or [(0, [])]
+        try:
+            (_, columns), *lines = list(read_csv(self._out)) or [(0, [])]
+        except InputError as error:
+            raise InputError(f"{self._out} is no table of predictions ({error}): choose another file") from None
         rows = [dict(zip(columns, cells, strict=False)) for _, cells in lines]
         if columns != self._columns or any(row.keys() != {*columns} or row["model"] != self._name for row in rows):
             raise InputError(f"{self._out} is no table of predictions of this model: choose another file")
