@@ -35,7 +35,7 @@ values = st.sampled_from([*VALUES, "1e999", ".nan", "-1", "1" * 99, "[]", "{}", 
 values |= st.text("[]{}:,-&*!#%@'\"| \n0x1eab.", max_size=9)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=40)
 @given(overrides=st.lists(st.tuples(keys, values).map("=".join), max_size=3))
 def test_any_overrides_are_a_configuration_or_one_line(tmp_path_factory, overrides):
     path = tmp_path_factory.getbasetemp() / "fuzzed.yaml"
