@@ -23,6 +23,7 @@ from voxelwave.jobs.prepare.command import prepare
 from voxelwave.jobs.pretrain.command import pretrain
 from voxelwave.jobs.probe.command import probe
 from voxelwave.jobs.synthesize.command import synthesize
+from voxelwave.ops.loggers import printable
 
 Commands = Mapping[str, Callable[..., None]]
 COMMANDS: Commands = {
@@ -72,7 +73,7 @@ def commands_of(table: Commands, text: str = "") -> typer.Typer:
 
 
 def _end(message: str, code: int) -> None:
-    print(f"voxelwave: {message}", file=sys.stderr)  # noqa: T201
+    print(printable(f"voxelwave: {message}"), file=sys.stderr)  # noqa: T201
     raise SystemExit(code)
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from voxelwave.data.store import StoredInfo, write_stored
 from voxelwave.errors import InputError
-from voxelwave.ops.files import absolute, content_mark, locked, size_and_sha256
+from voxelwave.ops.files import absolute, below, content_mark, locked, size_and_sha256
 
 
 def test_a_lock_is_held_once_and_free_again(tmp_path):
@@ -74,3 +74,23 @@ def test_the_mark_of_a_long_file_reads_blocks_of_it_from_the_first_to_the_last(t
         changed[place] ^= 1
         (tmp_path / "a").write_bytes(changed)
         assert content_mark(tmp_path / "a", blocks=8) != mark
+
+
+@pytest.mark.parametrize("name", ["a", "a/b.vxw", "not/there", "inside/b", "..a", "x" * 300])
+def test_a_name_below_a_folder_is_its_path(tmp_path, name):
+    folder = tmp_path / "set"
+    (folder / "a").mkdir(parents=True)
+    (folder / "inside").symlink_to("a")
+    assert below(folder, name) == folder / name
+
+
+@pytest.mark.parametrize(
+    "name", ["", ".", "..", "a/..", "../set2/b", "a/../../b", "a/../c", "/etc/passwd", "out/b", "deep/out/x", "a\0b"]
+)
+def test_a_name_that_leads_out_of_a_folder_is_refused(tmp_path, name):
+    folder = tmp_path / "set"
+    (folder / "deep").mkdir(parents=True)
+    (folder / "out").symlink_to(tmp_path)
+    (folder / "deep" / "out").symlink_to("../..")
+    with pytest.raises(InputError, match="does not lie below"):
+        below(folder, name)

@@ -31,3 +31,13 @@ def test_noise_is_pale_and_its_mean_is_not(tmp_path):
     figure.savefig(tmp_path / "noise.png")
     picture = imread(tmp_path / "noise.png")[..., :3]
     assert ((picture[..., 0] > 0.9) & (picture[..., 1] < 0.1)).sum() > 100
+
+
+def test_a_name_is_no_formula(tmp_path):
+    figure = new_figure(4, 3)
+    axis = figure.subplots()
+    axis.plot([0, 1], label="$\\frac$")
+    axis.set_title(r"$\no{command$ $5")
+    figure.legend()
+    figure.savefig(tmp_path / "a.png")
+    assert imread(tmp_path / "a.png").shape[:2] == (300, 400)

@@ -12,8 +12,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
+from voxelwave.downstream.description import checked
 from voxelwave.errors import InputError
 from voxelwave.ops.files import replacing, write_text
+from voxelwave.ops.texts import read_json
 
 
 def save_weights(path: Path, weights: Mapping[str, Tensor], description_path: Path, about: Mapping[str, Any]) -> None:
@@ -33,12 +35,12 @@ def read_weights(path: Path, description_path: Path) -> tuple[dict[str, Tensor],
                 f"no {needed.name} in {needed.parent}: give a run's folder, its {path.name} or a checkpoint"
             )
     try:
-        description = json.loads(description_path.read_text(encoding="utf-8"))
-        checksum = description["sha256"]
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
-        raise InputError(f"{description_path} is damaged: {error!r}; take it from its run again") from None
+        read = read_json(description_path)
+    except ValueError as error:
+        raise InputError(f"{description_path} is damaged: {error}; take it from its run again") from None
+    description = checked(read, description_path)
     content = path.read_bytes()
-    if hashlib.sha256(content).hexdigest() != checksum:
+    if hashlib.sha256(content).hexdigest() != description.get("sha256"):
         raise InputError(f"{path} is damaged, or not the file that {description_path} describes")
     try:
         return load(content), description

@@ -24,9 +24,11 @@ from rich.progress import (
 from voxelwave.errors import InputError
 from voxelwave.ops.files import write_text
 from voxelwave.ops.tables import as_csv
+from voxelwave.ops.texts import from_json
 
 Record = dict[str, Any]
 MEASURED = "validation_"  # begins the names of what only some steps have
+LARGEST = 1e300
 SPEED = "_per_second"  # ends the name of how many samples were trained on
 
 
@@ -39,12 +41,24 @@ def read_metrics(path: Path) -> list[Record]:
     records: list[Record] = []
     for number, line in enumerate(lines, start=1):
         try:
-            record = json.loads(line)
-            records.append({"step": int(record["step"]), **record})
+            records.append(_record(line))
         except (ValueError, KeyError, TypeError):
             if number < len(lines):
                 raise InputError(f"{path}, line {number}, is damaged: mend or remove it") from None
     return records
+
+
+def _record(line: str) -> Record:
+    """Parse a line; raises ValueError, KeyError or TypeError for one that a step cannot have left."""
+    record = dict(from_json(line))
+    step, epoch, modality = record["step"], record["epoch"], record["modality"]
+    numbers = [value for name, value in record.items() if name != "modality"]
+    if type(step) is not int or type(epoch) is not int or step < 0 or not isinstance(modality, str):
+        raise ValueError("no step, epoch or modality")
+    # What is averaged must not overflow; what could not be measured is not a number.
+    if not all(type(number) in (int, float) and not abs(number) > LARGEST for number in numbers):
+        raise ValueError("no number, or too large a one")
+    return record
 
 
 def summarise(records: Sequence[Record]) -> Record:

@@ -5,16 +5,15 @@ from __future__ import annotations
 import errno
 import fcntl
 import hashlib
-import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from voxelwave.errors import InputError
+from voxelwave.ops.loggers import logger
 from voxelwave.ops.seeding import key_to_seed
 
-logger = logging.getLogger("voxelwave")
 LONGEST_NAME = 200  # bytes; file systems take 255, with what is put before and behind
 
 MARK_DIGITS, BLOCK = 8, 4096
@@ -62,6 +61,28 @@ def locked(path: Path) -> Iterator[None]:
 def absolute(path: Path) -> Path:
     """Return the whole path without `..`; links stay as they are."""
     return Path(os.path.normpath(path.absolute()))
+
+
+def real_path(path: Path) -> Path:
+    """Return the path of the file or folder that links lead to."""
+    # Path.resolve raises on a link that leads to itself; reading such a file says what is wrong with it.
+    return Path(os.path.realpath(path))
+
+
+def below(folder: Path, name: str) -> Path:
+    """Return the path of `name`, as a file says it, which lies below `folder`.
+
+    Raises InputError where it does not: for an absolute path, one with `..`, or a link that leads elsewhere.
+    """
+    path, place, parts = folder / name, str(folder), name.split("/")
+    # Without a link on the way a plain name needs no look at the folders above, which takes some times as long.
+    if not {"", ".", ".."} & {*parts} and "\0" not in name:
+        if not any(os.path.islink(place := f"{place}/{part}") for part in parts):  # noqa: PTH114
+            return path
+        root, real = os.path.realpath(folder), os.path.realpath(path)
+        if real.startswith(f"{root.rstrip(os.sep)}{os.sep}"):
+            return path
+    raise InputError(f"'{name}' does not lie below {folder}, which alone it may name files of: remove it")
 
 
 def size_and_sha256(*paths: Path) -> tuple[int, str]:

@@ -9,11 +9,22 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.text import Text
+
+
+class PlainFigure(Figure):
+    """A figure that shows names as they are: what stands between two `$` is no formula."""
+
+    def savefig(self, *args: Any, **settings: Any) -> None:
+        """Write the figure."""
+        for text in self.findobj(Text):
+            text.set_parse_math(False)
+        super().savefig(*args, **settings)
 
 
 def new_figure(width: float, height: float) -> Figure:
     """Return an empty figure of `width` by `height` inches, whose parts make room for each other."""
-    figure = Figure(figsize=(width, height), layout="constrained")
+    figure = PlainFigure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
 

@@ -22,7 +22,7 @@ from voxelwave.jobs.finetune.config import FinetuneConfig
 from voxelwave.jobs.finetune.data import Held, LabelledBatch
 from voxelwave.jobs.finetune.fold import Fold, prepare_fold
 from voxelwave.jobs.finetune.layers import freeze, parameter_groups
-from voxelwave.jobs.finetune.results import RESULTS, finish, over_folds, steps_of_results, write_results
+from voxelwave.jobs.finetune.results import RESULTS, finish, over_folds, read_results, steps_of_results, write_results
 from voxelwave.ops.files import write_text
 
 # What may differ between a run and its continuation: none of it changes what the finished steps computed.
@@ -70,8 +70,10 @@ def finetune(
     if not all(_finetune_fold(fold, opened(fold), kept) for fold in folds):
         return False
     # 3. What they say together.
-    results = [json.loads((fold.run_folder() / RESULTS).read_text(encoding="utf-8")) for fold in folds]
-    parts = [{part: result[part] for part in ("validation", "test") if part in result} for result in results]
+    results = [read_results(fold.run_folder()) for fold in folds]
+    parts: list[dict[str, Any]] = [
+        {part: result[part] for part in ("validation", "test") if part in result} for result in results
+    ]
     write_results(folder, {"task": config.task.name, "folds": len(folds), **over_folds(parts)})
     console.say(f"done, all {len(folds)} folds: {folder}")
     return True

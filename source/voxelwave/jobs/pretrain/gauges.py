@@ -13,7 +13,6 @@ from torch import Tensor
 
 from voxelwave import __version__
 from voxelwave.data.listing.cases import Case, find_cases
-from voxelwave.data.listing.discovery import real_path
 from voxelwave.downstream.description import describe_run
 from voxelwave.downstream.embedding import embed_volume, fitted_size, frame, random_crops
 from voxelwave.downstream.features import FeaturePyramid
@@ -26,6 +25,7 @@ from voxelwave.jobs.common.console import Console
 from voxelwave.jobs.pretrain.config import Config
 from voxelwave.jobs.pretrain.data import TrainingData
 from voxelwave.objectives.masked_modeling import MaskedModeling
+from voxelwave.ops.files import real_path
 from voxelwave.ops.seeding import numpy_generator, torch_generator
 
 RETRIEVED_SCANS, CROPS = 16, 2

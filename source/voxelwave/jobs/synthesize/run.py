@@ -19,6 +19,7 @@ from voxelwave.jobs.common.processes import run_all
 from voxelwave.ops.files import replacing, write_text
 from voxelwave.ops.seeding import numpy_generator
 from voxelwave.ops.tables import as_csv
+from voxelwave.ops.texts import read_json
 from voxelwave.physics.heads3d import LESIONS, MRI_CONTRASTS, Tissue, draw_head, render_ct, render_mri
 
 CT_LAYOUTS = ("hu", "windows", "windows5d")
@@ -83,7 +84,7 @@ def _refuse_other_settings(record: Path, settings: dict[str, int]) -> None:
     if not record.exists():
         return
     try:
-        made = json.loads(record.read_text(encoding="utf-8"))
+        made = read_json(record)
         differing = [
             f"{key} {made.get(key)} and not {value}" for key, value in settings.items() if made.get(key) != value
         ]
