@@ -11,8 +11,8 @@ from voxelwave.ops.files import absolute, locked, size_and_sha256
 
 def test_a_lock_is_held_once_and_free_again(tmp_path):
     for _ in range(2):
-        with locked(tmp_path / ".lock"), pytest.raises(InputError, match="is being written to by another process"):
-            locked(tmp_path / ".lock").__enter__()
+        with locked(tmp_path), pytest.raises(InputError, match="is being written to by another process"):
+            locked(tmp_path).__enter__()
 
 
 @pytest.mark.parametrize("code", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
@@ -22,7 +22,7 @@ def test_where_a_file_system_has_no_locks_that_is_said(tmp_path, monkeypatch, ca
 
     monkeypatch.setattr(fcntl, "flock", refusing)
     entered = False
-    with caplog.at_level(logging.WARNING), locked(tmp_path / ".lock"):
+    with caplog.at_level(logging.WARNING), locked(tmp_path):
         entered = True
     assert entered
     assert f"the file system of {tmp_path} has no locks ({os.strerror(code)})" in caplog.text

@@ -61,9 +61,9 @@ def train(of, session, **options):
 
 
 def run(of, *, console=QUIET, should_stop=None, resume=False, **options):
-    session = Session(of, resume=resume, console=console, should_stop=should_stop)
-    session.check_continues(FREE)
-    return session.run(partial(train, of, **options), device="cpu", precision="fp32")
+    with Session(of, resume=resume, console=console, should_stop=should_stop) as session:
+        session.check_continues(FREE)
+        return session.run(partial(train, of, **options), device="cpu", precision="fp32")
 
 
 def losses(of):
@@ -102,10 +102,10 @@ def test_a_run_goes_on_with_the_settings_that_it_was_begun_with_but_for_those_th
 
 def test_a_run_goes_on_with_the_files_that_it_was_begun_with(tmp_path):
     assert run(config(tmp_path))
-    session = Session(config(tmp_path), resume=True, console=QUIET)
-    session.check_continues(FREE, files={"number": "2:ab"})
-    with pytest.raises(InputError, match=r"its numbers were {'number': '2:ab'} and are {'number': '3:cd'} now"):
-        session.check_continues(FREE, files={"number": "3:cd"}, what="numbers")
+    with Session(config(tmp_path), resume=True, console=QUIET) as session:
+        session.check_continues(FREE, files={"number": "2:ab"})
+        with pytest.raises(InputError, match=r"its numbers were {'number': '2:ab'} and are {'number': '3:cd'} now"):
+            session.check_continues(FREE, files={"number": "3:cd"}, what="numbers")
 
 
 def test_a_job_that_gives_up_is_complete_and_a_second_call_trains_no_further(tmp_path):

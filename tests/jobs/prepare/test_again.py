@@ -259,7 +259,7 @@ def test_a_full_disk_is_one_line_and_the_same_call_goes_on(tmp_path, scans, undi
 def test_two_calls_at_once_are_refused(tmp_path, scans):
     out = tmp_path / "out"
     prepare(out, *scans)
-    with locked(out / ".lock"), pytest.raises(InputError, match="is being written to by another process"):
+    with locked(out), pytest.raises(InputError, match="is being written to by another process"):
         prepare(out, *scans)
 
 
