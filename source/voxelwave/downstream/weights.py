@@ -15,14 +15,21 @@ from torch import Tensor
 from voxelwave.errors import InputError
 from voxelwave.ops.files import replacing, write_text
 
+OWN_CHECKSUM = "description_sha256"  # of everything else in the description
+
 
 def save_weights(path: Path, weights: Mapping[str, Tensor], description_path: Path, about: Mapping[str, Any]) -> None:
     """Write `weights` to `path`, and `about` with their checksum to `description_path`."""
     with replacing(path) as part:
         content = save({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()})
         part.write_bytes(content)
-    described = {**about, "sha256": hashlib.sha256(content).hexdigest()}
+    described = json.loads(json.dumps({**about, "sha256": hashlib.sha256(content).hexdigest()}))  # as it will be read
+    described[OWN_CHECKSUM] = _checksum(described)
     write_text(description_path, json.dumps(described, indent=2) + "\n")
+
+
+def _checksum(description: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()
 
 
 def read_weights(path: Path, description_path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -35,8 +42,13 @@ def read_weights(path: Path, description_path: Path) -> tuple[dict[str, Tensor],
     try:
         description = json.loads(description_path.read_text(encoding="utf-8"))
         checksum = description["sha256"]
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+        own = description.pop(OWN_CHECKSUM, None)  # older files have none
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{description_path} is damaged: {error!r}; take it from its run again") from None
+    if own not in (None, _checksum(description)):
+        raise InputError(
+            f"{description_path} is damaged, or was edited: take it from its run again, or delete its {OWN_CHECKSUM}"
+        )
     content = path.read_bytes()
     if hashlib.sha256(content).hexdigest() != checksum:
         raise InputError(f"{path} is damaged, or not the file that {description_path} describes")

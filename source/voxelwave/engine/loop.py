@@ -102,7 +102,7 @@ class Trainer:
         self.probe = probe
         self.score = score
         self.state = LoopState()
-        self._last_is_whole = True
+        self._saved: int | None = None  # the step of `last.pth`, where the run can go on from it
 
     def run(self, batches: Iterable[TrainingBatch], log: RunLog, should_stop: Callable[[], bool]) -> bool:
         """Train from `state.step` on; True where the run came to its end, False where it was asked to stop."""
@@ -203,9 +203,9 @@ class Trainer:
         return state
 
     def save(self, log: RunLog) -> None:
-        """Write `last.pth`; the one before becomes `last.previous.pth`."""
+        """Write `last.pth`, unless that is of this step; the one before becomes `last.previous.pth`."""
         log.flush()
-        if self.fabric.is_global_zero:
+        if self.fabric.is_global_zero and self._saved != self.state.step:
             state = {
                 "model": self._model_state(),
                 "optimizer": self.optimizer.state_dict(),
@@ -215,9 +215,10 @@ class Trainer:
                 "metrics_crc32": log.checksum,
                 **self.metadata,
             }
-            previous = self.folder / PREVIOUS if self._last_is_whole else None
+            # One that the run cannot go on from must not take the place of the one that it went on from.
+            previous = None if self._saved is None else self.folder / PREVIOUS
             save_checkpoint(self.folder / LAST, state, previous=previous)
-            self._last_is_whole = True
+            self._saved = self.state.step
 
     def restore(self, checkpoint: Mapping[str, Any], path: Path) -> None:
         """Go on from what `save` wrote to `path`; raises InputError where it was another model's."""
@@ -229,5 +230,4 @@ class Trainer:
         except (RuntimeError, ValueError, KeyError) as error:
             reason = " ".join(repr(error).split())
             raise InputError(f"{path} does not fit this run: {reason}") from None
-        # Until a new one is there, the whole one must not give way to one that cannot be gone on from.
-        self._last_is_whole = path.name == LAST
+        self._saved = self.state.step if path.name == LAST else None

@@ -35,6 +35,7 @@ def claimed(folder: Path) -> Iterator[None]:
 
     Raises InputError where another process trains the run, and where the disk does not take a file of it.
     """
+    made = [place for place in (folder, *folder.parents) if not place.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with locked(folder):
@@ -46,7 +47,8 @@ def claimed(folder: Path) -> Iterator[None]:
         raise InputError(f"cannot write {error.filename}: {reason}; mend that, and go on with --resume") from None
     finally:
         with suppress(OSError):  # as of a folder that is not empty
-            folder.rmdir()
+            for place in made:
+                place.rmdir()
 
 
 def open_run(folder: Path, *, resume: bool) -> Generation | None:

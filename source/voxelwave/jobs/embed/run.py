@@ -59,10 +59,9 @@ def embed(
     out.parent.mkdir(parents=True, exist_ok=True)
     with locked(out):
         images.each(images.cases, ScanReader(features), add, verb="embedded")
+        images.say(console)
         write_table(out, embedded, torch.stack(vectors).numpy(), features, version=__version__)
 
-    # 3. What is in it, and what is not.
-    images.say(console)
     counts = ", ".join(f"{count} {name}" for name, count in Counter(case.modality for case in embedded).items())
     console.say(f"{out}: {counts}, {features.channels[-1]} numbers each")
     return Outcome(unusable=len(images.refused))
