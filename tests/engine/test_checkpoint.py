@@ -176,3 +176,9 @@ def test_a_folder_that_is_gone_is_no_full_disk(tmp_path):
     with pytest.raises(InputError) as caught:
         save_checkpoint(path, {"step": 1})
     assert str(caught.value) == f"cannot write {path}: {os.strerror(errno.ENOENT)}"
+
+
+def test_torchs_older_format_which_has_no_checksums_is_refused(tmp_path):
+    torch.save({"format_version": 1}, tmp_path / "last.pth", _use_new_zipfile_serialization=False)
+    with pytest.raises(InputError, match="not a readable checkpoint"):
+        load_checkpoint(tmp_path / "last.pth")

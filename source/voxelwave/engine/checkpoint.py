@@ -63,9 +63,12 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # torch muses about foreign pickles before it refuses them
-                _check_archive(file)
+                if archive := zipfile.is_zipfile(file):
+                    _check_archive(file)
                 file.seek(0)
                 state = torch.load(file, map_location="cpu", weights_only=True)
+                if not archive:  # torch's older format has no checksums; no run ever wrote it
+                    raise zipfile.BadZipFile
         except Exception as error:  # from arbitrary bytes the unpickler raises anything
             # Not in torch's words, which advise to execute what was refused.
             refused = isinstance(error, pickle.UnpicklingError) and "weights_only" in str(error)
