@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,10 +11,20 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from voxelwave.ops.files import replacing
+
+
+class _WholeFigure(Figure):
+    """One whose file is written atomically."""
+
+    def savefig(self, fname: Path, **options: Any) -> None:  # type: ignore[override]
+        with replacing(fname) as part:
+            super().savefig(part, **options)
+
 
 def new_figure(width: float, height: float) -> Figure:
     """Return an empty figure of `width` by `height` inches, whose parts make room for each other."""
-    figure = Figure(figsize=(width, height), layout="constrained")
+    figure = _WholeFigure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
 
