@@ -87,7 +87,7 @@ training: {{max_steps: 2, device: cpu}}
     predictions = place / "predictions.csv"
     voxelwave("predict", tuned, scans / "mri", predictions)
     last = load_checkpoint(run / "last.pth")
-    model, description = load_finetuned(tuned)
+    model, tuned_description = load_finetuned(tuned)
 
     def resumed(path: Path) -> Any:
         config = load_config(path).model_dump(mode="json")
@@ -99,13 +99,20 @@ training: {{max_steps: 2, device: cpu}}
         return stored.info.model_dump(), stored.read(), stored.foreground
 
     def rows(path: Path) -> Any:
-        written = TargetTable(model, description, path)
+        written = TargetTable(model, tuned_description, path)
         written.go_on()
         with path.open(newline="", encoding="utf-8") as file:
             return list(csv.reader(file))
 
     records = partial(recorded, steps=last["step"], checksum=last["metrics_crc32"])
     described = run / "backbone.json"
+    known = read_weights(run / "backbone.safetensors", described)[1].keys()
+
+    def description(path: Path) -> Any:
+        # A checksum under another name is one more key, which nothing reads.
+        read = read_weights(run / "backbone.safetensors", path)[1]
+        return {key: value for key, value in read.items() if key in known}
+
     return {
         **{
             name: (run / name, "load_checkpoint", load_checkpoint)
@@ -115,11 +122,7 @@ training: {{max_steps: 2, device: cpu}}
         "config.yaml": (run / "config.yaml", "load_config", lambda path: load_config(path).model_dump(mode="json")),
         "config.yaml, of the same run": (run / "config.yaml", "--resume", resumed),
         "backbone.safetensors": (run / "backbone.safetensors", "read_weights", lambda p: read_weights(p, described)),
-        "backbone.json": (
-            described,
-            "read_weights",
-            lambda path: without_more(read_weights(run / "backbone.safetensors", path)),
-        ),
+        "backbone.json": (described, "read_weights", description),
         "volume.vxw": (next(data.rglob("*.vxw")), "StoredVolume", volume),
         "manifest.csv": (
             data / "manifest.csv",
@@ -128,12 +131,6 @@ training: {{max_steps: 2, device: cpu}}
         ),
         "predictions.csv": (predictions, "predict", rows),
     }
-
-
-def without_more(read: tuple[Any, dict[str, Any]]) -> Any:
-    """Leave out the checksum of a description under another name, which nothing reads."""
-    weights, description = read
-    return weights, {key: value for key, value in description.items() if not key.endswith("sha256") or key == "sha256"}
 
 
 def plain(value: Any) -> Any:
