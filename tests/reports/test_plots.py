@@ -1,3 +1,6 @@
+import errno
+import os
+
 import numpy as np
 import pytest
 from matplotlib.image import imread
@@ -41,3 +44,18 @@ def test_a_name_is_no_formula(tmp_path):
     figure.legend()
     figure.savefig(tmp_path / "a.png")
     assert imread(tmp_path / "a.png").shape[:2] == (300, 400)
+
+
+def test_a_figure_that_the_disk_does_not_take_leaves_the_one_before(tmp_path, monkeypatch):
+    path = tmp_path / "losses.png"
+    new_figure(1, 1).savefig(path)
+    before = path.read_bytes()
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", full)
+    with pytest.raises(OSError, match=r"No space left on device: '.*/losses\.png'"):
+        new_figure(1, 1).savefig(path)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from voxelwave.contracts import StepOutput
-from voxelwave.engine.checkpoint import save_checkpoint
+from voxelwave.engine.checkpoint import LAST, PREVIOUS, save_checkpoint
 from voxelwave.engine.run_log import Record, RunLog
 from voxelwave.errors import DivergedError, InputError
 
@@ -102,6 +102,7 @@ class Trainer:
         self.probe = probe
         self.score = score
         self.state = LoopState()
+        self._saved: int | None = None  # the step of `last.pth`, where the run can go on from it
 
     def run(self, batches: Iterable[TrainingBatch], log: RunLog, should_stop: Callable[[], bool]) -> bool:
         """Train from `state.step` on; True where the run came to its end, False where it was asked to stop."""
@@ -202,21 +203,25 @@ class Trainer:
         return state
 
     def save(self, log: RunLog) -> None:
-        """Write `last.pth`."""
+        """Write `last.pth`, unless that is of this step; the one before becomes `last.previous.pth`."""
         log.flush()
-        if self.fabric.is_global_zero:
+        if self.fabric.is_global_zero and self._saved != self.state.step:
             state = {
                 "model": self._model_state(),
                 "optimizer": self.optimizer.state_dict(),
                 "precision": self.fabric.strategy.precision.state_dict(),
                 "step": self.state.step,
                 "best_loss": self.state.best_loss,
+                "metrics_crc32": log.checksum,
                 **self.metadata,
             }
-            save_checkpoint(self.folder / "last.pth", state)
+            # One that the run cannot go on from must not take the place of the one that it went on from.
+            previous = None if self._saved is None else self.folder / PREVIOUS
+            save_checkpoint(self.folder / LAST, state, previous=previous)
+            self._saved = self.state.step
 
-    def restore(self, checkpoint: Mapping[str, Any]) -> None:
-        """Go on from what `save` wrote; raises InputError where it was another model's."""
+    def restore(self, checkpoint: Mapping[str, Any], path: Path) -> None:
+        """Go on from what `save` wrote to `path`; raises InputError where it was another model's."""
         try:
             self.model.load_state_dict(checkpoint["model"])
             self.optimizer.load_state_dict(checkpoint["optimizer"])
@@ -224,4 +229,5 @@ class Trainer:
             self.state = LoopState(step=checkpoint["step"], best_loss=checkpoint["best_loss"])
         except (RuntimeError, ValueError, KeyError) as error:
             reason = " ".join(repr(error).split())
-            raise InputError(f"{self.folder / 'last.pth'} does not fit this run: {reason}") from None
+            raise InputError(f"{path} does not fit this run: {reason}") from None
+        self._saved = self.state.step if path.name == LAST else None

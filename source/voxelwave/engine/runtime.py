@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from typing import Any, Literal
 
 import torch
@@ -11,6 +12,7 @@ from voxelwave.errors import InputError
 from voxelwave.ops.memory import keep_freed_memory
 
 Precision = Literal["fp32", "bf16", "fp16"]
+RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID")  # in the order in which Fabric believes them
 _FABRIC_PRECISION = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 
 
@@ -36,6 +38,11 @@ def make_fabric(*, device: str = "auto", precision: Precision = "fp32", devices:
     fabric.launch()
     keep_freed_memory()
     return fabric
+
+
+def launched_rank() -> int:
+    """Return which process of a run this is, by what Fabric, torchrun or Slurm told it when it was started."""
+    return int(next((os.environ[name] for name in RANKS if name in os.environ), "0"))
 
 
 def close_runtime(fabric: Any) -> None:

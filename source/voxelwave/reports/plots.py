@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,15 +12,18 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
+from voxelwave.ops.files import replacing
+
 
 class PlainFigure(Figure):
-    """A figure that shows names as they are: what stands between two `$` is no formula."""
+    """A figure that shows names as they are: what stands between two `$` is no formula. Its file is written whole."""
 
-    def savefig(self, *args: Any, **settings: Any) -> None:
+    def savefig(self, fname: Path, **options: Any) -> None:  # type: ignore[override]
         """Write the figure."""
         for text in self.findobj(Text):
             text.set_parse_math(False)
-        super().savefig(*args, **settings)
+        with replacing(fname) as part:
+            super().savefig(part, **options)
 
 
 def new_figure(width: float, height: float) -> Figure:

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import nibabel
 import numpy as np
@@ -237,10 +238,11 @@ def test_a_stored_volume_that_is_cut_is_made_again(tmp_path, scans, undisturbed)
     assert left_in(out) == undisturbed
 
 
-@pytest.mark.parametrize("place", ["mri/.part-c_T1-2.vxw", "pictures/mri/.part-c_T1-2.jpg", ".part-manifest.csv"])
-def test_a_full_disk_is_one_line_and_the_same_call_goes_on(tmp_path, scans, undisturbed, place):
+@pytest.mark.parametrize("place", ["mri/c_T1-2.vxw", "pictures/mri/c_T1-2.jpg", "manifest.csv"])
+def test_a_full_disk_is_one_line_and_the_same_call_goes_on(tmp_path, scans, undisturbed, monkeypatch, place):
     out = tmp_path / "out"
-    full = out / place
+    monkeypatch.setattr("voxelwave.ops.files.secrets.token_hex", lambda size: "0" * 2 * size)
+    full = (out / place).with_name(f".part-00000000-{Path(place).name}")
 
     def fill():
         # The device that is always full, where the next file of that name would be written.
@@ -259,7 +261,7 @@ def test_a_full_disk_is_one_line_and_the_same_call_goes_on(tmp_path, scans, undi
 def test_two_calls_at_once_are_refused(tmp_path, scans):
     out = tmp_path / "out"
     prepare(out, *scans)
-    with locked(out / ".lock"), pytest.raises(InputError, match="is being written to by another process"):
+    with locked(out), pytest.raises(InputError, match="is being written to by another process"):
         prepare(out, *scans)
 
 

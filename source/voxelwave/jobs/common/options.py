@@ -12,7 +12,7 @@ from voxelwave.jobs.common.outcome import Outcome
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key, e.g. training.epochs=5.")
 ]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on from last.pth; start where there is none.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on from last.pth; start where there is no run.")]
 Weights = Annotated[Path, typer.Argument(help="A run folder, backbone.safetensors or a checkpoint.")]
 Depth = Annotated[int | None, typer.Option(help="The block after which features are taken; the last where not given.")]
 

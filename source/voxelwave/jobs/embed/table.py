@@ -58,7 +58,6 @@ def write_table(
         "voxelwave": version,
         "preprocessing": json.dumps(features.description.get("preprocessing", {}), sort_keys=True),
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as part:
         WRITERS[path.suffix](part, columns, embeddings, metadata)
 

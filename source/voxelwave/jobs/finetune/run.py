@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import MutableMapping, Sequence
+from collections.abc import Callable, MutableMapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from typing import Any
@@ -16,7 +16,7 @@ from voxelwave.engine.run_log import Record
 from voxelwave.engine.schedule import stalled, warmup_cosine_rate
 from voxelwave.errors import InputError
 from voxelwave.jobs.common.console import Console
-from voxelwave.jobs.common.run_folder import marks_of, open_run, write_config
+from voxelwave.jobs.common.run_folder import claimed, marks_of, open_run, write_config
 from voxelwave.jobs.common.session import Session, ShouldStop
 from voxelwave.jobs.finetune.config import FinetuneConfig
 from voxelwave.jobs.finetune.data import Held, LabelledBatch
@@ -55,20 +55,30 @@ def finetune(
         DivergedError: where the loss stops being finite.
     """
     console, kept = console or Console(), {} if kept is None else kept
-    folder = config.run_folder()
     opened = partial(Session, resume=resume, console=console, should_stop=should_stop)
-    if config.data.fold != "all":
-        return _finetune_fold(config, opened(config), kept)
+    if config.data.fold == "all":
+        with claimed(config.run_folder()):
+            return _finetune_folds(config, opened, kept, console, resume=resume)
+    with opened(config) as session:
+        return _finetune_fold(config, session, kept)
 
+
+def _finetune_folds(
+    config: FinetuneConfig, opened: Callable[[FinetuneConfig], Session], kept: Kept, console: Console, *, resume: bool
+) -> bool:
     # 1. Whatever is wrong with any fold is said before the first is trained; cases are read once for all.
+    folder = config.run_folder()
     open_run(folder, resume=resume)
     folds = [_of_fold(config, number) for number in range(config.data.folds)]
     for fold in folds:
-        _prepared(fold, opened(fold), kept, Console(quiet=True))
+        with opened(fold) as session:
+            _prepared(fold, session, kept, Console(quiet=True))
     # 2. Each is a run of its own.
     write_config(folder, config)
-    if not all(_finetune_fold(fold, opened(fold), kept) for fold in folds):
-        return False
+    for fold in folds:
+        with opened(fold) as session:
+            if not _finetune_fold(fold, session, kept):
+                return False
     # 3. What they say together.
     results = [read_results(fold.run_folder()) for fold in folds]
     parts: list[dict[str, Any]] = [

@@ -50,9 +50,9 @@ def train_phantoms(
 
     Raises InputError for what cannot be used and DivergedError where the loss stops being finite.
     """
-    session = Session(config, resume=resume, console=console, should_stop=should_stop)
-    session.check_continues(FREE_TO_CHANGE)
-    return session.run(partial(_train, config), device=config.training.device, precision=config.training.precision)
+    with Session(config, resume=resume, console=console, should_stop=should_stop) as session:
+        session.check_continues(FREE_TO_CHANGE)
+        return session.run(partial(_train, config), device=config.training.device, precision=config.training.precision)
 
 
 def _train(config: PhantomConfig, session: Session) -> bool:

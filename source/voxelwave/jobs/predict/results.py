@@ -58,7 +58,7 @@ class SegmentationFolder:
         overlap: of windows, see `predict_volume`.
         batch_size: windows at a time.
 
-    Raises InputError for a folder that holds the predictions of another model, or made otherwise.
+    Raises InputError for a place that cannot be such a folder.
     """
 
     def __init__(
@@ -75,16 +75,24 @@ class SegmentationFolder:
             raise InputError(f"{out} is no folder: the label maps of a segmentation go into one")
         self._model, self._out, self._places = model, out, places
         self._window, self._overlap, self._batch_size = _window(description), overlap, batch_size
-        self.lock = out / ".lock"
         self._legend = {
             "classes": {str(value): name for value, name in enumerate(description["task"]["classes"])},
             "model": description["sha256"],
             "overlap": overlap,
         }
-        record = out / LEGEND
-        if record.exists() and (differing := _differing(record, self._legend)):
-            raise InputError(f"{out} holds predictions with another {differing} ({record}): choose another folder")
+        self._origins: dict[str, Origin] = {}
         out.mkdir(parents=True, exist_ok=True)
+
+    def go_on(self) -> None:
+        """Take what an earlier call wrote for done.
+
+        Raises InputError where that are the predictions of another model, or made otherwise.
+        """
+        record = self._out / LEGEND
+        if record.exists() and (differing := _differing(record, self._legend)):
+            raise InputError(
+                f"{self._out} holds predictions with another {differing} ({record}): choose another folder"
+            )
         self._origins = dict(self._read())
 
     def has(self, case: Case) -> bool:
@@ -147,7 +155,7 @@ class SegmentationFolder:
 class TargetTable:
     """A CSV with a row for each case: image, modality, probability of each target, model, and the image's checksum.
 
-    Raises InputError for a file that is no such table, or one of another model.
+    Raises InputError for a place that cannot be such a file.
     """
 
     def __init__(self, model: nn.Module, description: Mapping[str, Any], out: Path) -> None:
@@ -159,9 +167,13 @@ class TargetTable:
         self._targets = list(description["task"]["targets"])
         self._name = description["sha256"][:MODEL_DIGITS]
         self._columns = ["image", "modality", *self._targets, "model", "bytes", "sha256"]
-        self._rows = {printable(row["image"]): row for row in self._read()} if out.exists() else {}
+        self._rows: dict[str, dict[str, str]] = {}
         out.parent.mkdir(parents=True, exist_ok=True)
-        self.lock = out.with_name(f".lock-{out.name}")
+
+    def go_on(self) -> None:
+        """Take the rows of an earlier call for done; raises InputError where they are another model's, or no table."""
+        if self._out.exists():
+            self._rows = {printable(row["image"]): row for row in self._read()}
 
     def has(self, case: Case) -> bool:
         """Tell whether a case has a row, and of its image as it is now."""

@@ -80,10 +80,8 @@ class Preparer:
         check_data_set(self.out, self.how)
         found = find_scans(sources)
         self.out.mkdir(parents=True, exist_ok=True)
-        with locked(self.out / ".lock"), stop_on_signal() as signalled:
+        with locked(self.out), stop_on_signal() as signalled:
             self._holdout = record_settings(self.out, self.how, self.holdout)
-            for part in self.out.rglob(".part-*"):
-                part.unlink()
 
             def asked() -> bool:
                 return signalled.asked or self._should_stop()

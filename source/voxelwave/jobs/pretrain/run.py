@@ -50,12 +50,10 @@ def pretrain(
     `should_stop` is asked after every step, beside SIGINT and SIGTERM. Raises InputError for what cannot be used and
     DivergedError where the loss stops being finite.
     """
-    session = Session(config, resume=resume, console=console, should_stop=should_stop)
-    session.check_continues(FREE_TO_CHANGE)
     training = config.training
-    return session.run(
-        partial(_train, config), device=training.device, precision=training.precision, devices=training.devices
-    )
+    with Session(config, resume=resume, console=console, should_stop=should_stop, devices=training.devices) as session:
+        session.check_continues(FREE_TO_CHANGE)
+        return session.run(partial(_train, config), device=training.device, precision=training.precision)
 
 
 def _train(config: Config, session: Session) -> bool:

@@ -16,7 +16,7 @@ from voxelwave.data.modalities.ct import CT
 from voxelwave.errors import InputError
 from voxelwave.jobs.common.console import tracked
 from voxelwave.jobs.common.processes import run_all
-from voxelwave.ops.files import replacing, write_text
+from voxelwave.ops.files import locked, replacing, write_text
 from voxelwave.ops.seeding import numpy_generator
 from voxelwave.ops.tables import as_csv
 from voxelwave.ops.texts import read_json
@@ -57,30 +57,31 @@ def synthesize(
         raise InputError(f"workers is {workers}: at least 1 process is needed; leave it out for one a core")
     settings = {"num_mri": num_mri, "num_ct": num_ct, "size": size, "seed": seed}
     record = out / "synthesize.json"
-    _refuse_other_settings(record, settings)
+    if out.exists() and not out.is_dir():
+        raise InputError(f"{out} is a file: give a folder to write the heads to")
     out.mkdir(parents=True, exist_ok=True)
-    # Before the first head, so that a run that was interrupted cannot be continued with other settings.
-    write_text(record, json.dumps(settings | {"complete": False}, indent=2) + "\n")
+    with locked(out):
+        _refuse_other_settings(record, settings)
+        # Before the first head, so that a run that was interrupted cannot be continued with other settings.
+        write_text(record, json.dumps(settings | {"complete": False}, indent=2) + "\n")
 
-    heads = _plan(out, num_mri=num_mri, num_ct=num_ct)
-    for folder in {path.parent for head in heads for path in (head.image, head.labels)}:
-        folder.mkdir(parents=True, exist_ok=True)
-    missing = [head for head in heads if not (head.image.exists() and head.labels.exists())]
-    # Unless told otherwise, a process is started only for as many heads as make up for its start.
-    processes = workers or min(os.cpu_count() or 1, len(missing) // HEADS_PER_PROCESS)
-    write = partial(_write_head, size=size, seed=seed)
-    for _ in tracked(run_all(write, missing, workers=max(processes, 1)), "generated heads", total=len(missing)):
-        pass
-    names = "".join(f"{tissue.value}\t{tissue.name.lower()}\n" for tissue in Tissue)
-    write_text(out / "labels" / "labels.tsv", f"value\tname\n{names}")
-    write_text(out / CASES, _list_cases(heads, out))
-    write_text(record, json.dumps(settings | {"complete": True}, indent=2) + "\n")
+        heads = _plan(out, num_mri=num_mri, num_ct=num_ct)
+        for folder in {path.parent for head in heads for path in (head.image, head.labels)}:
+            folder.mkdir(parents=True, exist_ok=True)
+        missing = [head for head in heads if not (head.image.exists() and head.labels.exists())]
+        # Unless told otherwise, a process is started only for as many heads as make up for its start.
+        processes = workers or min(os.cpu_count() or 1, len(missing) // HEADS_PER_PROCESS)
+        write = partial(_write_head, size=size, seed=seed)
+        for _ in tracked(run_all(write, missing, workers=max(processes, 1)), "generated heads", total=len(missing)):
+            pass
+        names = "".join(f"{tissue.value}\t{tissue.name.lower()}\n" for tissue in Tissue)
+        write_text(out / "labels" / "labels.tsv", f"value\tname\n{names}")
+        write_text(out / CASES, _list_cases(heads, out))
+        write_text(record, json.dumps(settings | {"complete": True}, indent=2) + "\n")
 
 
 def _refuse_other_settings(record: Path, settings: dict[str, int]) -> None:
-    """Raise InputError where `record` tells of other settings, or where its folder is a file."""
-    if record.parent.exists() and not record.parent.is_dir():
-        raise InputError(f"{record.parent} is a file: give a folder to write the heads to")
+    """Raise InputError where `record` tells of other settings."""
     if not record.exists():
         return
     try:
