@@ -11,7 +11,7 @@ from torch import nn
 from voxelwave import __version__
 from voxelwave.engine.loop import LoopSettings, Objective, Probe, Score, Trainer, TrainingBatch
 from voxelwave.engine.run_log import Record, RunLog
-from voxelwave.engine.runtime import Precision, close_runtime, make_fabric
+from voxelwave.engine.runtime import Precision, close_runtime, end_ranks, make_fabric
 from voxelwave.engine.signals import stop_on_signal
 from voxelwave.jobs.common.config import JobConfig
 from voxelwave.jobs.common.console import Console
@@ -76,10 +76,16 @@ class Session:
 
         Returns what `train` returns. Raises InputError where the device is not there or cannot do the precision.
         """
-        self.fabric = make_fabric(device=device, precision=precision, devices=devices)
+        # Of a rank whose data worker hangs that is to be told, and not by all others that it does not answer.
+        timeout_s = 2 * self.config.run.timeout_s
+        self.fabric = make_fabric(device=device, precision=precision, devices=devices, timeout_s=timeout_s)
         if not self.is_first:
             self.console = Console(quiet=True)
-        complete = train(self)
+        try:
+            complete = train(self)
+        except BaseException:
+            end_ranks(self.fabric)
+            raise
         # The wrapped model is gone with the frame above: it must not outlive the process group.
         close_runtime(self.fabric)
         return complete
@@ -164,7 +170,7 @@ class Session:
         with stop_on_signal() as signalled, self._log as log:
             stream = batches(trainer.state.step, settings.total_steps)
             complete = given_up() or trainer.run(
-                stream, log, lambda: signalled.asked or self._should_stop() or given_up()
+                stream, log, lambda: signalled.heard() or self._should_stop() or given_up()
             )
             if not (complete := complete or given_up()):
                 log.say(f"stopped at step {trainer.state.step} of {settings.total_steps}; go on with --resume")
