@@ -136,7 +136,7 @@ class Trainer:
     def _kept(self, log: RunLog) -> str:
         """Save the state where it is whole, and say from where the run goes on."""
         last = self.folder / "last.pth"
-        if self._whole and self.state.step:
+        if self._whole and self.state.step and self.fabric.is_global_zero:
             self.save(log)
             return f"saved at step {self.state.step}, go on with --resume"
         return "go on with --resume from the checkpoint before" if last.exists() else "nothing was saved yet"

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import subprocess
 import threading
 import time
 from collections.abc import Iterator
 from datetime import timedelta
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
 from voxelwave.engine.signals import end_now
-from voxelwave.errors import InputError
+from voxelwave.errors import InputError, ProcessFault
 from voxelwave.ops.memory import keep_freed_memory
-from voxelwave.ops.workers import how_it_ended
+from voxelwave.ops.workers import how_it_ended, is_stuck
 
 Precision = Literal["fp32", "bf16", "fp16"]
 RANK_TIMEOUT_S = 1200.0
@@ -54,7 +54,14 @@ def make_fabric(
         raise InputError(
             f"training.device={device}, precision={precision}, devices={devices} cannot run here: {reason}"
         ) from None
-    fabric.launch()
+    try:
+        fabric.launch()
+    except BaseException as error:
+        lost = lost_rank(fabric, error)
+        end_ranks(fabric)
+        if lost is None:
+            raise
+        raise ProcessFault(f"the processes of training.devices={devices} did not come together: {lost}") from None
     keep_freed_memory()
     if devices > 1:
         _watch_ranks(fabric)
@@ -63,22 +70,29 @@ def make_fabric(
 
 def lost_rank(fabric: Any, error: BaseException) -> str | None:
     """Say which rank is gone or hangs where that is what `error` comes of, None where it is anything else."""
-    text = str(error)
-    if fabric.world_size == 1 or not any(of in text for of in ("gloo", "NCCL", "Connection", "imed out")):
+    text = str(error).lower()
+    if fabric.world_size == 1 or not any(of in text for of in ("gloo", "nccl", "connection", "timed out", "timeout")):
         return None
     # The system may tell of the end of a connection before it tells of the end of a process.
     for _ in range(20):
         if said := _ended_rank(fabric):
             return said
         time.sleep(0.05)
-    stopped = [f"rank {rank} (process {pid})" for rank, pid in _other_ranks(fabric) if _is_stopped(pid)]
+    stopped = [f"rank {rank} (process {pid})" for rank, pid in _other_ranks(fabric) if is_stuck(pid)]
     return f"{stopped[0] if stopped else 'another rank'} does not answer"
 
 
 def end_ranks(fabric: Any) -> None:
-    """End the ranks that this process has started, whatever they are at: only the first rank writes."""
+    """End the ranks that this process has started, or the first one that it hangs on: nobody else would."""
     for process in _started(fabric):
         process.kill()
+    if _was_started(fabric) and is_stuck(os.getppid()):
+        os.kill(os.getppid(), signal.SIGKILL)
+
+
+def is_told_by_first_rank(fabric: Any) -> bool:
+    """Whether another rank says on this terminal why the ranks end."""
+    return _was_started(fabric) and _ended_rank(fabric) is None and not is_stuck(os.getppid())
 
 
 def _started(fabric: Any) -> list[subprocess.Popen[bytes]]:
@@ -106,13 +120,6 @@ def _ended_rank(fabric: Any) -> str | None:
     if _was_started(fabric) and os.getppid() != int(os.environ[FIRST_RANK]):
         return f"rank 0 (process {os.environ[FIRST_RANK]}) is gone"
     return None
-
-
-def _is_stopped(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "Tt"
-    except (OSError, IndexError):
-        return False
 
 
 def _watch_ranks(fabric: Any) -> None:

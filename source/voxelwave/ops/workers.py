@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing.process import BaseProcess
 from multiprocessing.sharedctypes import RawArray
+from pathlib import Path
 
 # Ctrl-C, Ctrl-\, `kill`, a closed terminal, what batch systems send before a job's time is over, a limit on CPU time.
 STOPPING = tuple(getattr(signal, f"SIG{name}") for name in ("INT", "TERM", "HUP", "QUIT", "USR1", "USR2", "XCPU"))
@@ -65,6 +66,14 @@ def how_it_ended(code: int | None) -> str:
         return f"was killed by {signal.Signals(-code).name}"
     except ValueError:
         return f"was killed by signal {-code}"
+
+
+def is_stuck(pid: int) -> bool:
+    """Tell whether a process is stopped, or in a call to the system that does not come back, where that is known."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "TtD"
+    except (OSError, IndexError):
+        return False
 
 
 def remedy(process: BaseProcess, for_memory: str) -> str:

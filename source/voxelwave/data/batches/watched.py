@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -15,7 +17,7 @@ from typing import Any
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from voxelwave.errors import InputError, ProcessFault
-from voxelwave.ops.workers import Notes, begin_worker, how_it_ended, remedy, signals_held
+from voxelwave.ops.workers import Notes, begin_worker, how_it_ended, is_stuck, remedy, signals_held
 
 WORKER_TIMEOUT_S = 600.0
 
@@ -39,11 +41,10 @@ class WatchedLoader(DataLoader[Any]):
         timeout_s: float = WORKER_TIMEOUT_S,
         **options: Any,
     ) -> None:
-        self._notes = Notes(num_workers)
+        self._notes, self._timeout_s = Notes(num_workers), timeout_s
         super().__init__(
             _Noted(dataset, describe, self._notes) if num_workers else dataset,
             num_workers=num_workers,
-            timeout=timeout_s if num_workers else 0,
             worker_init_fn=partial(_start_worker, parent=os.getpid()),
             **options,
         )
@@ -62,11 +63,12 @@ class WatchedLoader(DataLoader[Any]):
         # Here a dead worker is told where a batch is waited for, and nowhere else.
         with _told_of_children(signal.SIG_DFL), signals_held():
             batches = super().__iter__()
-        workers = sorted(set(multiprocessing.active_children()) - others, key=lambda worker: worker.pid or 0)
+        started = sorted(set(multiprocessing.active_children()) - others, key=lambda worker: worker.pid or 0)
+        workers = _Workers(started, self._notes, self._timeout_s)
         try:
             while True:
-                with _told_of_children(lambda number, frame: self._check(workers)):
-                    self._check(workers)
+                with _told_of_children(lambda number, frame: workers.check()), workers.awaited():
+                    workers.check()
                     try:
                         batch = next(batches)
                     except StopIteration:
@@ -75,27 +77,56 @@ class WatchedLoader(DataLoader[Any]):
         except InputError as error:
             # Worker processes send their traceback along in front of the message.
             raise type(error)(str(error).rpartition("InputError: ")[2].strip()) from None
-        except (RuntimeError, OSError, EOFError) as error:
-            self._check(workers)
-            if str(error).startswith("DataLoader timed out"):
-                raise ProcessFault(self._hanging(workers)) from None
+        except (RuntimeError, OSError, EOFError):
+            workers.check()
             raise
         finally:
             del batches  # asks the workers to end, unless an error still holds it
-            for worker in workers:
-                worker.kill()
+            workers.close()
 
-    def _check(self, workers: Sequence[BaseProcess]) -> None:
+
+class _Workers:
+    """The processes of a loader, which are killed where one of them is waited for too long."""
+
+    def __init__(self, processes: Sequence[BaseProcess], notes: Notes, timeout_s: float) -> None:
+        self._processes, self._notes, self._timeout_s = processes, notes, timeout_s
+        self._deadline, self._too_late, self._closed = math.inf, "", threading.Event()
+        threading.Thread(target=self._watch, daemon=True).start()
+
+    @contextmanager
+    def awaited(self) -> Iterator[None]:
+        """Wait for no longer than the time-out."""
+        self._deadline = time.monotonic() + self._timeout_s
+        yield
+        self._deadline = math.inf
+
+    def check(self) -> None:
         """Raise ProcessFault where a worker is dead."""
-        for number, worker in enumerate(workers):
+        if self._too_late:
+            raise ProcessFault(self._too_late) from None
+        for number, worker in enumerate(self._processes):
             if worker.exitcode:
                 what = f"data worker {worker.pid} {how_it_ended(worker.exitcode)} while it read {self._notes[number]}"
                 for_memory = "use fewer workers, smaller batches or caches, or give the container more"
                 raise ProcessFault(f"{what}, {remedy(worker, f'{for_memory} (docker run --shm-size=8g)')}") from None
 
-    def _hanging(self, workers: Sequence[BaseProcess]) -> str:
-        named = ", ".join(f"{worker.pid} at {self._notes[number]}" for number, worker in enumerate(workers))
-        return f"a data worker hangs, no batch came for {self.timeout:g} s (run.timeout_s); the workers: {named}"
+    def close(self) -> None:
+        """End those that did not when they were asked."""
+        self._closed.set()
+        for worker in self._processes:
+            worker.kill()
+
+    def _watch(self) -> None:
+        # A thread: the main one may wait in a call of its own for what a worker does not send.
+        while not self._closed.wait(min(1.0, self._timeout_s)):
+            if time.monotonic() > self._deadline:
+                self._too_late = f"no batch came for {self._timeout_s:g} s (run.timeout_s): {self._hanging()} hangs"
+                self.close()
+
+    def _hanging(self) -> str:
+        named = {worker.pid or 0: f"{worker.pid} at {self._notes[at]}" for at, worker in enumerate(self._processes)}
+        stuck = [text for pid, text in named.items() if is_stuck(pid)]
+        return f"data worker {' or '.join(stuck or named.values())}"
 
 
 class _Noted(Dataset[Any]):

@@ -11,8 +11,9 @@ from torch import nn
 from voxelwave import __version__
 from voxelwave.engine.loop import LoopSettings, Objective, Probe, Score, Trainer, TrainingBatch
 from voxelwave.engine.run_log import Record, RunLog
-from voxelwave.engine.runtime import Precision, close_runtime, end_ranks, make_fabric
+from voxelwave.engine.runtime import Precision, close_runtime, end_ranks, is_told_by_first_rank, make_fabric
 from voxelwave.engine.signals import stop_on_signal
+from voxelwave.errors import ProcessFault
 from voxelwave.jobs.common.config import JobConfig
 from voxelwave.jobs.common.console import Console
 from voxelwave.jobs.common.run_folder import check_files_stay, check_settings_stay, open_run, write_config
@@ -83,8 +84,11 @@ class Session:
             self.console = Console(quiet=True)
         try:
             complete = train(self)
-        except BaseException:
+        except BaseException as error:
+            told = isinstance(error, ProcessFault) and is_told_by_first_rank(self.fabric)
             end_ranks(self.fabric)
+            if told:
+                raise SystemExit(2) from None
             raise
         # The wrapped model is gone with the frame above: it must not outlive the process group.
         close_runtime(self.fabric)
