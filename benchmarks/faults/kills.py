@@ -3,7 +3,7 @@
 python benchmarks/faults/kills.py [--kills 60] [--seed 0] [--work FOLDER] [--quick]
 
 Each trial starts a job as a command of its own, sends a signal at a random moment of it, waits for its end, and calls
-it again. What it then leaves is compared with what an unbroken call left: records of steps and weights, volumes, tables.
+it again. What it then leaves is compared with what an unbroken call left: records of steps, weights, volumes, tables.
 """
 
 from __future__ import annotations

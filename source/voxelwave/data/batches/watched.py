@@ -78,7 +78,7 @@ class WatchedLoader(DataLoader[Any]):
             # Worker processes send their traceback along in front of the message.
             raise type(error)(str(error).rpartition("InputError: ")[2].strip()) from None
         except (RuntimeError, OSError, EOFError):
-            workers.check()
+            workers.check(all_alive=True)
             raise
         finally:
             del batches  # asks the workers to end, unless an error still holds it
@@ -100,12 +100,12 @@ class _Workers:
         yield
         self._deadline = math.inf
 
-    def check(self) -> None:
-        """Raise ProcessFault where a worker is dead."""
+    def check(self, *, all_alive: bool = False) -> None:
+        """Raise ProcessFault where a worker is dead; one that ended as it should counts with `all_alive` alone."""
         if self._too_late:
             raise ProcessFault(self._too_late) from None
         for number, worker in enumerate(self._processes):
-            if worker.exitcode:
+            if worker.exitcode or (all_alive and worker.exitcode is not None):
                 what = f"data worker {worker.pid} {how_it_ended(worker.exitcode)} while it read {self._notes[number]}"
                 for_memory = "use fewer workers, smaller batches or caches, or give the container more"
                 raise ProcessFault(f"{what}, {remedy(worker, f'{for_memory} (docker run --shm-size=8g)')}") from None

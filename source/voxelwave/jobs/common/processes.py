@@ -59,7 +59,10 @@ def run_all(
             ready = wait(list(busy), timeout=0.5)
             for connection, worker in busy.items():
                 if connection in ready:
-                    yield worker.result(name)
+                    result = worker.result(name)
+                    if waiting and not should_stop():
+                        worker.begin(waiting.popleft())
+                    yield result
                 else:
                     worker.check(name)
     finally:
