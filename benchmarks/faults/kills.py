@@ -43,11 +43,11 @@ PRETRAIN = {
     "model": {"backbone": BACKBONE, "sparse": "gather", "encoder_widths": [8, 12], "decoder_width": 8},
     "training": {
         "epochs": 40,
-        "max_steps": 30,
+        "max_steps": 20,
         "learning_rate": 1e-3,
         "checkpoint_every_steps": 7,
         "checkpoint_every_epochs": 1000,
-        "probe_every_steps": 15,
+        "probe_every_steps": 10,
         "device": "cpu",
     },
 }
@@ -62,8 +62,8 @@ FINETUNE = {
     "backbone": {"scratch": {key: BACKBONE[key] for key in BACKBONE if key != "name"}},
     "data": {"modality": "mri", "crop_size": [16] * 3, "spacing_mm": 4.0, "folds": 2},
     "training": {
-        "max_steps": 18,
-        "validate_every_steps": 9,
+        "max_steps": 12,
+        "validate_every_steps": 6,
         "checkpoint_every_steps": 7,
         "learning_rate": 1e-3,
         "device": "cpu",
@@ -73,7 +73,7 @@ FINETUNE = {
 PHANTOM = {
     "data": {"train_length": 40, "val_length": 8, "image_size": 32, "num_coils": 2, "num_workers": 1},
     "model": {"name": "mri_embedding", "embed_dim": 8, "widths": [8, 8]},
-    "training": {"epochs": 6, "batch_size": 4, "device": "cpu"},
+    "training": {"epochs": 4, "batch_size": 4, "device": "cpu"},
 }
 Digest = dict[str, str]
 
@@ -131,7 +131,7 @@ def of_files(out: Path) -> Digest:
     files = [out] if out.is_file() else sorted(path for path in out.rglob("*") if path.is_file())
     kept = [path for path in files if not path.name.startswith(".lock") and path.suffix != ".png"]
     return {
-        str(path.relative_to(out.parent)).replace(out.name, "OUT"): sha(
+        str(path.relative_to(out)): sha(
             gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
         )
         for path in kept
@@ -179,7 +179,11 @@ def jobs(work: Path) -> list[Job]:
         ),
         Job("predict", ("predict", tuned, str(heads / "mri"), "OUT"), of_files),
         Job("embed", ("embed", weights, str(heads / "mri"), "OUT.npz"), of_table),
-        Job("probe", ("probe", weights, str(heads), "--out", "OUT.json"), of_json),
+        Job(
+            "probe",
+            ("probe", weights, str(heads), "--modality", "mri", "--targets", "lesion", "--out", "OUT.json"),
+            of_json,
+        ),
         Job("export", ("export", weights, "OUT", "--format", "bundle"), of_files),
     ]
 
@@ -332,12 +336,12 @@ def plan(
         yield trials.jobs[number % len(trials.jobs)], "killed", signal.SIGKILL, "main", (-9,), ()
     for job in trials.jobs:
         whole = job.name in ("pretrain, 2 workers", "prepare")
-        for sent in (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP, signal.SIGINT)[: 3 if not whole else 4]:
+        for sent in (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)[: 3 if whole else 2]:
             for whom in ("main", "group", "all") if whole else ("all",):
                 yield job, f"{sent.name} to {whom}", sent, whom, (130,), ()
     for job in trials.jobs:
         if job.workers:
-            for _ in range(3):
+            for _ in range(2):
                 yield job, "worker killed", signal.SIGKILL, "worker", (2,), ()
     ranks = ("--set", "training.devices=2")
     waits = ("--set", "run.timeout_s=5")

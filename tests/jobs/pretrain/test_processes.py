@@ -130,7 +130,8 @@ def first_loss(config, *, rank):
     data = TrainingData(config, rank=rank, world_size=config.training.devices, pin_memory=False, console=QUIET)
     (batch,) = data.batches(0, 1)
     volume = data.augmented(batch, 0, torch.device("cpu"))
-    return float(build_pretrainer(config)(volume, torch_generator(config.run.seed, "mask", rank, 0)).loss)
+    with torch.no_grad():
+        return float(build_pretrainer(config)(volume, torch_generator(config.run.seed, "mask", rank, 0)).loss)
 
 
 def test_two_processes_train_one_model(raw_config, tmp_path):
