@@ -273,7 +273,8 @@ class Trials:
         log = self.work / "trial.log"
         log.write_text("")
         process = start([*job.command(out), *more], log)
-        moment = self._random.uniform(0.02, 0.95) * seconds
+        # What is done to a worker is done soon after there is one.
+        moment = 0.0 if whom == "worker" else self._random.uniform(0.02, 0.95) * seconds
         below = self._wait(process, moment, whom)
         for pid in below if whom == "worker" else [process.pid, *(below if whom == "all" else [])]:
             with suppress(ProcessLookupError):
@@ -319,7 +320,7 @@ class Trials:
         while process.poll() is None:
             late = time.monotonic() - began > moment
             if late and (below := workers_below(process.pid) if whom == "worker" else []):
-                time.sleep(self._random.uniform(0.0, 0.5))
+                time.sleep(self._random.uniform(0.0, 1.0))
                 return below
             if late and whom != "worker":
                 return processes_below(process.pid)
@@ -343,9 +344,11 @@ def plan(
         if job.workers:
             for _ in range(2):
                 yield job, "worker killed", signal.SIGKILL, "worker", (2,), ()
-    ranks = ("--set", "training.devices=2")
-    waits = ("--set", "run.timeout_s=5")
-    yield by_name["pretrain, 2 workers"], "worker stopped", signal.SIGSTOP, "worker", (2,), waits
+    long = ("--set", "training.epochs=2000")
+    ranks = ("--set", "training.devices=2", *long, "--set", "training.max_steps=2000")
+    waits = (*long, "--set", "run.timeout_s=5")
+    more = (*waits, "--set", "training.max_steps=2000")
+    yield by_name["pretrain, 2 workers"], "worker stopped", signal.SIGSTOP, "worker", (2,), more
     yield by_name["phantom train"], "worker stopped", signal.SIGSTOP, "worker", (2,), waits
     for _ in range(2):
         yield by_name["pretrain"], "rank 1 killed", signal.SIGKILL, "worker", (2,), ranks
@@ -375,8 +378,27 @@ def summary(trials: Sequence[Trial]) -> str:
     return table(head, rows)
 
 
+def keep(trials: Sequence[Trial], seed: int, planned: int) -> None:
+    """Write what is known so far: the trials take an hour on two cores."""
+    folder = RESULTS / "faults"
+    folder.mkdir(exist_ok=True)
+    figures: dict[str, Any] = {"seed": seed, "planned": planned, "trials": [asdict(trial) for trial in trials]}
+    (folder / "kills.json").write_text(json.dumps(figures, indent=1) + "\n")
+    counts = [
+        f"{len(trials)} of {planned} trials, in {sum(trial.done == 'killed' for trial in trials)} `kill -9` of a job",
+        f"lost (another result than the unbroken call): {sum(trial.same is False for trial in trials)}",
+        f"tracebacks: {sum(trial.traceback for trial in trials)}",
+        f"not ended within 30 s: {sum(trial.hung for trial in trials)}",
+        f"with processes that outlived it: {sum(trial.orphans > 0 for trial in trials)}",
+        f"with another exit code than it should be: {sum(not trial.expected for trial in trials)}",
+    ]
+    listed = "\n".join(f"- {count}" for count in counts)
+    text = f"# Jobs that were killed, stopped, and robbed of a process\n\n{listed}\n\n{summary(trials)}\n"
+    (folder / "kills.md").write_text(text)
+
+
 def main() -> None:
-    """Run the trials, and write what became of them."""
+    """Run the trials in an order of chance, and write what became of them."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=60)
     parser.add_argument("--seed", type=int, default=0)
@@ -386,16 +408,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         trials = Trials(given.work or Path(temporary), given.seed)
         trials.prepare()
-        for job, done, number, whom, codes, more in plan(trials, given.kills):
+        planned = list(plan(trials, given.kills))
+        random.Random(given.seed).shuffle(planned)
+        for job, done, number, whom, codes, more in planned:
             trials.run(job, done, number, whom, codes, *more)
-    figures: dict[str, Any] = {"seed": given.seed, "trials": [asdict(trial) for trial in trials.trials]}
-    text = f"# Jobs that were killed, stopped, and robbed of a process\n\n{summary(trials.trials)}\n"
-    if not given.quick:
-        folder = RESULTS / "faults"
-        folder.mkdir(exist_ok=True)
-        (folder / "kills.json").write_text(json.dumps(figures, indent=1) + "\n")
-        (folder / "kills.md").write_text(text)
-    print(text)
+            if not given.quick:
+                keep(trials.trials, given.seed, len(planned))
+        print(summary(trials.trials))
 
 
 if __name__ == "__main__":
