@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import hashlib
+import io
+import os
+import signal
 from pathlib import Path
 
 import nibabel as nib
@@ -9,6 +12,7 @@ import pytest
 
 from voxelwave.data.modalities.ct import CT
 from voxelwave.errors import InputError
+from voxelwave.jobs.common.console import Console
 from voxelwave.jobs.synthesize import run as recipe
 from voxelwave.jobs.synthesize.run import synthesize
 from voxelwave.physics.heads3d import Tissue
@@ -125,3 +129,24 @@ def test_what_cannot_be_made_is_refused_before_anything_is_written(
     with pytest.raises(InputError, match=problem):
         synthesize(tmp_path / "out", **asked)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_call_that_is_stopped_keeps_what_is_done_and_the_same_call_goes_on(
+    written: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = recipe._write_head
+
+    def stopped_at_the_third(head: recipe.Head, **settings: int) -> None:
+        write(head, **settings)
+        if head.index == 2:
+            os.kill(os.getpid(), signal.SIGUSR1)
+
+    monkeypatch.setattr(recipe, "_write_head", stopped_at_the_third)
+    printed = io.StringIO()
+    outcome = synthesize(tmp_path, num_mri=4, num_ct=3, size=32, workers=1, console=Console(file=printed))
+    assert outcome.exit_code == 130
+    assert printed.getvalue().startswith("stopped, the same command goes on; so far 3 of 7 heads")
+    assert not (tmp_path / "cases.csv").exists()
+    monkeypatch.undo()
+    assert synthesize(tmp_path, num_mri=4, num_ct=3, size=32, workers=1).exit_code == 0
+    assert digests(tmp_path) == digests(written)

@@ -12,8 +12,16 @@ from torch import nn
 from voxelwave import __version__
 from voxelwave.engine.loop import LoopSettings, Objective, Probe, Score, Trainer, TrainingBatch
 from voxelwave.engine.run_log import Record, RunLog
-from voxelwave.engine.runtime import Precision, close_runtime, launched_rank, make_fabric
+from voxelwave.engine.runtime import (
+    Precision,
+    close_runtime,
+    end_ranks,
+    is_told_by_first_rank,
+    launched_rank,
+    make_fabric,
+)
 from voxelwave.engine.signals import stop_on_signal
+from voxelwave.errors import ProcessFault
 from voxelwave.jobs.common.config import JobConfig
 from voxelwave.jobs.common.console import Console
 from voxelwave.jobs.common.run_folder import (
@@ -109,10 +117,19 @@ class Session:
 
         Returns what `train` returns. Raises InputError where the device is not there or cannot do the precision.
         """
-        self.fabric = make_fabric(device=device, precision=precision, devices=self._devices)
+        # Of a rank whose data worker hangs that is to be told, and not by all others that it does not answer.
+        timeout_s = 2 * self.config.run.timeout_s
+        self.fabric = make_fabric(device=device, precision=precision, devices=self._devices, timeout_s=timeout_s)
         if not self.is_first:
             self.console = Console(quiet=True)
-        complete = train(self)
+        try:
+            complete = train(self)
+        except BaseException as error:
+            told = isinstance(error, ProcessFault) and is_told_by_first_rank(self.fabric)
+            end_ranks(self.fabric)
+            if told:
+                raise SystemExit(2) from None
+            raise
         # The wrapped model is gone with the frame above: it must not outlive the process group.
         close_runtime(self.fabric)
         return complete
@@ -200,7 +217,7 @@ class Session:
                 trainer.save(log)  # whenever the run dies, there is something to go on from
             stream = batches(trainer.state.step, settings.total_steps)
             complete = given_up() or trainer.run(
-                stream, log, lambda: signalled.asked or self._should_stop() or given_up()
+                stream, log, lambda: signalled.heard() or self._should_stop() or given_up()
             )
             if not (complete := complete or given_up()):
                 log.say(f"stopped at step {trainer.state.step} of {settings.total_steps}; go on with --resume")

@@ -15,6 +15,7 @@ from voxelwave.engine.loop import LoopSettings
 from voxelwave.engine.run_log import Record
 from voxelwave.engine.schedule import stalled, warmup_cosine_rate
 from voxelwave.errors import InputError
+from voxelwave.jobs.common.config import RunConfig
 from voxelwave.jobs.common.console import Console
 from voxelwave.jobs.common.run_folder import claimed, marks_of, open_run, write_config
 from voxelwave.jobs.common.session import Session, ShouldStop
@@ -27,7 +28,7 @@ from voxelwave.ops.files import write_text
 
 # What may differ between a run and its continuation: none of it changes what the finished steps computed.
 FREE_TO_CHANGE = {
-    "run": ("out_dir", "tensorboard", "figures", "license"),
+    "run": (*RunConfig.FREE_TO_CHANGE, "figures", "license"),
     "task": ("hausdorff",),
     "backbone": ("path",),
     "training": ("max_steps", "learning_rate", "clip_norm", "device", "patience", "checkpoint_every_steps"),
@@ -47,7 +48,7 @@ def finetune(
     """Train as `config` says; True where the run is complete, False where it was stopped and can be resumed.
 
     Args:
-        should_stop: asked after every step, beside SIGINT and SIGTERM.
+        should_stop: asked after every step, beside the signals that ask to stop.
         kept: a dictionary in which several runs share what they read of their cases.
 
     Raises:

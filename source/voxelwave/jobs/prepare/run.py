@@ -183,7 +183,7 @@ class Preparer:
             return
         scans = {job.scan.name: job.scan for job in jobs}
         self._save(self._rows.values())
-        rows = run_all(work, jobs, workers=self.workers, should_stop=should_stop)
+        rows = run_all(work, jobs, workers=self.workers, should_stop=should_stop, name=lambda job: job.scan.name)
         with (self.out / MANIFEST).open("a", encoding="utf-8") as journal:
             for row in tracked(rows, what, total=len(jobs)):
                 self._outputs |= {row.output} - {""}

@@ -14,6 +14,7 @@ from voxelwave.downstream.description import describe_run
 from voxelwave.downstream.load_backbone import save_backbone
 from voxelwave.engine.loop import LoopSettings
 from voxelwave.engine.schedule import warmup_cosine_rate
+from voxelwave.jobs.common.config import RunConfig
 from voxelwave.jobs.common.console import Console
 from voxelwave.jobs.common.run_folder import marks_of
 from voxelwave.jobs.common.session import Session, ShouldStop
@@ -28,7 +29,7 @@ from voxelwave.ops.seeding import torch_generator
 
 # What may differ between a run and its continuation: none of it changes what the finished steps computed.
 FREE_TO_CHANGE = {
-    "run": ("out_dir", "tensorboard"),
+    "run": RunConfig.FREE_TO_CHANGE,
     "model": ("sparse",),
     "data": ("num_workers", "check_content", "probe_cases"),
     "training": (
@@ -47,8 +48,8 @@ def pretrain(
 ) -> bool:
     """Train as `config` says; True where the run is complete, False where it was stopped and can be resumed.
 
-    `should_stop` is asked after every step, beside SIGINT and SIGTERM. Raises InputError for what cannot be used and
-    DivergedError where the loss stops being finite.
+    `should_stop` is asked after every step, beside the signals that ask to stop. Raises InputError for what cannot be
+    used and DivergedError where the loss stops being finite.
     """
     training = config.training
     with Session(config, resume=resume, console=console, should_stop=should_stop, devices=training.devices) as session:

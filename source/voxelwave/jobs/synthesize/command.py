@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from voxelwave.jobs.common.options import leave
+
 
 def synthesize(
     out: Annotated[Path, typer.Argument(help="Folder to write mri/, ct/ and labels/ into.")],
@@ -14,8 +16,14 @@ def synthesize(
     num_ct: Annotated[int, typer.Option(help="Number of CT heads.")] = 8,
     size: Annotated[int, typer.Option(help="Voxels along each side.")] = 96,
     seed: Annotated[int, typer.Option(help="What all random shapes and contrasts follow from.")] = 0,
+    workers: Annotated[
+        int | None, typer.Option(help="Processes; as many as are worth their start where not given.")
+    ] = None,
 ) -> None:
-    """Generate MRI and CT heads with labels, as NIfTI files."""
+    """Generate MRI and CT heads with labels, as NIfTI files; called again, it goes on.
+
+    The exit code is 0, or 130 where it was stopped.
+    """
     from voxelwave.jobs.synthesize.run import synthesize as run
 
-    run(out, num_mri=num_mri, num_ct=num_ct, size=size, seed=seed)
+    leave(run(out, num_mri=num_mri, num_ct=num_ct, size=size, seed=seed, workers=workers))

@@ -13,8 +13,10 @@ import numpy as np
 
 from voxelwave.data.listing.cases import CASES
 from voxelwave.data.modalities.ct import CT
+from voxelwave.engine.signals import stop_on_signal
 from voxelwave.errors import InputError
-from voxelwave.jobs.common.console import tracked
+from voxelwave.jobs.common.console import Console, tracked
+from voxelwave.jobs.common.outcome import Outcome
 from voxelwave.jobs.common.processes import run_all
 from voxelwave.ops.files import locked, replacing, write_text
 from voxelwave.ops.seeding import numpy_generator
@@ -39,8 +41,15 @@ class Head:
 
 
 def synthesize(
-    out: Path, *, num_mri: int, num_ct: int, size: int = 96, seed: int = 0, workers: int | None = None
-) -> None:
+    out: Path,
+    *,
+    num_mri: int,
+    num_ct: int,
+    size: int = 96,
+    seed: int = 0,
+    workers: int | None = None,
+    console: Console | None = None,
+) -> Outcome:
     """Write `num_mri` MRI and `num_ct` CT heads of `size` voxels of 1 mm to `out`, with label maps and `cases.csv`.
 
     MRI contrasts and CT layouts (Hounsfield units; three windows in the last axis, `[D, H, W, 3]` and
@@ -72,12 +81,25 @@ def synthesize(
         # Unless told otherwise, a process is started only for as many heads as make up for its start.
         processes = workers or min(os.cpu_count() or 1, len(missing) // HEADS_PER_PROCESS)
         write = partial(_write_head, size=size, seed=seed)
-        for _ in tracked(run_all(write, missing, workers=max(processes, 1)), "generated heads", total=len(missing)):
-            pass
+        with stop_on_signal() as signalled:
+            written = run_all(
+                *(write, missing),
+                workers=max(processes, 1),
+                should_stop=lambda: signalled.asked,
+                name=lambda head: str(head.image),
+            )
+            count = sum(1 for _ in tracked(written, "generated heads", total=len(missing)))
+        if count < len(missing):
+            there = len(heads) - len(missing) + count
+            (console or Console()).say(
+                f"stopped, the same command goes on; so far {there} of {len(heads)} heads; {out}"
+            )
+            return Outcome(complete=False)
         names = "".join(f"{tissue.value}\t{tissue.name.lower()}\n" for tissue in Tissue)
         write_text(out / "labels" / "labels.tsv", f"value\tname\n{names}")
         write_text(out / CASES, _list_cases(heads, out))
         write_text(record, json.dumps(settings | {"complete": True}, indent=2) + "\n")
+        return Outcome()
 
 
 def _refuse_other_settings(record: Path, settings: dict[str, int]) -> None:
