@@ -150,8 +150,8 @@ def test_a_shared_head_is_shown_in_every_contrast_on_one_label_map(written: Path
     image, labels, hounsfield = (
         np.asarray(nib.load(tmp_path / name).dataobj) for name in (t2["image"], t2["label"], ct["image"])
     )
-    assert image[labels == Tissue.VENTRICLE].mean() > 2 * image[labels == Tissue.WHITE_MATTER].mean()
-    assert hounsfield[labels == Tissue.SKULL].mean() > 500
+    assert image[labels == Tissue.VENTRICLE].mean() > 1.5 * image[labels == Tissue.WHITE_MATTER].mean()
+    assert hounsfield[labels == Tissue.SKULL].mean() > 300
     # The heads that are shown once are those of any other call.
     single, others = digests(tmp_path), digests(written)
     assert all(

@@ -28,8 +28,7 @@ def raw_tokens(framed: Framed, patch_size: int, *, chosen: Bool[Tensor, "d h w"]
 def raw_scan(volume: Volume, patch_size: int, *, size: Grid | None) -> Float[Tensor, " raw"]:
     """Return the mean and the deciles, from the lowest to the highest value, of each channel's voxels.
 
-    Those of the occupied patches count, as in `embed_volume`, or of all where none is occupied. A place would be the same
-    for every scan.
+    Those of the occupied patches count, as in `embed_volume`, or of all where none is occupied.
     """
     framed = frame(volume, patch_size, size=size)
     patches, occupied = patchify(framed[None], patch_size)[0], occupied_tokens(framed, patch_size).flatten()
