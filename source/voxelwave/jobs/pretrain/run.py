@@ -21,7 +21,7 @@ from voxelwave.jobs.common.session import Session, ShouldStop
 from voxelwave.jobs.pretrain.config import Config
 from voxelwave.jobs.pretrain.data import TrainingData
 from voxelwave.jobs.pretrain.figures import draw_curves, draw_reconstructions
-from voxelwave.jobs.pretrain.gauges import OnlineProbe
+from voxelwave.jobs.pretrain.gauges import OnlineProbe, Saturation
 from voxelwave.jobs.pretrain.pretrainer import build_pretrainer, count_parameters, weight_decay_groups
 from voxelwave.jobs.pretrain.sparse_choice import choose_sparse
 from voxelwave.objectives.masked_modeling import MaskedModeling
@@ -106,6 +106,7 @@ def _train(config: Config, session: Session) -> bool:
         metadata={"files": files, "contents": marks_of(contents), "sparse": sparse.name},
         after_step=pretrainer.after_step,
         probe=OnlineProbe(config, pretrainer, data, writes=session.is_first, console=console),
+        score=Saturation(console, weight=config.loss.contrastive_weight),
     )
 
     # 4. What the run leaves.
