@@ -3,18 +3,25 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
+TOOLS  := $(VENV)/tools
+LOCKED := pip install --quiet --quiet --require-hashes
 
-.PHONY: help setup minkowski demo test test-image lint format clean
+# torch without CUDA, a version that ends in +cpu, where pip finds it, else PyPI's; `make setup TORCH=pypi` decides.
+CPU_TORCH := $(shell sed -n 's/^torch==\([^ ]*\).*/\1/p' requirements/torch-cpu.txt)
+TORCH ?= $(if $(shell $(BIN)/pip index versions torch 2>/dev/null | grep -wF '$(CPU_TORCH)'),cpu,pypi)
+
+.PHONY: help setup minkowski demo test test-image lint format lock audit clean
 help:  ## show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
 setup: $(READY)  ## create .venv and install voxelwave with its development tools
 
-# torch goes first and alone, so that no other package's range decides which build is fetched.
-$(READY): pyproject.toml constraints.txt
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --quiet "$$(grep '^torch==' constraints.txt)"
-	$(BIN)/pip install --quiet --quiet --constraint constraints.txt --editable '.[dev]'
+$(BIN)/pip:
+	$(PYTHON) -m venv $(VENV)
+
+$(READY): pyproject.toml $(wildcard requirements/*.txt) | $(BIN)/pip
+	$(BIN)/$(LOCKED) $(foreach part,torch-$(TORCH) run dev,--requirement requirements/$(part).txt)
+	$(BIN)/pip install --quiet --quiet --no-deps --no-build-isolation --editable .
 	touch $@
 
 minkowski: setup  ## build MinkowskiEngine into .venv, or take the wheel of an earlier build; not needed to train
@@ -41,6 +48,19 @@ lint: setup  ## formatting, lint, types, layers
 format: setup  ## rewrite the files as `make lint` wants them
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+$(TOOLS)/.ready: requirements/tools.txt
+	test -x $(TOOLS)/bin/python || $(PYTHON) -m venv $(TOOLS)
+	$(TOOLS)/bin/$(LOCKED) --requirement requirements/tools.txt
+	touch $@
+
+lock: $(TOOLS)/.ready  ## lock what pyproject.toml asks for; UV='--upgrade' takes newer versions
+	$(TOOLS)/bin/python requirements/lock.py $(UV)
+
+# PyPI's build of torch stands for both: advisories do not know versions that end in +cpu.
+AUDITED := $(filter-out requirements/torch-cpu.txt,$(wildcard requirements/*.txt))
+audit: $(TOOLS)/.ready  ## ask PyPI for the known vulnerabilities of every locked package
+	$(TOOLS)/bin/pip-audit --strict --disable-pip --require-hashes $(AUDITED:%=--requirement %)
 
 clean:  ## remove the environment and caches, keep data and runs
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -15,6 +15,7 @@ WHEELS=${VOXELWAVE_WHEELS:-${XDG_CACHE_HOME:-$HOME/.cache}/voxelwave/wheels}
 RELEASE=0.5.4
 SHA256=b1879c00d0b0b1d30ba622cce239886a7e3c78ee9da1064cdfe2f64c2ab15f94
 HERE=$(CDPATH='' cd -- "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+TOOLS=$HERE/../requirements/minkowski.txt
 
 fail() { echo "install_minkowski: $1" >&2; exit 2; }
 
@@ -41,6 +42,7 @@ case $DEVICE in
 esac
 # The recipe is section 2 without comments and the blocks that are OTHERS': an edit for CUDA leaves CPU wheels valid.
 RECIPE=$({ sed -n '/^# 2\./,/^# 3\./p' "${BASH_SOURCE[0]}" | sed "/^ *#/d; $OTHERS" | cat - "$HERE/minkowski_blas.hpp"
+  grep -o '^[a-z].*==[^ ]*' "$TOOLS"
   [ "$DEVICE" = cpu ] || echo "$TORCH_CUDA_ARCH_LIST"; } | sha256sum | cut -c1-8)
 VERSION=$RELEASE+torch$TORCH_VERSION.$TAG.$RECIPE
 
@@ -63,9 +65,9 @@ if [ ! -f "$WHEEL" ]; then
   LOG=$WORK/build.log
   echo "building MinkowskiEngine $VERSION: some minutes, ${MAX_JOBS:=$(env -u OMP_NUM_THREADS nproc)} compilers at once"
 
-  # An environment of its own, so that the old setuptools which setup.py wants stay out of $PYTHON's; torch is $PYTHON's.
+  # An environment of its own, so that what only the build needs stays out of $PYTHON's; torch is $PYTHON's.
   "$PYTHON" -m venv "$WORK/venv"
-  "$WORK/venv/bin/pip" install --quiet --quiet 'setuptools==69.5.1' 'wheel==0.45.1' 'ninja==1.13.0'
+  "$WORK/venv/bin/pip" install --quiet --quiet --require-hashes --requirement "$TOOLS"
   # The PATH's ninja is torch's, without which it compiles one file at a time; the PATH's pip is setup.py's.
   PATH=$WORK/venv/bin:$PATH
   SITE=$(python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')

@@ -8,7 +8,8 @@ import pytest
 from typer.main import get_command
 
 from support.command import error_of, process, voxelwave
-from voxelwave.cli import COMMANDS, PHANTOM, commands_of
+from voxelwave.cli import COMMANDS, PHANTOM, commands_of, main
+from voxelwave.errors import InputError
 
 CONFIG = str(Path(__file__).parents[1] / "configs" / "pretrain" / "demo.yaml")
 EVERY_COMMAND = [*((name,) for name in COMMANDS), *(("phantom", name) for name in PHANTOM)]
@@ -100,3 +101,16 @@ def test_help_imports_nothing_heavy_and_takes_half_a_second_at_most():
         assert "voxelwave.cli" in imported
         assert not imported & set(HEAVY)
     assert min(seconds) < 0.5
+
+
+@pytest.mark.parametrize("error", [InputError, lambda name: OSError(2, "No such file", name)])
+def test_an_error_is_one_line_that_no_terminal_acts_on_whatever_a_file_is_called(capsys, error):
+    def failing():
+        raise error("a\x1b[2J\x9b1m\nprepared: 999 mri")
+
+    with pytest.raises(SystemExit) as ended:
+        main(failing)
+    shown = capsys.readouterr().err
+    assert ended.value.code == 2
+    assert shown.startswith("voxelwave: a\\x1b[2J\\x9b1m\\nprepared: 999 mri")
+    assert shown.count("\n") == 1

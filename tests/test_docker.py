@@ -57,23 +57,27 @@ def test_no_list_of_packages_and_no_download_stays_in_a_layer(path):
             assert "--mount=type=cache,target=/root/.cache/pip" in step.flags
 
 
-@both
-def test_the_builder_is_given_what_is_copied_and_no_more(path):
+def test_the_builder_is_given_what_is_copied_and_no_more():
     ignore = (ROOT / ".dockerignore").read_text().splitlines()
     admitted = {line[1:] for line in ignore if line.startswith("!")}
-    copied = [step for step in parse(path) if step.name == "COPY" and not step.flags]
+    copied = [step for path in DOCKERFILES for step in parse(path) if step.name == "COPY" and not step.flags]
     sources = {source for step in copied for source in step.value.split()[:-1]}
     assert sources == admitted
     assert "*" in ignore
     assert all((ROOT / source).exists() for source in sources)
 
 
-def test_both_images_install_the_same_packages():
-    gpu, cpu = (
-        [step.value.partition("pip install")[2] for step in parse(path) if "pip install" in step.value]
-        for path in DOCKERFILES
-    )
-    assert [install.replace('+cpu"', '"') for install in cpu] == gpu
+@both
+def test_an_image_installs_what_is_locked_and_its_own_source(path):
+    installs = [install for step in parse(path) for install in re.findall(r"(?<=pip install ).*?(?= &&|$)", step.value)]
+    *locked, source = installs
+    build = "cpu" if path == CPU else "pypi"
+    assert [re.findall(r"requirements/([\w-]+)\.txt", install) for install in locked] == [
+        [f"torch-{build}"],
+        [f"torch-{build}", "run"],
+    ]
+    assert all("--require-hashes" in install for install in locked)
+    assert source == "--no-deps --no-build-isolation ."
 
 
 def test_the_production_config_finds_its_data_and_its_runs_in_the_volumes():

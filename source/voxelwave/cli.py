@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 
 import typer
 
+from voxelwave.engine.signals import Stopped, stopped_by_signals
 from voxelwave.errors import DivergedError, InputError
 from voxelwave.jobs.doctor.command import doctor
 from voxelwave.jobs.embed.command import embed
@@ -23,6 +24,7 @@ from voxelwave.jobs.prepare.command import prepare
 from voxelwave.jobs.pretrain.command import pretrain
 from voxelwave.jobs.probe.command import probe
 from voxelwave.jobs.synthesize.command import synthesize
+from voxelwave.ops.loggers import printable
 
 Commands = Mapping[str, Callable[..., None]]
 COMMANDS: Commands = {
@@ -46,15 +48,21 @@ PHANTOM: Commands = {
 
 
 def main(command: Callable[[], None] | None = None) -> None:
-    """Run a command; what the user can mend is one line on stderr and exit code 2, without a traceback."""
-    try:
-        (command or app)()
-    except InputError as error:
-        _end(str(error), 2)
-    except OSError as error:
-        _end(f"{error.filename or 'the system'}: {error.strerror or error}", 2)
-    except DivergedError as error:
-        _end(str(error), 1)
+    """Run a command; what the user can mend is one line on stderr and exit code 2, without a traceback.
+
+    A signal that asks to stop is one line, too.
+    """
+    with stopped_by_signals() as stopping:
+        try:
+            (command or app)()
+        except InputError as error:
+            _end(str(error), 2)
+        except OSError as error:
+            _end(f"{error.filename or 'the system'}: {error.strerror or error}", 2)
+        except DivergedError as error:
+            _end(str(error), 1)
+        except Stopped as stopped:
+            _end(f"stopped by {stopped}", stopping.exit_code)
 
 
 def foqus_train() -> None:
@@ -72,7 +80,7 @@ def commands_of(table: Commands, text: str = "") -> typer.Typer:
 
 
 def _end(message: str, code: int) -> None:
-    print(f"voxelwave: {message}", file=sys.stderr)  # noqa: T201
+    print(printable(f"voxelwave: {message}"), file=sys.stderr)  # noqa: T201
     raise SystemExit(code)
 
 

@@ -5,6 +5,10 @@ class InputError(ValueError):
     """What a user gave cannot be used: the message says what, where, and what to do, in one line."""
 
 
+class ProcessFault(InputError):
+    """A process that a job needs was killed, or hangs; the message names it."""
+
+
 class DivergedError(RuntimeError):
     """A loss or its gradient is not finite; the message names the step and the batch's files."""
 

@@ -12,7 +12,13 @@ from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from voxelwave.errors import InputError
 
+LONGEST_SHOWN = 200
 Component = TypeVar("Component", bound=type[Any])
+
+
+def shortened(text: str) -> str:
+    """Return what fits into the line of an error."""
+    return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]} …"
 
 
 def first_problem(error: ValidationError, section: str = "") -> str:
@@ -24,7 +30,7 @@ def first_problem(error: ValidationError, section: str = "") -> str:
     if problem["type"] == "missing":
         return f"key '{key}' is missing"
     # A section is too long for a line, and its own error says what of it is wrong.
-    got = "" if isinstance(problem["input"], dict) else f", got {problem['input']!r}"
+    got = "" if isinstance(problem["input"], dict) else f", got {shortened(repr(problem['input']))}"
     return f"key '{key}': {problem['msg'].removeprefix('Value error, ')}{got}"
 
 
@@ -85,7 +91,7 @@ class Registry:
         """Check `given` against the constructor of component `name`; see `check_settings`."""
         return check_settings(self.get(name), given, section, f"{self.kind} '{name}'")
 
-    def build(self, name: str, *runtime: Any, **settings: Any) -> Any:
+    def build(self, name: str, /, *runtime: Any, **settings: Any) -> Any:
         """Construct component `name`; what its constructor refuses becomes an InputError that names it."""
         try:
             return self.get(name)(*runtime, **self.settings(name, settings))
@@ -93,7 +99,7 @@ class Registry:
             raise
         except (ValueError, RuntimeError, ArithmeticError, MemoryError) as error:
             reason = " ".join(str(error).split())
-            raise InputError(f"{self.kind} '{name}' cannot be built of {settings}: {reason}") from error
+            raise InputError(f"{self.kind} '{name}' cannot be built of {shortened(str(settings))}: {reason}") from error
 
 
 BACKBONES = Registry("backbone", "voxelwave.backbones")

@@ -1,6 +1,8 @@
 """What the documents point at is there, and every job has its page."""
 
+import os
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -37,3 +39,16 @@ def test_every_job_has_a_page_and_a_row_in_the_readme():
 
 def test_the_readme_has_at_most_1200_words():
     assert len((ROOT / "README.md").read_text().split()) <= 1200
+
+
+@pytest.mark.parametrize("code", [0, 2, 130])
+def test_the_batch_script_puts_a_job_that_was_stopped_into_the_queue_again_and_no_other(tmp_path, code):
+    (script,) = re.findall(r"```bash\n(#!/bin/bash\n.*?)```", (ROOT / "docs/jobs/pretrain.md").read_text(), re.DOTALL)
+    commands = {"srun": '"$@"', "voxelwave": f"exit {code}", "scontrol": 'echo "$@" >> queue'}
+    for name, does in commands.items():
+        (tmp_path / name).write_text(f"#!/bin/bash\n{does}\n")
+        (tmp_path / name).chmod(0o755)
+    given = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_ID": "42"}
+    assert subprocess.run(["bash", "-c", script], cwd=tmp_path, env=given).returncode == code
+    queue = tmp_path / "queue"
+    assert (queue.read_text() if queue.exists() else "") == ("requeue 42\n" if code == 130 else "")

@@ -10,7 +10,9 @@ from voxelwave.backbones.waveformer import WaveFormer3D
 from voxelwave.downstream.embedding import untrained_twin
 from voxelwave.downstream.features import FeaturePyramid
 from voxelwave.downstream.load_backbone import DESCRIPTION, WEIGHTS, save_backbone
+from voxelwave.downstream.weights import read_weights
 from voxelwave.engine.checkpoint import save_checkpoint
+from voxelwave.errors import InputError
 from voxelwave.jobs.pretrain.config import check_config
 from voxelwave.jobs.pretrain.run import pretrain
 
@@ -167,6 +169,7 @@ def damage_weights(folder):
 def change_description(change):
     def harm(folder):
         description = json.loads((folder / DESCRIPTION).read_text())
+        del description["description_sha256"]  # as whoever edits it on purpose does
         change(description["architecture"])
         (folder / DESCRIPTION).write_text(json.dumps(description))
 
@@ -177,17 +180,31 @@ def change_description(change):
     ("harm", "message"),
     [
         (damage_weights, "is damaged, or not the file that"),
-        (change_description(lambda a: a.pop("settings")), "description of .* is damaged: KeyError"),
+        (
+            change_description(lambda a: a.pop("settings")),
+            "backbone.json is damaged: key 'architecture.settings' is missing",
+        ),
         (change_description(lambda a: a.update(name="resnet")), "unknown backbone 'resnet'"),
-        (change_description(lambda a: a.update(in_channels=[])), "damaged: ValueError"),
-        (change_description(lambda a: a.update(in_channels="13")), "damaged: ValueError"),
+        (
+            change_description(lambda a: a.update(in_channels=[])),
+            "key 'architecture.in_channels': List should have at least 1 item",
+        ),
+        (
+            change_description(lambda a: a.update(in_channels="13")),
+            "key 'architecture.in_channels': .* a valid list, got '13'",
+        ),
+        (change_description(lambda a: a.update(name=["waveformer"])), "key 'architecture.name': .* a valid string"),
         (change_description(lambda a: a["settings"].update(depth=3)), "blocks.2.* is missing .and 1. more.; it is"),
         (change_description(lambda a: a["settings"].update(depth=1)), "blocks.1.* is unexpected"),
         (
             change_description(lambda a: a["settings"].update(embed_dim=12)),
             "is missing .and .* of another architecture",
         ),
+        (change_description(lambda a: a["settings"].update(name="x")), "unknown key 'name'"),
+        (change_description(lambda a: a["settings"].update(self="x")), "unknown key 'self'"),
         (lambda folder: (folder / DESCRIPTION).write_text("{"), "backbone.json is damaged"),
+        (lambda folder: (folder / DESCRIPTION).write_text("[" * 10**5), "backbone.json is damaged: it is nested"),
+        (lambda folder: (folder / DESCRIPTION).write_text("[]"), "backbone.json is damaged"),
         (lambda folder: (folder / WEIGHTS).unlink(), "no backbone in .*a run folder holds one of"),
         (lambda folder: (folder / DESCRIPTION).unlink(), "no backbone.json in"),
     ],
@@ -198,6 +215,22 @@ def test_a_damaged_backbone_is_one_clear_line(run, harm, message):
     with pytest.raises(ValueError, match=message) as caught:
         load_backbone(folder)
     assert "\n" not in str(caught.value)
+
+
+def test_of_a_description_with_one_flipped_bit_nothing_else_is_read(run):
+    folder, _ = run
+    path = folder / DESCRIPTION
+    content, expected = path.read_bytes(), read_weights(folder / WEIGHTS, path)[1]
+    for bit in range(0, 8 * len(content), 13):
+        damaged = bytearray(content)
+        damaged[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(damaged)
+        try:
+            read = read_weights(folder / WEIGHTS, path)[1]
+        except InputError:
+            continue
+        # Where the bit is in the name of the checksum, it is one more key.
+        assert {key: read.get(key) for key in expected} == expected, bit
 
 
 def test_what_does_not_fit_is_reported_where_that_is_asked_for(run):

@@ -9,6 +9,8 @@ from voxelwave.engine.checkpoint import load_checkpoint
 from voxelwave.engine.loop import LoopSettings, Trainer
 from voxelwave.engine.run_log import RunLog, read_metrics
 from voxelwave.engine.runtime import make_fabric
+from voxelwave.engine.signals import Stopped
+from voxelwave.errors import ProcessFault
 from voxelwave.jobs.common.console import Console
 
 
@@ -88,3 +90,71 @@ def test_records_say_how_many_samples_a_second_by_the_name_that_the_job_gives_th
     assert first["images_per_second"] > 0
     assert first.keys() == second.keys()
     assert not {name for name in first if "volume" in name}
+
+
+def without_batch(number):
+    """Batches, and in place of one the news that the process that makes them is dead."""
+    for _ in range(number):
+        yield Numbers()
+    raise ProcessFault("data worker 7 was killed by SIGKILL")
+
+
+def interrupted(of, batches):
+    with RunLog(of.folder, start_step=0, total_steps=99, console=Console(quiet=True), tensorboard=False) as log:
+        return of.run(batches, log, lambda: False)
+
+
+def test_a_worker_that_is_lost_between_two_steps_costs_none(tmp_path):
+    parameter = nn.Parameter(torch.tensor([1.0]))
+    of = trainer(tmp_path / "run", [{"params": [parameter]}], steps=8)
+    with pytest.raises(ProcessFault, match=r"^data worker 7 was killed by SIGKILL; saved at step 6, go on with --res"):
+        interrupted(of, without_batch(6))
+    last = load_checkpoint(tmp_path / "run" / "last.pth")
+    assert last["step"] == 6
+    assert torch.equal(last["model"]["0"], parameter)
+    assert len(read_metrics(tmp_path / "run" / "metrics.jsonl")) == 6
+
+
+def test_before_the_first_step_there_is_nothing_to_save(tmp_path):
+    of = trainer(tmp_path / "run", [{"params": [nn.Parameter(torch.ones(1))]}], steps=8)
+    with pytest.raises(ProcessFault, match="nothing was saved yet"):
+        interrupted(of, without_batch(0))
+    assert not (tmp_path / "run" / "last.pth").exists()
+
+
+def test_interrupted_in_the_forward_pass_the_state_is_that_of_the_last_whole_step(tmp_path):
+    of = trainer(tmp_path / "run", [{"params": [nn.Parameter(torch.ones(1))]}], steps=8)
+    inner = of.objective
+
+    def objective(batch, index):
+        if index == 3:
+            raise Stopped(15)
+        return inner(batch, index)
+
+    of.objective = objective
+    assert not interrupted(of, iter(Numbers, None))
+    assert load_checkpoint(tmp_path / "run" / "last.pth")["step"] == 3
+
+
+@pytest.mark.parametrize("where", ["probe", "after_step"])
+def test_a_step_of_which_only_the_weights_are_there_is_not_saved(tmp_path, where):
+    def interrupt(step=5):
+        if step == 5 and of.state.step == 5:
+            raise Stopped(15)
+        return {}
+
+    of = trainer(tmp_path / "run", [{"params": [nn.Parameter(torch.ones(1))]}], steps=8, **{where: interrupt})
+    with pytest.raises(Stopped, match="SIGTERM; go on with --resume from the checkpoint before"):
+        interrupted(of, iter(Numbers, None))
+    assert load_checkpoint(tmp_path / "run" / "last.pth")["step"] == 4
+
+
+def test_what_is_no_lost_process_is_raised_as_it_is(tmp_path):
+    of = trainer(tmp_path / "run", [{"params": [nn.Parameter(torch.ones(1))]}], steps=8)
+
+    def objective(batch, index):
+        raise RuntimeError("Connection of two tensors of other shapes")
+
+    of.objective = objective
+    with pytest.raises(RuntimeError, match="Connection of two"):
+        interrupted(of, iter(Numbers, None))

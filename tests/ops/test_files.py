@@ -2,6 +2,7 @@ import errno
 import fcntl
 import logging
 import os
+from pathlib import Path
 
 import nibabel
 import numpy as np
@@ -9,13 +10,13 @@ import pytest
 
 from voxelwave.data.store import StoredInfo, write_stored
 from voxelwave.errors import InputError
-from voxelwave.ops.files import absolute, content_mark, locked, size_and_sha256
+from voxelwave.ops.files import absolute, below, content_mark, locked, replacing, size_and_sha256, write_text
 
 
 def test_a_lock_is_held_once_and_free_again(tmp_path):
     for _ in range(2):
-        with locked(tmp_path / ".lock"), pytest.raises(InputError, match="is being written to by another process"):
-            locked(tmp_path / ".lock").__enter__()
+        with locked(tmp_path), pytest.raises(InputError, match="is being written to by another process"):
+            locked(tmp_path).__enter__()
 
 
 @pytest.mark.parametrize("code", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
@@ -25,7 +26,7 @@ def test_where_a_file_system_has_no_locks_that_is_said(tmp_path, monkeypatch, ca
 
     monkeypatch.setattr(fcntl, "flock", refusing)
     entered = False
-    with caplog.at_level(logging.WARNING), locked(tmp_path / ".lock"):
+    with caplog.at_level(logging.WARNING), locked(tmp_path):
         entered = True
     assert entered
     assert f"the file system of {tmp_path} has no locks ({os.strerror(code)})" in caplog.text
@@ -74,3 +75,143 @@ def test_the_mark_of_a_long_file_reads_blocks_of_it_from_the_first_to_the_last(t
         changed[place] ^= 1
         (tmp_path / "a").write_bytes(changed)
         assert content_mark(tmp_path / "a", blocks=8) != mark
+
+
+@pytest.mark.parametrize("name", ["a", "a/b.vxw", "not/there", "inside/b", "..a", "x" * 300])
+def test_a_name_below_a_folder_is_its_path(tmp_path, name):
+    folder = tmp_path / "set"
+    (folder / "a").mkdir(parents=True)
+    (folder / "inside").symlink_to("a")
+    assert below(folder, name) == folder / name
+
+
+@pytest.mark.parametrize(
+    "name", ["", ".", "..", "a/..", "../set2/b", "a/../../b", "a/../c", "/etc/passwd", "out/b", "deep/out/x", "a\0b"]
+)
+def test_a_name_that_leads_out_of_a_folder_is_refused(tmp_path, name):
+    folder = tmp_path / "set"
+    (folder / "deep").mkdir(parents=True)
+    (folder / "out").symlink_to(tmp_path)
+    (folder / "deep" / "out").symlink_to("../..")
+    with pytest.raises(InputError, match="does not lie below"):
+        below(folder, name)
+
+
+def test_a_lock_is_gone_when_it_is_free_and_a_file_has_one_of_its_own(tmp_path):
+    (tmp_path / "a").mkdir()
+    with locked(tmp_path / "a"), locked(tmp_path / "b.csv"), locked(tmp_path / "c.csv"):
+        with pytest.raises(InputError, match=r"b\.csv is being written to by another process"):
+            locked(tmp_path / "b.csv").__enter__()
+        assert sorted(path.name for path in tmp_path.rglob("*")) == [".lock", ".lock-b.csv", ".lock-c.csv", "a"]
+    assert [path.name for path in tmp_path.rglob("*")] == ["a"]
+
+
+def test_a_lock_that_its_holder_removed_is_made_anew(tmp_path, monkeypatch):
+    real = fcntl.flock
+    removed = iter([True])
+
+    def after_removal(file, how):
+        if next(removed, False):
+            (tmp_path / ".lock").unlink()
+        real(file, how)
+
+    monkeypatch.setattr(fcntl, "flock", after_removal)
+    with locked(tmp_path), pytest.raises(InputError, match="by another process"):
+        locked(tmp_path).__enter__()
+
+
+def test_what_a_dead_writer_left_is_removed_by_the_next_and_what_a_live_one_writes_is_not(tmp_path):
+    dead, live = tmp_path / "dead", tmp_path / "live"
+    dead.mkdir()
+    live.mkdir()
+    with locked(live):
+        for folder in (dead, live):
+            (folder / ".part-0123abcd-x.csv").touch()
+        with locked(tmp_path):
+            pass
+        assert not list(dead.iterdir())
+        assert {path.name for path in live.iterdir()} == {".lock", ".part-0123abcd-x.csv"}
+    for name in (".part-0123abcd-x.csv", ".part-0123abcd-ax.csv"):
+        (tmp_path / name).touch()
+    with locked(tmp_path / "x.csv"):
+        assert not (tmp_path / ".part-0123abcd-x.csv").exists()
+        assert (tmp_path / ".part-0123abcd-ax.csv").exists()
+
+
+def test_two_writers_of_one_file_do_not_meet(tmp_path):
+    path = tmp_path / "a.csv"
+    with replacing(path) as one, replacing(path) as other:
+        one.write_text("one")
+        other.write_text("other")
+        assert one.suffix == other.suffix == ".csv"
+    assert path.read_text() == "one"
+    assert [file.name for file in tmp_path.iterdir()] == ["a.csv"]
+
+
+def test_a_file_and_its_name_are_on_disk_before_the_next_is_written(tmp_path, monkeypatch):
+    synced, real = [], os.fsync
+
+    def noting(descriptor):
+        synced.append((Path(f"/proc/self/fd/{descriptor}").readlink(), (tmp_path / "a").exists()))
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", noting)
+    write_text(tmp_path / "a", "text")
+    (content, there_before), (folder, there_after) = synced
+    assert content.name.startswith(".part-")
+    assert folder == tmp_path
+    assert (there_before, there_after) == (False, True)
+
+
+def test_a_file_system_that_syncs_no_folder_is_borne_and_a_broken_disk_is_not(tmp_path, monkeypatch):
+    real = os.fsync
+
+    def saying(code):
+        def fsync(descriptor):
+            if Path(f"/proc/self/fd/{descriptor}").is_dir():
+                raise OSError(code, os.strerror(code))
+            real(descriptor)
+
+        return fsync
+
+    monkeypatch.setattr(os, "fsync", saying(errno.EINVAL))
+    write_text(tmp_path / "a", "text")
+    monkeypatch.setattr(os, "fsync", saying(errno.EIO))
+    with pytest.raises(OSError, match=r"Input/output error: '.*/a'"):
+        write_text(tmp_path / "a", "text")
+
+
+@pytest.mark.parametrize("step", range(4))
+def test_at_every_instant_one_whole_generation_has_a_known_name(tmp_path, monkeypatch, step):
+    last, previous = tmp_path / "last", tmp_path / "previous"
+    previous.write_text("1")
+    last.write_text("2")
+
+    class Died(BaseException):
+        pass
+
+    calls = iter(range(4))
+    for name in ("os.fsync", "pathlib.Path.replace"):
+        module, _, function = name.rpartition(".")
+        real = getattr(type(tmp_path) if module == "pathlib.Path" else os, function)
+
+        def dying(*arguments, real=real):
+            if next(calls) == step:
+                raise Died
+            return real(*arguments)
+
+        monkeypatch.setattr(name, dying)
+    with pytest.raises(Died), replacing(last, previous=previous) as part:
+        part.write_text("3")
+    newest = last if last.exists() else previous
+    assert newest.read_text() == ("3" if step == 3 else "2")
+
+
+def test_an_error_of_the_disk_names_the_file_and_not_the_one_beside_it(tmp_path):
+    with pytest.raises(FileNotFoundError) as caught, replacing(tmp_path / "a" / "b.csv") as part:
+        part.write_text("")
+    assert caught.value.filename == str(tmp_path / "a" / "b.csv")
+    (tmp_path / "a").mkdir()
+    with pytest.raises(OSError, match="No space left") as caught, replacing(tmp_path / "a" / "b.csv"):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert caught.value.filename == str(tmp_path / "a" / "b.csv")

@@ -2,10 +2,12 @@ import csv
 import io
 import math
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from voxelwave.ops.tables import as_csv
+from voxelwave.errors import InputError
+from voxelwave.ops.tables import as_csv, read_csv
 
 
 def test_what_is_not_known_is_an_empty_cell_and_infinity_is_a_number():
@@ -21,3 +23,22 @@ def test_rows_alone_are_what_is_appended_to_a_table():
 def test_any_text_comes_back_from_a_table_whose_line_end_has_both_signs(cells):
     table = as_csv(["a", "b"], [dict(zip("ab", cells, strict=True))], line_end="\r\n")
     assert list(csv.reader(io.StringIO(table, newline="")))[1] == cells
+
+
+def test_rows_are_read_with_the_numbers_of_their_lines(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_bytes(b'\xef\xbb\xbfa,b\r\n\r\n1,"x\n y"\r\n2\n')
+    assert list(read_csv(path)) == [(1, ["a", "b"]), (4, ["1", "x\n y"]), (5, ["2"])]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"a\n" + b"x" * 140_000, "line 2, cannot be read as CSV: field larger than field limit"),
+        (b"a\n\xff", "cannot be read as a CSV text in UTF-8"),
+    ],
+)
+def test_what_is_no_csv_is_one_line(tmp_path, content, message):
+    (tmp_path / "a.csv").write_bytes(content)
+    with pytest.raises(InputError, match=message):
+        list(read_csv(tmp_path / "a.csv"))

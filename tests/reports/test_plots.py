@@ -1,3 +1,6 @@
+import errno
+import os
+
 import numpy as np
 import pytest
 from matplotlib.image import imread
@@ -31,3 +34,28 @@ def test_noise_is_pale_and_its_mean_is_not(tmp_path):
     figure.savefig(tmp_path / "noise.png")
     picture = imread(tmp_path / "noise.png")[..., :3]
     assert ((picture[..., 0] > 0.9) & (picture[..., 1] < 0.1)).sum() > 100
+
+
+def test_a_name_is_no_formula(tmp_path):
+    figure = new_figure(4, 3)
+    axis = figure.subplots()
+    axis.plot([0, 1], label="$\\frac$")
+    axis.set_title(r"$\no{command$ $5")
+    figure.legend()
+    figure.savefig(tmp_path / "a.png")
+    assert imread(tmp_path / "a.png").shape[:2] == (300, 400)
+
+
+def test_a_figure_that_the_disk_does_not_take_leaves_the_one_before(tmp_path, monkeypatch):
+    path = tmp_path / "losses.png"
+    new_figure(1, 1).savefig(path)
+    before = path.read_bytes()
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", full)
+    with pytest.raises(OSError, match=r"No space left on device: '.*/losses\.png'"):
+        new_figure(1, 1).savefig(path)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]

@@ -7,39 +7,59 @@ A file holds int16 or float16, [D, H, W] or [D, H, W, channels], axes towards RA
 3. places of the foreground, int16 [place, 3]; length and CRC-32 of each chunk, uint32 [chunk, 2];
 4. the chunks in C order, each CHUNK_SIDE³ voxels of one channel, or what of that the volume has, compressed by blosc2.
 
-Nothing is decompressed before its checksum agrees, so that a damaged file is named and does no harm; and a file holds
-numbers alone: blosc2's own container (.b2nd) can hold expressions that are run on opening.
+Nothing is decompressed before its checksum agrees, so that a damaged file is named. Who writes a file writes its
+checksums too: every number of the head is bounded before it is used, and a chunk is decompressed only where it is of
+the kind that is written here and of the size of its place. A file holds numbers alone: blosc2's own container (.b2nd)
+can hold expressions that are run on opening. Chunks are read and not mapped into memory, where one that was cut off
+since would end the process.
 """
 
 from __future__ import annotations
 
 import json
-import mmap
+import os
+import stat
 import struct
+import weakref
 import zlib
 from collections.abc import Sequence
 from functools import cached_property
 from itertools import product
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from jaxtyping import Float64, Int16, Shaped
 from numpy import ndarray
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from voxelwave.contracts import Grid
 from voxelwave.data.reading.volume import VolumeInfo
 from voxelwave.errors import DamagedVolume, UnusableVolume
 from voxelwave.ops.files import replacing
+from voxelwave.ops.texts import from_json
 
 SUFFIX = ".vxw"
 FORMAT_VERSION = 1
 MAGIC, START = b"voxwave\n", struct.Struct("<8sII")
 # 64 kB as int16, which fits the L2 cache, and so small that a 96³ crop decompresses little beside itself.
 CHUNK_SIDE = 32
-TYPES = ("int16", "float16", "uint8", "int32")  # the last two for labels
+MOST_VOXELS = 2**30  # of a stored volume; `prepare` makes 10^9 at most
+MOST_SOURCE_VOXELS = 2**32
+LONGEST_HEAD = 2**24  # bytes: the table of two million chunks
+CHUNK_HEADER = 32  # bytes, of blosc2
+ZSTD = 5
+
+Type = Literal["int16", "float16", "uint8", "int32"]  # the last two for labels
+Side = Annotated[int, Field(ge=1, le=MOST_SOURCE_VOXELS)]
+Entry = Annotated[float, Field(ge=-1e9, le=1e9)]
+Matrix = tuple[
+    tuple[Entry, Entry, Entry, Entry],
+    tuple[Entry, Entry, Entry, Entry],
+    tuple[Entry, Entry, Entry, Entry],
+    tuple[Entry, Entry, Entry, Entry],
+]
 
 
 def is_stored(path: Path) -> bool:
@@ -59,14 +79,26 @@ class StoredInfo(BaseModel):
         source_affine: voxel to mm, RAS+, of that file.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     modality: str
-    affine: tuple[tuple[float, ...], ...]
+    affine: Matrix
     bounds: tuple[float, float] = (0.0, 1.0)
     settings: dict[str, Any] = {}
-    source_shape: tuple[int, ...] = ()
-    source_affine: tuple[tuple[float, ...], ...] = ()
+    source_shape: tuple[Side, Side, Side] | tuple[()] = ()
+    source_affine: Matrix | tuple[()] = ()
+
+
+class _Head(BaseModel):
+    """The JSON of a file, after its version."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    format_version: int
+    dtype: Type
+    shape: tuple[Side, Side, Side] | tuple[Side, Side, Side, Annotated[int, Field(ge=1, le=16)]]
+    places: Annotated[int, Field(ge=0)]
+    info: StoredInfo
 
 
 def write_stored(
@@ -111,46 +143,64 @@ def write_stored(
 
 
 class StoredVolume:
-    """A stored volume, mapped into memory: opening it reads next to nothing, a crop reads the chunks that it touches.
+    """A stored volume, held open: opening it reads next to nothing, a crop reads the chunks that it touches.
 
     Raises DamagedVolume for a damaged file, here and when a crop is read, UnusableVolume for another format version.
     """
 
     def __init__(self, path: Path) -> None:
         try:
-            with path.open("rb") as file:
-                self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-            magic, length, checksum = START.unpack_from(self._map)
-            head = self._map[START.size : START.size + length]
-            if magic != MAGIC or len(head) != length or zlib.crc32(head) != checksum:
-                raise ValueError("its head does not agree with its checksum")
-            text_end = 4 + struct.unpack_from("<I", head)[0]
-            described = json.loads(head[4:text_end])
-            version = described["format_version"]
-            if version == FORMAT_VERSION:
-                self._open(described, head[text_end:], START.size + length)
+            # Not waiting: a pipe of that name would never be written to.
+            self._file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+            weakref.finalize(self, os.close, self._file)
+            version = self._open()
         except FileNotFoundError:
             raise DamagedVolume("no such file") from None
-        except PermissionError as denied:
+        except OSError as denied:
             raise DamagedVolume(f"unreadable: {denied.strerror}") from None
         # struct.error, JSON, missing keys, an empty file: whatever arbitrary bytes lead to.
-        except (OSError, ValueError, KeyError, TypeError, struct.error) as error:
+        except (ValueError, KeyError, TypeError, struct.error) as error:
             raise DamagedVolume("the store file is damaged or cut off: prepare again") from error
         if version != FORMAT_VERSION:
             raise UnusableVolume(f"store format {version}, this voxelwave reads {FORMAT_VERSION}: prepare it again")
 
-    def _open(self, described: dict[str, Any], tables: bytes, start: int) -> None:
-        self.info = StoredInfo.model_validate(described["info"])
-        self.dtype, self.shape = str(described["dtype"]), tuple(int(side) for side in described["shape"])
-        places_end = 6 * int(described["places"])
+    def _open(self) -> Any:
+        """Read and check the head, and return its version, of which another is not read further."""
+        about = os.fstat(self._file)
+        magic, length, checksum = START.unpack(os.pread(self._file, START.size, 0))
+        if not stat.S_ISREG(about.st_mode) or magic != MAGIC or length > LONGEST_HEAD:
+            raise ValueError("no file of the store")
+        head = os.pread(self._file, length, START.size)
+        if len(head) != length or zlib.crc32(head) != checksum:
+            raise ValueError("its head does not agree with its checksum")
+        text_end = 4 + struct.unpack_from("<I", head)[0]
+        described = from_json(head[4:text_end].decode("utf-8"))
+        if (version := described["format_version"]) == FORMAT_VERSION:
+            self._check(_Head.model_validate(described), head[text_end:], START.size + length, about.st_size)
+        return version
+
+    def _check(self, head: _Head, tables: bytes, start: int, end: int) -> None:
+        self.info, self.dtype, self.shape = head.info, head.dtype, head.shape
+        self._counts = _counts(self.shape)
+        places_end = 6 * head.places
+        if prod(self.grid) > MOST_VOXELS or prod(self.info.source_shape) > MOST_SOURCE_VOXELS:
+            raise ValueError(f"no volume has shape {self.shape}, made of {self.info.source_shape}")
+        if len(tables) != places_end + 8 * prod(self._counts):
+            raise ValueError(f"its tables are not those of {head.places} places and shape {self.shape}")
         self.foreground: Int16[ndarray, "place 3"] = np.frombuffer(tables[:places_end], dtype="<i2").reshape(-1, 3)
         table = np.frombuffer(tables[places_end:], dtype="<u4").reshape(-1, 2)
         self._ends = start + np.cumsum(table[:, 0], dtype=np.int64)
         self._lengths, self._checksums = table[:, 0].tolist(), table[:, 1].tolist()
-        if self.dtype not in TYPES or len(self.shape) not in (3, 4) or len(table) != prod(_counts(self.shape)):
-            raise ValueError(f"no volume of {self.dtype} has shape {self.shape} and {len(table)} chunks")
-        if self._ends[-1:] != len(self._map):
-            raise ValueError(f"its chunks end at {self._ends[-1:]} of {len(self._map)} bytes")
+        if self._ends[-1] != end or max(self._lengths) > self._largest_chunk():
+            raise ValueError(f"its chunks end at {self._ends[-1]} of {end} bytes, or are longer than can be")
+        if (self.foreground < 0).any() or (self.foreground >= self.grid).any():
+            raise ValueError("its foreground lies beyond it")
+        if not np.linalg.det(self.affine) or not self.info.bounds[0] < self.info.bounds[1]:
+            raise ValueError("its affine or its bounds do not map values to others")
+
+    def _largest_chunk(self) -> int:
+        """Return the bytes of a chunk that does not compress."""
+        return CHUNK_HEADER + CHUNK_SIDE**3 * np.dtype(self.dtype).itemsize
 
     @property
     def grid(self) -> Grid:
@@ -179,10 +229,9 @@ class StoredVolume:
         touched = [
             range(first // CHUNK_SIDE, -(-last // CHUNK_SIDE)) for first, last in zip(starts, stops, strict=True)
         ]
-        counts = _counts(self.shape)
         for index in product(*touched, *(range(number) for number in self.shape[3:])):
             place = _place(index, self.shape)
-            chunk = self._chunk(int(np.ravel_multi_index(index, counts)), place)
+            chunk = self._chunk(int(np.ravel_multi_index(index, self._counts)), place)
             into, of = [], []
             for side, first, last in zip(place, starts, stops, strict=False):
                 begin, end = max(side.start, first), min(side.stop, last)
@@ -198,14 +247,39 @@ class StoredVolume:
     def _chunk(self, number: int, place: tuple[slice, ...]) -> Shaped[ndarray, "..."]:
         import blosc2
 
-        end = int(self._ends[number])
-        packed = self._map[end - self._lengths[number] : end]
-        if zlib.crc32(packed) != self._checksums[number]:
-            voxels = ", ".join(f"{side.start}:{side.stop}" for side in place[:3])
-            raise DamagedVolume(f"chunk {number}, voxels [{voxels}], is damaged: delete the file and prepare again")
+        length = self._lengths[number]
+        packed = os.pread(self._file, length, int(self._ends[number]) - length)
         chunk = np.empty([side.stop - side.start for side in place], dtype=self.dtype)
-        blosc2.decompress2(packed, dst=chunk, nthreads=1)
+        try:
+            # In this order: blosc2 writes as many bytes as a chunk says, whatever there is room for.
+            if zlib.crc32(packed) != self._checksums[number] or not _written_here(packed, chunk.nbytes):
+                raise ValueError("not what was written")
+            blosc2.decompress2(packed, dst=chunk, nthreads=1)
+        except (ValueError, RuntimeError, TypeError) as error:
+            voxels = ", ".join(f"{side.start}:{side.stop}" for side in place[:3])
+            message = f"chunk {number}, voxels [{voxels}], is damaged: delete the file and prepare again"
+            raise DamagedVolume(message) from error
         return chunk
+
+
+def is_store_file(path: Path) -> bool:
+    """Tell by how it begins whether a file is of the store, whatever its name says."""
+    with path.open("rb") as file:
+        return file.read(len(MAGIC)) == MAGIC
+
+
+def _written_here(packed: bytes, nbytes: int) -> bool:
+    """Tell whether a chunk is of the kind that `write_stored` makes, and holds as many bytes.
+
+    Source: c-blosc2, README_CHUNK_FORMAT. A chunk of another kind may refer to a file, or to a filter that is a plugin.
+    """
+    import blosc2
+
+    if len(packed) < CHUNK_HEADER or blosc2.get_cbuffer_sizes(packed)[:2] != (nbytes, len(packed)):
+        return False
+    flags, filters, codec, rest, special = packed[2], packed[16:22], packed[22], packed[24:31], packed[31]
+    plain = flags & 0b101 == 0b101 and max(filters) <= 1 and not any(rest) and special in (0, 0x10)
+    return plain and codec == ZSTD and (bool(flags & 0b10) or flags >> 5 == 4)  # bytes as they are, or Zstandard
 
 
 def _counts(shape: Sequence[int]) -> tuple[int, ...]:

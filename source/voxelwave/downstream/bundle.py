@@ -76,7 +76,8 @@ def inference(content: BundleContent) -> dict[str, Any]:
         ),
         "classification": (
             {"_target_": f"{DOWNSTREAM}.classification.predict_targets", "size": size},
-            {"_target_": f"{DOWNSTREAM}.bundle_run.write_probabilities", "targets": list(content.outputs)},
+            # Names of a file are read when it runs: MONAI evaluates what stands here and begins with $, @ or %.
+            {"_target_": f"{DOWNSTREAM}.bundle_run.write_probabilities", "targets": "$@loaded[1]['task']['targets']"},
         ),
     }
     inferer, postprocessing = calls[content.task]

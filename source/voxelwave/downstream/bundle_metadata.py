@@ -22,6 +22,7 @@ BUNDLE_VERSION = "0.1.0"
 MONAI_MODALITIES = {"mri": "MR", "ct": "CT"}
 REQUIRED = ("nibabel", "safetensors")
 NOT_STATED = "not stated"
+EVALUATED = str.maketrans("$@%", "＄＠％")
 
 Task = Literal["features", "segmentation", "classification"]
 
@@ -64,9 +65,9 @@ class BundleContent:
 
 
 def metadata(content: BundleContent) -> dict[str, Any]:
-    """Return the content of `configs/metadata.json`."""
+    """Return the content of `configs/metadata.json`, with what MONAI would evaluate written in other signs."""
     first, *others = content.modalities()
-    return {
+    described = {
         "schema": SCHEMA,
         "version": BUNDLE_VERSION,
         "changelog": {BUNDLE_VERSION: f"exported by voxelwave {content.version}"},
@@ -85,6 +86,16 @@ def metadata(content: BundleContent) -> dict[str, Any]:
         "network_data_format": _data_format(content, first),
         **{f"{name}_data_format": _data_format(content, name) for name in others},
     }
+    return dict(_inert(described))
+
+
+def _inert(value: Any) -> Any:
+    """Return a value with $, @ and % in full width: MONAI joins the metadata to the configuration that it evaluates."""
+    if isinstance(value, Mapping):
+        return {key: _inert(of) for key, of in value.items()}
+    if isinstance(value, list):
+        return [_inert(of) for of in value]
+    return value.translate(EVALUATED) if isinstance(value, str) else value
 
 
 def _data_format(content: BundleContent, modality: str) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -20,8 +19,7 @@ from voxelwave.data.scaled import Scaled
 from voxelwave.downstream.inference import write_prediction
 from voxelwave.errors import InputError, UnusableVolume
 from voxelwave.ops.files import replacing, write_text
-
-logger = logging.getLogger("voxelwave")
+from voxelwave.ops.loggers import logger
 
 
 class ScanFile(NamedTuple):

@@ -3,13 +3,75 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from voxelwave.contracts import Grid
 from voxelwave.errors import InputError
-from voxelwave.registry import MODALITIES
+from voxelwave.registry import MODALITIES, first_problem
 
 FORMAT_VERSION = 1
+Count = Annotated[int, Field(ge=0, strict=True)]
+Side = Annotated[int, Field(ge=1, le=2**16, strict=True)]
+Spacing = Annotated[float, Field(gt=0, lt=1000)]
+
+
+class _Part(BaseModel):
+    """Holds what is read of a description; what else it has is left as it is."""
+
+    model_config = ConfigDict(extra="allow", allow_inf_nan=False)
+
+
+class _Architecture(_Part):
+    name: str
+    in_channels: Annotated[list[Annotated[int, Field(ge=1, le=1024, strict=True)]], Field(min_length=1)]
+    settings: dict[str, Any]
+    depths: list[Count] | None = None
+
+
+class _Preprocessing(_Part):
+    spacing_mm: Spacing | tuple[Spacing, Spacing, Spacing] | None = None
+    crop_size: tuple[Side, Side, Side] | None = None
+    modalities: dict[str, dict[str, Any]] = {}
+
+
+class _Data(_Part):
+    volumes: dict[str, Count] = {}
+    cases: dict[str, Any] = {}
+
+
+class _Task(_Part):
+    name: str
+    classes: list[str] = []
+    targets: list[str] = []
+    width: Annotated[int, Field(ge=1, le=2**16)] | None = None
+
+
+class _Backbone(_Part):
+    path: str | None = None
+    data: _Data = _Data()
+    license: str | None = None
+
+
+class _Description(_Part):
+    sha256: str | None = None
+    architecture: _Architecture
+    preprocessing: _Preprocessing = _Preprocessing()
+    data: _Data = _Data()
+    license: str | None = None
+    backbone: _Backbone = _Backbone()
+    task: _Task | None = None
+
+
+def checked(description: Any, path: Path) -> dict[str, Any]:
+    """Return what was read of `path`; raises InputError where that is no description of a model."""
+    try:
+        _Description.model_validate(description)
+        return dict(description)
+    except ValidationError as error:
+        raise InputError(f"{path} is damaged: {first_problem(error)}; take it from its run again") from None
 
 
 def channel_counts() -> tuple[int, ...]:

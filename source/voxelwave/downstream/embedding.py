@@ -7,9 +7,11 @@ from itertools import product
 from math import prod
 from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Float64
+from numpy import ndarray
 from torch import Tensor
 
 from voxelwave.contracts import Grid
@@ -40,6 +42,23 @@ def frame(volume: Volume, patch_size: int, *, size: Grid | None) -> Framed:
         volume = fit(volume, size)
     depth, height, width = (-(-side // patch_size) * patch_size for side in volume.shape[1:])
     return pad(volume, (depth, height, width))
+
+
+def token_centres(shape: tuple[int, ...], patch_size: int, *, size: Grid | None) -> Float64[ndarray, "4 4"]:
+    """Return the matrix from the place of a token in the grid of the framed scan to the voxel in the middle of it.
+
+    Args:
+        shape: of the scan, `[..., D, H, W]`, before it is framed.
+        patch_size, size: as for `frame`.
+    """
+    sides = np.array(shape[-3:], dtype=np.float64)
+    shown = sides if size is None else np.maximum(1, np.round(sides * min(np.array(size) / sides)))
+    fitted = sides if size is None else np.maximum(shown, size)
+    framed = np.ceil(fitted / patch_size) * patch_size
+    before = (fitted - shown) // 2 + (framed - fitted) // 2
+    matrix = np.diag([*(patch_size * sides / shown), 1.0])
+    matrix[:3, 3] = (patch_size / 2 - before) * sides / shown - 0.5
+    return matrix
 
 
 def occupied_tokens(framed: Framed, patch_size: int) -> Bool[Tensor, "d h w"]:

@@ -44,7 +44,9 @@ def build_model(description: Mapping[str, Any]) -> nn.Module:
         )
         features = FeaturePyramid(backbone, depths=architecture["depths"], description=description)
         return add_head(features, description["task"])
-    except (KeyError, TypeError, AttributeError) as error:
+    except InputError:
+        raise
+    except (KeyError, TypeError, AttributeError, ValueError, RuntimeError) as error:
         raise InputError(f"the description of the model is damaged: {error!r}; take it from its run again") from None
 
 

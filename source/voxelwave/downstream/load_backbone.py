@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from torch import Tensor, nn
 
-from voxelwave.downstream.description import describe_run
+from voxelwave.downstream.description import checked, describe_run
 from voxelwave.downstream.features import FeaturePyramid, LoadReport
 from voxelwave.downstream.weights import read_weights, save_weights
 from voxelwave.engine.checkpoint import load_checkpoint
 from voxelwave.errors import InputError
+from voxelwave.ops.loggers import logger
 from voxelwave.registry import BACKBONES, MODALITIES
 
 WEIGHTS, DESCRIPTION = "backbone.safetensors", "backbone.json"
@@ -21,7 +21,6 @@ IN_A_RUN = (WEIGHTS, "best_model.pth", "last.pth")
 # What DDP, torch.compile and FSDP put before the names of a module that they wrap.
 WRAPPERS = ("module.", "_orig_mod.", "_forward_module.", "_fsdp_wrapped_module.")
 PART = "backbone."
-logger = logging.getLogger("voxelwave")
 
 Stem = Literal["repeat", "new"]
 NEW_STEM = "new, random"  # how a stem came about, in reports
@@ -107,28 +106,21 @@ def _read(path: Path) -> _Found:
         weights = dict(checkpoint["model"])
         if not all(isinstance(key, str) and isinstance(value, Tensor) for key, value in weights.items()):
             raise TypeError("model")
-        return _Found(path, weights, description)
+        return _Found(path, weights, checked(description, path))
+    except InputError:
+        raise
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise InputError(f"{path} is not the checkpoint of a pretraining run: {error!r} is not in it") from None
 
 
 def _architecture(found: _Found) -> tuple[str, tuple[int, ...], dict[str, Any]]:
-    try:
-        architecture = found.description["architecture"]
-        counts = tuple(architecture["in_channels"])
-        if not counts or not all(isinstance(count, int) and count > 0 for count in counts):
-            raise ValueError(f"in_channels is {architecture['in_channels']}")
-        return architecture["name"], counts, dict(architecture["settings"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"the description of {found.path} is damaged: {error!r}; take it from its run again") from None
+    architecture = found.description["architecture"]
+    return architecture["name"], tuple(architecture["in_channels"]), dict(architecture["settings"])
 
 
 def _trained_counts(found: _Found, counts: tuple[int, ...]) -> tuple[int, ...]:
     """Return the channel counts that the run had volumes of; every run has a patch embedding for each modality."""
-    try:
-        volumes = dict(found.description.get("data", {}).get("volumes", {}))
-    except (AttributeError, TypeError, ValueError):
-        raise InputError(f"the description of {found.path} is damaged: its data are no volumes by modality") from None
+    volumes = found.description.get("data", {}).get("volumes", {})
     seen = {MODALITIES.get(name).channels for name, number in volumes.items() if number}
     return tuple(count for count in counts if count in seen) or counts
 
@@ -187,11 +179,11 @@ def _fill(
 
 def _adapted(key: str, weights: Mapping[str, Tensor], stem: Stem) -> tuple[Tensor | None, str]:
     """Return a stem for a channel count that was not trained, and how it came about."""
-    _, count, kind = key.split(".")
+    _, count, kind = key.split(".", 2)
     source = f"stems.1.{kind}"
     if stem == "new" or source not in weights:
         return None, NEW_STEM
-    if kind == "bias":
+    if weights[source].ndim < 2:  # a bias
         return weights[source], f"{source} as it is"
     repeated = weights[source].repeat(1, int(count), *[1] * (weights[source].ndim - 2)) / int(count)
     return repeated, f"{source} repeated {count} times and divided by {count}"

@@ -12,8 +12,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
+from voxelwave.downstream.description import checked
 from voxelwave.errors import InputError
 from voxelwave.ops.files import replacing, write_text
+from voxelwave.ops.texts import read_json
+
+OWN_CHECKSUM = "description_sha256"  # of everything else in the description
 
 
 def save_weights(path: Path, weights: Mapping[str, Tensor], description_path: Path, about: Mapping[str, Any]) -> None:
@@ -21,8 +25,13 @@ def save_weights(path: Path, weights: Mapping[str, Tensor], description_path: Pa
     with replacing(path) as part:
         content = save({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()})
         part.write_bytes(content)
-    described = {**about, "sha256": hashlib.sha256(content).hexdigest()}
+    described = json.loads(json.dumps({**about, "sha256": hashlib.sha256(content).hexdigest()}))  # as it will be read
+    described[OWN_CHECKSUM] = _checksum(described)
     write_text(description_path, json.dumps(described, indent=2) + "\n")
+
+
+def _checksum(description: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()
 
 
 def read_weights(path: Path, description_path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -33,12 +42,17 @@ def read_weights(path: Path, description_path: Path) -> tuple[dict[str, Tensor],
                 f"no {needed.name} in {needed.parent}: give a run's folder, its {path.name} or a checkpoint"
             )
     try:
-        description = json.loads(description_path.read_text(encoding="utf-8"))
-        checksum = description["sha256"]
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
-        raise InputError(f"{description_path} is damaged: {error!r}; take it from its run again") from None
+        description = dict(read_json(description_path))
+        own = description.pop(OWN_CHECKSUM, None)  # older files have none
+    except (ValueError, TypeError) as error:
+        raise InputError(f"{description_path} is damaged: {error}; take it from its run again") from None
+    if own not in (None, _checksum(description)):
+        raise InputError(
+            f"{description_path} is damaged, or was edited: take it from its run again, or delete its {OWN_CHECKSUM}"
+        )
+    description = checked(description, description_path)
     content = path.read_bytes()
-    if hashlib.sha256(content).hexdigest() != checksum:
+    if hashlib.sha256(content).hexdigest() != description.get("sha256"):
         raise InputError(f"{path} is damaged, or not the file that {description_path} describes")
     try:
         return load(content), description

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -13,9 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from voxelwave.contracts import StepOutput
-from voxelwave.engine.checkpoint import save_checkpoint
+from voxelwave.engine.checkpoint import LAST, PREVIOUS, save_checkpoint
 from voxelwave.engine.run_log import Record, RunLog
-from voxelwave.errors import DivergedError, InputError
+from voxelwave.engine.runtime import lost_rank
+from voxelwave.engine.signals import Stopped
+from voxelwave.errors import DivergedError, InputError, ProcessFault
 
 
 @runtime_checkable
@@ -102,11 +104,46 @@ class Trainer:
         self.probe = probe
         self.score = score
         self.state = LoopState()
+        self._saved: int | None = None  # the step of `last.pth`, where the run can go on from it
+        # Whether weights, optimiser and records are those of `state.step` steps.
+        self._whole = True
 
     def run(self, batches: Iterable[TrainingBatch], log: RunLog, should_stop: Callable[[], bool]) -> bool:
-        """Train from `state.step` on; True where the run came to its end, False where it was asked to stop."""
-        settings, state = self.settings, self.state
+        """Train from `state.step` on; True where the run came to its end, False where it was asked to stop.
+
+        What ends it in the midst of a step leaves the state after the last whole one in `last.pth`. Within an update of
+        the weights, or before its record is written, there is none, and the checkpoint before it is kept.
+
+        Raises ProcessFault where a process that it needs was killed, or hangs.
+        """
         stream = iter(batches)
+        try:
+            return self._run(stream, log, should_stop)
+        except (ProcessFault, RuntimeError) as error:
+            fault = error if isinstance(error, ProcessFault) else lost_rank(self.fabric, error)
+            if fault is None:
+                raise
+            raise ProcessFault(f"{fault}; {self._kept(log)}") from None
+        except Stopped as stopped:
+            if not self._whole:
+                stopped.args = (f"{stopped}; {self._kept(log)}",)
+                raise
+            self.save(log)
+            return False
+        finally:
+            if isinstance(stream, Generator):
+                stream.close()
+
+    def _kept(self, log: RunLog) -> str:
+        """Save the state where it is whole, and say from where the run goes on."""
+        last = self.folder / "last.pth"
+        if self._whole and self.state.step and self.fabric.is_global_zero:
+            self.save(log)
+            return f"saved at step {self.state.step}, go on with --resume"
+        return "go on with --resume from the checkpoint before" if last.exists() else "nothing was saved yet"
+
+    def _run(self, stream: Iterator[TrainingBatch], log: RunLog, should_stop: Callable[[], bool]) -> bool:
+        settings, state = self.settings, self.state
         while state.step < settings.total_steps:
             began = time.perf_counter()
             micro_batches = [next(stream) for _ in range(settings.accumulate)]
@@ -133,8 +170,11 @@ class Trainer:
             finished = state.step == settings.total_steps
             if state.step % settings.steps_per_epoch == 0 or finished:
                 self._end_epoch(epoch, log)
-            elif state.step % settings.checkpoint_every_steps == 0:
-                self.save(log)
+                self._whole = True
+            else:
+                self._whole = True
+                if state.step % settings.checkpoint_every_steps == 0:
+                    self.save(log)
             if self._anyone(should_stop()) and not finished:
                 self.save(log)
                 return False
@@ -169,10 +209,19 @@ class Trainer:
         # In fp16 an infinite gradient is the scaler's business: it skips the step and lowers the scale.
         if getattr(self.fabric.strategy.precision, "scaler", None) is None:
             self._check_finite(norm, "gradient", micro_batches)
+        logs = self._mean_over_ranks(logs)
+        self._whole = False
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.after_step()
         return logs, norm
+
+    def _mean_over_ranks(self, logs: dict[str, float]) -> dict[str, float]:
+        """Return the logs of the batch of all ranks."""
+        if self.fabric.world_size == 1:
+            return logs
+        values = torch.tensor(list(logs.values()), dtype=torch.float64, device=self.fabric.device)
+        return dict(zip(logs, self.fabric.all_reduce(values, reduce_op="mean").tolist(), strict=True))
 
     def _check_finite(self, value: float, what: str, micro_batches: Sequence[TrainingBatch]) -> None:
         if not math.isfinite(value):
@@ -202,21 +251,25 @@ class Trainer:
         return state
 
     def save(self, log: RunLog) -> None:
-        """Write `last.pth`."""
+        """Write `last.pth`, unless that is of this step; the one before becomes `last.previous.pth`."""
         log.flush()
-        if self.fabric.is_global_zero:
+        if self.fabric.is_global_zero and self._saved != self.state.step:
             state = {
                 "model": self._model_state(),
                 "optimizer": self.optimizer.state_dict(),
                 "precision": self.fabric.strategy.precision.state_dict(),
                 "step": self.state.step,
                 "best_loss": self.state.best_loss,
+                "metrics_crc32": log.checksum,
                 **self.metadata,
             }
-            save_checkpoint(self.folder / "last.pth", state)
+            # One that the run cannot go on from must not take the place of the one that it went on from.
+            previous = None if self._saved is None else self.folder / PREVIOUS
+            save_checkpoint(self.folder / LAST, state, previous=previous)
+            self._saved = self.state.step
 
-    def restore(self, checkpoint: Mapping[str, Any]) -> None:
-        """Go on from what `save` wrote; raises InputError where it was another model's."""
+    def restore(self, checkpoint: Mapping[str, Any], path: Path) -> None:
+        """Go on from what `save` wrote to `path`; raises InputError where it was another model's."""
         try:
             self.model.load_state_dict(checkpoint["model"])
             self.optimizer.load_state_dict(checkpoint["optimizer"])
@@ -224,4 +277,5 @@ class Trainer:
             self.state = LoopState(step=checkpoint["step"], best_loss=checkpoint["best_loss"])
         except (RuntimeError, ValueError, KeyError) as error:
             reason = " ".join(repr(error).split())
-            raise InputError(f"{self.folder / 'last.pth'} does not fit this run: {reason}") from None
+            raise InputError(f"{path} does not fit this run: {reason}") from None
+        self._saved = self.state.step if path.name == LAST else None

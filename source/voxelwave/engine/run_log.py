@@ -5,8 +5,11 @@ from __future__ import annotations
 import io
 import json
 import math
+import os
 import time
+import zlib
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
@@ -21,12 +24,16 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from voxelwave.engine.event_file import EventFile
 from voxelwave.errors import InputError
-from voxelwave.ops.files import write_text
+from voxelwave.ops.files import naming, write_text
 from voxelwave.ops.tables import as_csv
+from voxelwave.ops.texts import from_json
 
 Record = dict[str, Any]
+METRICS = "metrics.jsonl"
 MEASURED = "validation_"  # begins the names of what only some steps have
+LARGEST = 1e300
 SPEED = "_per_second"  # ends the name of how many samples were trained on
 
 
@@ -39,12 +46,55 @@ def read_metrics(path: Path) -> list[Record]:
     records: list[Record] = []
     for number, line in enumerate(lines, start=1):
         try:
-            record = json.loads(line)
-            records.append({"step": int(record["step"]), **record})
+            records.append(_record(line))
         except (ValueError, KeyError, TypeError):
             if number < len(lines):
-                raise InputError(f"{path}, line {number}, is damaged: mend or remove it") from None
+                raise InputError(f"{path}, line {number}, is damaged: restore the file from a copy") from None
     return records
+
+
+def _record(line: str) -> Record:
+    """Parse a line; raises ValueError, KeyError or TypeError for one that a step cannot have left."""
+    record = dict(from_json(line))
+    step, epoch, modality = record["step"], record["epoch"], record["modality"]
+    numbers = [value for name, value in record.items() if name != "modality"]
+    if type(step) is not int or type(epoch) is not int or step < 0 or not isinstance(modality, str):
+        raise ValueError("no step, epoch or modality")
+    # What is averaged must not overflow; what could not be measured is not a number.
+    if not all(type(number) in (int, float) and not abs(number) > LARGEST for number in numbers):
+        raise ValueError("no number, or too large a one")
+    return record
+
+
+def recorded(path: Path, steps: int, checksum: int | None = None) -> list[Record]:
+    """Return the records of the first `steps` steps of a run; those of later ones are left out.
+
+    Raises InputError unless each step is there once, in order, and, where a `checksum` is known, as it was written.
+    """
+    records = [record for record in read_metrics(path) if record["step"] < steps]
+    numbers = [record["step"] for record in records]
+    wrong = None
+    if missing := sorted(set(range(steps)).difference(numbers)):
+        wrong = f"lacks step {missing[0]} of the {steps} that the checkpoint counts"
+    elif numbers != list(range(steps)):
+        first = next(place for place, step in enumerate(numbers) if place != step)
+        wrong = f"has step {numbers[first]} where step {first} belongs"
+    elif checksum is not None and checksum != checksum_of(records):
+        wrong = f"does not hold the {steps} steps that the checkpoint counts, but others, or changed ones"
+    if wrong:
+        raise InputError(f"{path} {wrong}: restore it from a copy, or choose another run.name")
+    return records
+
+
+def checksum_of(records: Sequence[Record], checksum: int = 0) -> int:
+    """Return the CRC-32 of records behind those of `checksum`, in the form in which they are written."""
+    for record in records:
+        checksum = zlib.crc32(_line(record).encode(), checksum)
+    return checksum
+
+
+def _line(record: Record) -> str:
+    return json.dumps(record) + "\n"
 
 
 def summarise(records: Sequence[Record]) -> Record:
@@ -70,8 +120,9 @@ def summarise(records: Sequence[Record]) -> Record:
 class RunLog:
     """Writes the records of a run. Entered as a context; `start_step` drops what an interrupted run wrote beyond it.
 
-    `shown` names what is printed of an epoch beside its losses. With `writes=False`, as on all ranks but the first,
-    records are kept in memory alone.
+    Raises InputError where what is there is not what the run had written by then, see `recorded`. `shown` names what
+    is printed of an epoch beside its losses. With `writes=False`, as on all ranks but the first, records are kept in
+    memory alone.
     """
 
     def __init__(
@@ -80,6 +131,7 @@ class RunLog:
         *,
         start_step: int,
         total_steps: int,
+        checksum: int | None = None,
         console: Console,
         shown: Sequence[str] = (),
         tensorboard: bool = True,
@@ -89,16 +141,16 @@ class RunLog:
         self._writes = writes
         self._console = console
         self._total_steps, self._shown = total_steps, shown
-        self._records = [r for r in read_metrics(folder / "metrics.jsonl") if r["step"] < start_step]
+        self._path = folder / METRICS
+        self._records = recorded(self._path, start_step, checksum)
+        self._checksum = checksum_of(self._records)
         self._metrics: IO[str] = io.StringIO()
-        self._writer: Any = None
+        self._events: EventFile | None = None
         if writes:
-            write_text(folder / "metrics.jsonl", "".join(json.dumps(record) + "\n" for record in self._records))
-            self._metrics = (folder / "metrics.jsonl").open("a", encoding="utf-8", buffering=1)
+            write_text(self._path, "".join(map(_line, self._records)))
+            self._metrics = self._path.open("a", encoding="utf-8", buffering=1)
         if writes and tensorboard:
-            from torch.utils.tensorboard import SummaryWriter
-
-            self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=start_step)
+            self._events = EventFile(folder / "tensorboard", start_step=start_step)
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -120,18 +172,23 @@ class RunLog:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._progress.stop()
-        self._metrics.close()
-        if self._writer is not None:
-            self._writer.close()
+        with ExitStack() as stack:
+            if error is not None:  # which says more than that a file of a full disk cannot be closed
+                stack.enter_context(suppress(OSError))
+            stack.enter_context(naming(self._path))
+            stack.callback(self._metrics.close)
+            if self._events is not None:
+                stack.callback(self._events.close)
 
     def step(self, record: Record) -> None:
         """Log one optimiser step."""
         self._records.append(record)
-        self._metrics.write(json.dumps(record) + "\n")
-        if self._writer is not None:
-            for name, value in record.items():
-                if isinstance(value, float):
-                    self._writer.add_scalar(f"{record['modality']}/{name}", value, record["step"])
+        self._checksum = checksum_of([record], self._checksum)
+        with naming(self._path):
+            self._metrics.write(_line(record))
+        if self._events is not None:
+            scalars = {name: value for name, value in record.items() if isinstance(value, float)}
+            self._events.add(record["step"], {f"{record['modality']}/{name}": of for name, of in scalars.items()})
         speed = _speed(record)
         text = f"epoch {record['epoch']} {record['modality']} loss {record['loss']:.4f}"
         self._progress.update(self._task, completed=record["step"] + 1, description=text, speed=speed)
@@ -158,9 +215,20 @@ class RunLog:
         """Those of all steps so far."""
         return self._records
 
+    @property
+    def checksum(self) -> int:
+        """That of all records so far, see `checksum_of`."""
+        return self._checksum
+
     def flush(self) -> None:
         """Bring the step records to disk; called before a checkpoint that relies on them."""
-        self._metrics.flush()
+        if not self._writes:
+            return
+        with naming(self._path):
+            self._metrics.flush()
+            os.fsync(self._metrics.fileno())
+        if self._events is not None:
+            self._events.flush()
 
     def say(self, text: str) -> None:
         """Print a line beside the progress bar, unbroken."""

@@ -3,21 +3,40 @@
 from __future__ import annotations
 
 import logging
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from datetime import timedelta
 from typing import Any, Literal
 
 import torch
 
-from voxelwave.errors import InputError
+from voxelwave.engine.signals import end_now
+from voxelwave.errors import InputError, ProcessFault
 from voxelwave.ops.memory import keep_freed_memory
+from voxelwave.ops.workers import how_it_ended, is_stuck
 
 Precision = Literal["fp32", "bf16", "fp16"]
+RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID")  # in the order in which Fabric believes them
+RANK_TIMEOUT_S = 1200.0
+FIRST_RANK = "VOXELWAVE_FIRST_RANK"  # tells the ranks that it starts its process
+GRACE_S = 10.0  # for a rank to save and end after another one that was lost
 _FABRIC_PRECISION = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 
 
-def make_fabric(*, device: str = "auto", precision: Precision = "fp32", devices: int = 1) -> Any:
-    """Return a launched Fabric. Raises InputError where the device is not there or cannot do the precision."""
+def make_fabric(
+    *, device: str = "auto", precision: Precision = "fp32", devices: int = 1, timeout_s: float = RANK_TIMEOUT_S
+) -> Any:
+    """Return a launched Fabric, whose ranks wait for each other for `timeout_s`.
+
+    Raises InputError where the device is not there or cannot do the precision.
+    """
     # Imported here: it takes a second, and the command line must not wait for it.
     from lightning_fabric import Fabric
+    from lightning_fabric.strategies import DDPStrategy
     from lightning_fabric.utilities.exceptions import MisconfigurationException
 
     if precision == "fp16" and (device == "cpu" or (device == "auto" and not torch.accelerator.is_available())):
@@ -25,7 +44,10 @@ def make_fabric(*, device: str = "auto", precision: Precision = "fp32", devices:
     # Fabric announces its precision; an error is to stay one line.
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     # A step trains one modality, so that the other one's patch embedding and head get no gradient.
-    strategy = "auto" if devices == 1 else "ddp_find_unused_parameters_true"
+    if devices > 1 and "LOCAL_RANK" not in os.environ:
+        os.environ[FIRST_RANK] = str(os.getpid())
+    ranks = DDPStrategy(find_unused_parameters=True, timeout=timedelta(seconds=timeout_s))
+    strategy = "auto" if devices == 1 else ranks
     try:
         fabric = Fabric(accelerator=device, devices=devices, strategy=strategy, precision=_FABRIC_PRECISION[precision])
     except (MisconfigurationException, ValueError, RuntimeError, ImportError) as error:
@@ -33,9 +55,96 @@ def make_fabric(*, device: str = "auto", precision: Precision = "fp32", devices:
         raise InputError(
             f"training.device={device}, precision={precision}, devices={devices} cannot run here: {reason}"
         ) from None
-    fabric.launch()
+    try:
+        fabric.launch()
+    except BaseException as error:
+        lost = lost_rank(fabric, error)
+        end_ranks(fabric)
+        if lost is None:
+            raise
+        raise ProcessFault(f"the processes of training.devices={devices} did not come together: {lost}") from None
     keep_freed_memory()
+    if devices > 1:
+        _watch_ranks(fabric)
     return fabric
+
+
+def launched_rank() -> int:
+    """Return which process of a run this is, by what Fabric, torchrun or Slurm told it when it was started."""
+    return int(next((os.environ[name] for name in RANKS if name in os.environ), "0"))
+
+
+def lost_rank(fabric: Any, error: BaseException) -> str | None:
+    """Say which rank is gone or hangs where that is what `error` comes of, None where it is anything else."""
+    text = str(error).lower()
+    if fabric.world_size == 1 or not any(of in text for of in ("gloo", "nccl", "connection", "timed out", "timeout")):
+        return None
+    # The system may tell of the end of a connection before it tells of the end of a process.
+    for _ in range(20):
+        if said := _ended_rank(fabric):
+            return said
+        time.sleep(0.05)
+    stopped = [f"rank {rank} (process {pid})" for rank, pid in _other_ranks(fabric) if is_stuck(pid)]
+    return f"{stopped[0] if stopped else 'another rank'} does not answer"
+
+
+def end_ranks(fabric: Any) -> None:
+    """End the ranks that this process has started, or the first one that it hangs on: nobody else would."""
+    for process in _started(fabric):
+        process.kill()
+    if _was_started(fabric) and is_stuck(os.getppid()):
+        os.kill(os.getppid(), signal.SIGKILL)
+
+
+def is_told_by_first_rank(fabric: Any) -> bool:
+    """Whether another rank says on this terminal why the ranks end."""
+    return _was_started(fabric) and _ended_rank(fabric) is None and not is_stuck(os.getppid())
+
+
+def _started(fabric: Any) -> list[subprocess.Popen[bytes]]:
+    return getattr(fabric.strategy.launcher, "procs", [])
+
+
+def _was_started(fabric: Any) -> bool:
+    """Whether this rank was started by the first one, and not by torchrun or Slurm."""
+    from lightning_fabric.plugins.environments import LightningEnvironment
+
+    return fabric.global_rank > 0 and isinstance(fabric.strategy.cluster_environment, LightningEnvironment)
+
+
+def _other_ranks(fabric: Any) -> Iterator[tuple[int, int]]:
+    """The ranks that this one knows, with their processes."""
+    yield from ((rank, process.pid) for rank, process in enumerate(_started(fabric), start=1))
+    if _was_started(fabric):
+        yield 0, os.getppid()
+
+
+def _ended_rank(fabric: Any) -> str | None:
+    for rank, process in enumerate(_started(fabric), start=1):
+        if process.poll():
+            return f"rank {rank} (process {process.pid}) {how_it_ended(process.returncode)}"
+    if _was_started(fabric) and os.getppid() != int(os.environ[FIRST_RANK]):
+        return f"rank 0 (process {os.environ[FIRST_RANK]}) is gone"
+    return None
+
+
+def _watch_ranks(fabric: Any) -> None:
+    """End this process soon after a rank that it knows: it may wait for it in a call that no error reaches."""
+    from lightning_fabric.strategies.launchers.subprocess_script import _ChildProcessObserver
+
+    for thread in threading.enumerate():
+        # Fabric's own observer kills this process, which could not say what happened, nor save.
+        if isinstance(thread, _ChildProcessObserver):
+            thread._run = lambda: True
+
+    def watch() -> None:
+        while not (said := _ended_rank(fabric)):
+            time.sleep(0.5)
+        time.sleep(GRACE_S)
+        end_ranks(fabric)
+        end_now(f"{said}, and this rank waits for it; go on with --resume", 2)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def close_runtime(fabric: Any) -> None:

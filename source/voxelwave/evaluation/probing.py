@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
@@ -14,7 +14,7 @@ from numpy import ndarray
 from voxelwave.evaluation.classification import area_under_curve, balanced_accuracy, mean_dice
 from voxelwave.evaluation.estimates import Estimate, estimate
 from voxelwave.evaluation.retrieval import unit_rows
-from voxelwave.ops.seeding import key_to_seed
+from voxelwave.ops.seeding import key_to_seed, numpy_generator
 
 Features = Float[ndarray, "sample dim"]
 Targets = Int[ndarray, " sample"]
@@ -27,6 +27,7 @@ INVERSE_PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 FOR_TOKENS = 0.1  # there are many tokens for each of their dimensions: the penalty hardly matters
 INNER_FOLDS = 3
 ITERATIONS = 1000
+TRANSFER_DRAWS = 4  # of few labelled heads: which they are matters
 
 
 def probe_problem(targets: Targets, groups: Groups) -> str | None:
@@ -114,6 +115,63 @@ def tissue_probe(
         ),
         DICE: estimate(lambda rows: mean_dice(true[rows], guessed[rows]), groups, chance=chance, seed=seed),
     }
+
+
+class LabelledTokens(NamedTuple):
+    """Tokens with the class of each, and the subject that each is of."""
+
+    features: Features
+    labels: Targets
+    subjects: Groups
+
+
+def transfer_probe(fitted: LabelledTokens, asked: LabelledTokens, *, heads: int, seed: int = 0) -> dict[str, Estimate]:
+    """Score logistic regression that was fitted on tokens of one kind of scan, and reads those of another.
+
+    The subjects are parted in halves, and each half is asked by classifiers that were fitted on `heads` other subjects,
+    or on all others where they are fewer. Where others are left, up to four classifiers are fitted, each on other
+    heads, and the score is the mean of their balanced accuracies.
+
+    Raises ValueError where `transfer_problem` finds one.
+    """
+    if problem := transfer_problem(fitted, asked):
+        raise ValueError(problem)
+    guessed = np.zeros((TRANSFER_DRAWS, len(asked.labels)), dtype=np.int64)
+    for half in _halves(fitted.subjects, asked.subjects, seed):
+        rows = np.flatnonzero(np.isin(asked.subjects, half))
+        others = np.setdiff1d(fitted.subjects, half)
+        order = numpy_generator(seed, "labelled heads").permutation(others)
+        draws = min(TRANSFER_DRAWS, max(1, len(others) // heads))
+        for draw in range(draws):
+            train = np.isin(fitted.subjects, order[draw * heads :][:heads])
+            labels = fitted.labels[train]
+            told = _logistic(fitted.features[train], labels, asked.features[rows], FOR_TOKENS)
+            guessed[draw::draws, rows] = np.unique(labels)[told.argmax(1)]
+    return {
+        BALANCED_ACCURACY: estimate(
+            lambda rows: float(np.mean([balanced_accuracy(asked.labels[rows], of[rows]) for of in guessed])),
+            *(asked.subjects,),
+            chance=1 / len(np.unique(asked.labels)),
+            seed=seed,
+        )
+    }
+
+
+def transfer_problem(fitted: LabelledTokens, asked: LabelledTokens) -> str | None:
+    """Say why nothing can be learned of one kind of scan and asked of the other, or None."""
+    if len(np.unique(asked.labels)) < 2 or len(np.unique(fitted.labels)) < 2:
+        return "two tissues are needed that scans of both kinds have"
+    if any(not len(np.setdiff1d(fitted.subjects, half)) for half in _halves(fitted.subjects, asked.subjects, 0)):
+        return "two subjects are needed, one to learn from and one to be asked"
+    return None
+
+
+def _halves(fitted: Shaped[ndarray, " _"], asked: Shaped[ndarray, " _"], seed: int) -> list[Shaped[ndarray, " _"]]:
+    """Part the subjects that are asked in halves, with as many in each that can be learned from as well."""
+    order = numpy_generator(seed, "halves").permutation(np.unique(asked))
+    learned = np.isin(order, fitted)
+    order = np.concatenate([order[learned], order[~learned]])
+    return [half for half in (order[::2], order[1::2]) if len(half)]
 
 
 def _check(targets: Targets, groups: Groups) -> None:

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import glob
 import hashlib
-import logging
 import os
+import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
 from voxelwave.errors import InputError
+from voxelwave.ops.loggers import logger
 from voxelwave.ops.seeding import key_to_seed
 
-logger = logging.getLogger("voxelwave")
+PART, LOCK = ".part-", ".lock"
+TOKEN_BYTES = 4
+NOT_OFFERED = (errno.EINVAL, errno.ENOTSUP, errno.EBADF)  # what file systems say that cannot sync a folder
 LONGEST_NAME = 200  # bytes; file systems take 255, with what is put before and behind
 
 MARK_DIGITS, BLOCK = 8, 4096
@@ -22,16 +27,48 @@ CHECKED = (".gz", ".mgz", ".vxw")
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; it takes the place of `path` once it is whole and on disk."""
-    part = path.with_name(f".part-{path.name}")  # hidden, and with the suffix that writers look at
+def naming(path: Path, *others: Path) -> Iterator[None]:
+    """Let an OSError say `path`, where it names no file, as of a full disk, or one of `others`, which nobody knows."""
     try:
-        yield part
-        with part.open("rb+") as file:
-            os.fsync(file.fileno())
-        part.replace(path)
+        yield
+    except OSError as error:
+        if error.filename is None or Path(error.filename) in others:
+            error.filename = str(path)
+        raise
+
+
+@contextmanager
+def replacing(path: Path, *, previous: Path | None = None) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; it takes the place of `path` once it is whole and on disk.
+
+    No two writers have the same one. What was at `path` before is kept as `previous` where that is given.
+    """
+    # Hidden, and with the suffix that writers look at.
+    part = path.with_name(f"{PART}{secrets.token_hex(TOKEN_BYTES)}-{path.name}")
+    try:
+        with naming(path, part):
+            yield part
+            with part.open("rb+") as file:
+                os.fsync(file.fileno())
+            if previous is not None and path.exists():
+                path.replace(previous)
+            part.replace(path)
+            _sync_folder(path.parent)
     finally:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):  # its folder may be gone
+            part.unlink()
+
+
+def _sync_folder(folder: Path) -> None:
+    """Bring the names in a folder to disk, where its file system knows how."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in NOT_OFFERED:
+            raise
+    finally:
+        os.close(descriptor)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -41,27 +78,82 @@ def write_text(path: Path, text: str) -> None:
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold the lock file `path`, which the system frees when the process dies; raises InputError where it is held.
+def locked(target: Path) -> Iterator[None]:
+    """Be the only process that writes `target`, a file or a folder that is there; raises InputError where another is.
 
-    Where the file system has no locks, as some network ones, that is logged, and nothing is held.
+    The system frees the lock when the process dies; what it was writing then is removed by the next. Where the file
+    system has no locks, as some network ones, that is logged, and nothing is held.
     """
-    with path.open("w") as file:
+    path = target / LOCK if target.is_dir() else target.with_name(f"{LOCK}-{target.name}")
+    file, held = _locked_file(path, target)
+    try:
+        for left in _left_by_the_dead(target) if held else ():
+            left.unlink()
+        yield
+    finally:
+        with suppress(OSError):  # its folder may be gone
+            path.unlink()  # as long as it is held: see below
+        file.close()
+
+
+def _locked_file(path: Path, target: Path) -> tuple[IO[str], bool]:
+    """Return the lock file, open, and whether the system locked it."""
+    while True:
+        file = path.open("w")
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
-                raise InputError(f"{path.parent} is being written to by another process: wait for it to end") from None
+                file.close()
+                raise InputError(f"{target} is being written to by another process: wait for it to end") from None
             logger.warning(
                 "note: the file system of %s has no locks (%s): let no second process write to it",
-                *(path.parent, error.strerror),
+                *(target, error.strerror),
             )
-        yield
+            return file, False
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                return file, True
+        file.close()  # its holder before removed it after it was opened here
+
+
+def _left_by_the_dead(target: Path) -> list[Path]:
+    """Return what was to become `target`, or a file below it where no other writer has a lock of its own."""
+    if not target.is_dir():
+        pattern = f"{PART}{2 * TOKEN_BYTES * '[0-9a-f]'}-{glob.escape(target.name)}"
+        return [part for part in target.parent.glob(pattern) if part.is_file()]
+    left = []
+    for place, folders, files in os.walk(target):
+        folders[:] = [name for name in folders if not Path(place, name, LOCK).exists()]
+        left += [Path(place, name) for name in files if name.startswith(PART)]
+    return left
 
 
 def absolute(path: Path) -> Path:
     """Return the whole path without `..`; links stay as they are."""
     return Path(os.path.normpath(path.absolute()))
+
+
+def real_path(path: Path) -> Path:
+    """Return the path of the file or folder that links lead to."""
+    # Path.resolve raises on a link that leads to itself; reading such a file says what is wrong with it.
+    return Path(os.path.realpath(path))
+
+
+def below(folder: Path, name: str) -> Path:
+    """Return the path of `name`, as a file says it, which lies below `folder`.
+
+    Raises InputError where it does not: for an absolute path, one with `..`, or a link that leads elsewhere.
+    """
+    path, place, parts = folder / name, str(folder), name.split("/")
+    # Without a link on the way a plain name needs no look at the folders above, which takes some times as long.
+    if not {"", ".", ".."} & {*parts} and "\0" not in name:
+        if not any(os.path.islink(place := f"{place}/{part}") for part in parts):  # noqa: PTH114
+            return path
+        root, real = os.path.realpath(folder), os.path.realpath(path)
+        if real.startswith(f"{root.rstrip(os.sep)}{os.sep}"):
+            return path
+    raise InputError(f"'{name}' does not lie below {folder}, which alone it may name files of: remove it")
 
 
 def size_and_sha256(*paths: Path) -> tuple[int, str]:

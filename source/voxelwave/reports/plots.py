@@ -3,17 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.text import Text
+
+from voxelwave.ops.files import replacing
+
+
+class PlainFigure(Figure):
+    """A figure that shows names as they are: what stands between two `$` is no formula. Its file is written whole."""
+
+    def savefig(self, fname: Path, **options: Any) -> None:  # type: ignore[override]
+        """Write the figure."""
+        for text in self.findobj(Text):
+            text.set_parse_math(False)
+        with replacing(fname) as part:
+            super().savefig(part, **options)
 
 
 def new_figure(width: float, height: float) -> Figure:
     """Return an empty figure of `width` by `height` inches, whose parts make room for each other."""
-    figure = Figure(figsize=(width, height), layout="constrained")
+    figure = PlainFigure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import math
 import os
+from contextlib import suppress
 
 import pytest
 from hypothesis import given, settings
@@ -18,6 +19,7 @@ names = st.text(st.characters(exclude_characters="\0", exclude_categories=("Cs",
 )
 sides = st.integers(1, 4096)
 lengths = st.sampled_from([0.5, 1.0, 0.9375, 5.62741, 12.0])
+outputs = st.just("") | names.map(lambda name: "mri/" + name.replace("/", "_") + ".vxw")
 numbers = st.none() | st.floats(allow_nan=False, allow_infinity=False)
 rows = st.builds(
     Row,
@@ -37,7 +39,7 @@ rows = st.builds(
     damaged=st.booleans(),
     note=names,
     label_for=names,
-    output=names,
+    output=outputs,
     stored_shape=st.just(()) | st.tuples(sides, sides, sides, st.just(3)),
     file_bytes=st.integers(0, 2**50),
     file_mtime_ns=st.integers(0, 2**62),
@@ -132,3 +134,41 @@ def test_a_split_depends_on_the_subject_alone_and_grows_with_the_share():
         37,
     ]
     assert small != {s for s in SUBJECTS if split_of(s, holdout=0.1, seed=1) == "test"}
+
+
+@pytest.mark.parametrize("output", ["../thesis.txt", "/etc/passwd", "mri/../../x.vxw", ".", "out/x.vxw"])
+def test_an_output_beyond_the_data_set_is_refused(tmp_path, output):
+    folder = tmp_path / "set"
+    folder.mkdir()
+    (folder / "out").symlink_to(tmp_path)
+    write_manifest(folder / "manifest.csv", [Row(file="/a.nii", status="accepted", modality="mri", output=output)])
+    with pytest.raises(InputError, match=f"'{output}' does not lie below {folder}"):
+        read_manifest(folder / "manifest.csv")
+
+
+def test_a_cell_without_end_is_one_line(tmp_path):
+    path = tmp_path / "manifest.csv"
+    write_manifest(path, [Row(file="/" + "a" * 200_000, status="refused")])
+    with pytest.raises(InputError, match="line 2, cannot be read as CSV: field larger than field limit") as caught:
+        read_manifest(path)
+    assert len(str(caught.value)) < 400
+
+
+@settings(deadline=None, max_examples=120)
+@given(
+    row=rows,
+    place=st.floats(0, 1, exclude_max=True),
+    inserted=st.sampled_from(
+        ["", ",", '"', "\n", "\0", "../", "9" * 5000, "1e999", "x" * 200_000, "\x1b", "=", "accepted"]
+    ),
+    cut=st.integers(0, 9),
+)
+def test_any_change_of_a_manifest_is_rows_or_an_error(tmp_path_factory, row, place, inserted, cut):
+    path = tmp_path_factory.mktemp("manifest") / "manifest.csv"
+    write_manifest(path, [row])
+    text = path.read_bytes()
+    at = int(place * len(text))
+    path.write_bytes(text[:at] + inserted.encode() + text[at + cut :])
+    with suppress(InputError):
+        for of in read_manifest(path):
+            assert not of.output or (path.parent / of.output).resolve().is_relative_to(path.parent.resolve())

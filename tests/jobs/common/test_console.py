@@ -1,5 +1,7 @@
 import io
 
+from rich.table import Table
+
 from voxelwave.jobs.common.console import Console, tracked
 
 
@@ -21,3 +23,16 @@ def test_tracked_yields_every_item_in_order_and_stops_where_its_reader_does(caps
     assert next(stream) == 0
     stream.close()
     assert capsys.readouterr().out == ""
+
+
+def test_no_name_moves_the_cursor_or_begins_a_line_wherever_it_is_printed():
+    file, name = io.StringIO(), "a\x1b[2J\x9b1m\r\nprepared: 999 mri"
+    console = Console(file=file, force_terminal=True, color_system=None, width=200)
+    table = Table("file", title=name)
+    table.add_row(name)
+    console.say(f"left out {name}", "second")
+    console.print(table, name)
+    shown = file.getvalue()
+    assert not {"\x1b", "\x9b", "\r"} & set(shown)
+    assert shown.count("prepared: 999") == 4
+    assert not any(line.strip().startswith("prepared") for line in shown.splitlines())

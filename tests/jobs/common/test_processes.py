@@ -1,10 +1,12 @@
 import multiprocessing
 import os
 import signal
+import time
+from functools import partial
 
 import pytest
 
-from voxelwave.errors import InputError
+from voxelwave.errors import InputError, ProcessFault
 from voxelwave.jobs.common import processes
 from voxelwave.jobs.common.processes import run_all
 
@@ -18,6 +20,31 @@ def forked(monkeypatch):
 
 def end(job):
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def hang(job):
+    time.sleep(60 if job == "b" else 0)
+
+
+def refuse(job):
+    if job == "a":
+        raise InputError("a cannot be used")
+    time.sleep(60)
+
+
+def told_to_stop(job):
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
+        os.kill(os.getpid(), number)
+    time.sleep(0.05)
+    return job
+
+
+def killing_the_parent(writing, job):
+    if job == "a":
+        time.sleep(0.2)
+        os.kill(os.getppid(), signal.SIGKILL)
+    time.sleep(30)
+    os.write(writing, b"x")
 
 
 def double(job):
@@ -35,6 +62,36 @@ def test_asked_to_stop_what_has_not_begun_is_left(forked, workers):
     assert len(done) < 50
 
 
-def test_a_process_that_was_killed_for_memory_is_said(forked):
-    with pytest.raises(InputError, match=r"a process was killed, .*: use fewer --workers"):
-        list(run_all(end, ["a"] * 3, workers=2))
+def test_a_process_that_was_killed_for_memory_is_said_with_its_file(forked):
+    with pytest.raises(
+        ProcessFault, match=r"^process \d+ was killed by SIGKILL while it worked on A, .*: use fewer --wo"
+    ):
+        list(run_all(end, ["a"] * 3, workers=2, name=str.upper))
+
+
+def test_a_process_that_hangs_is_said_with_its_file_and_ended(forked, monkeypatch):
+    monkeypatch.setattr(processes, "HANGS_AFTER_S", 0.2)
+    with pytest.raises(ProcessFault, match=r"^process \d+ hangs, it has been at b for"):
+        list(run_all(hang, ["a", "b"], workers=2))
+    assert not multiprocessing.active_children()
+
+
+def test_what_a_job_raises_is_raised_and_the_others_are_ended(forked):
+    with pytest.raises(InputError, match="a cannot be used") as error:
+        list(run_all(refuse, ["a", "b"], workers=2))
+    assert "in refuse" in error.value.__notes__[0]
+    assert not multiprocessing.active_children()
+
+
+def test_no_signal_that_asks_to_stop_reaches_a_process(forked):
+    assert sorted(run_all(told_to_stop, [1, 2, 3], workers=2)) == [1, 2, 3]
+
+
+def test_a_process_may_not_outlive_its_parent(forked):
+    reading, writing = os.pipe()
+    if not (parent := os.fork()):
+        list(run_all(partial(killing_the_parent, writing), ["a", "b"], workers=2))
+    os.waitpid(parent, 0)
+    os.close(writing)
+    assert os.read(reading, 9) == b""  # at once, and not when the jobs are done: whoever could write is gone
+    os.close(reading)

@@ -1,15 +1,20 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import nibabel
 import numpy as np
 import pytest
 import torch
-from monai.bundle import ConfigWorkflow
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from monai.bundle import ConfigComponent, ConfigParser, ConfigWorkflow
 
 from support.exported_runs import CLASSIFICATION, SEGMENTATION, run_export, write_backbone, write_model
 from voxelwave import __version__, load_backbone
+from voxelwave.downstream.bundle import inference
+from voxelwave.downstream.bundle_metadata import BundleContent, metadata
 from voxelwave.downstream.embedding import embed_volume
 from voxelwave.downstream.finetuned import load_finetuned
 from voxelwave.downstream.inference import labels_onto_grid, predict_volume
@@ -20,12 +25,16 @@ def written(folder):
     return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
 
 
+SIGNS = ["@x", "$5", "100%", "%run", "$import os", "@##a"]  # each means something to MONAI
+
+
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
     write_backbone(folder / "backbone")
     write_model(folder / "segmentation", SEGMENTATION)
     write_model(folder / "classification", CLASSIFICATION)
+    write_model(folder / "signs", CLASSIFICATION | {"targets": SIGNS})
     return folder
 
 
@@ -144,3 +153,53 @@ def test_a_scan_that_cannot_be_read_is_named_and_the_others_are_predicted(tmp_pa
     with pytest.raises(ValueError, match=r"1 of 2 scans could not be read: .*broken.nii.gz: not a NIfTI"):
         workflow.evaluator.run()
     assert written(tmp_path / "out") == {"a.npz"}
+
+
+def test_names_that_mean_something_to_monai_are_names(bundles):
+    given = json.loads((bundles / "signs" / "predictions" / "a.json").read_text())
+    assert list(given) == SIGNS
+
+
+hostile = st.text("$@%#: _importaget[]()'x", min_size=1, max_size=12) | st.sampled_from(
+    [
+        "$__import__('os').getcwd()",
+        "$import os",
+        "@network_def",
+        "%configs/inference.json::run",
+        "@" + "#" * 30,
+        "%",
+        "$",
+    ]
+)
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    names=st.lists(hostile, min_size=1, max_size=3),
+    license=hostile,
+    window=hostile,
+    task=st.sampled_from(["segmentation", "classification"]),
+)
+def test_nothing_of_a_description_is_evaluated(tmp_path_factory, names, license, window, task):
+    description = {
+        "architecture": {"name": "waveformer"},
+        "preprocessing": {"modalities": {"ct": {"windows_hu": [[window, window]] * 3}, "mri": {}}},
+        "license": license,
+    }
+    content = BundleContent(task, description, (1, 3), 4, (8, 8, 8), names, len(names), "0", lambda folder: None)
+    harmless = replace(content, outputs=["a"] * len(names), description=description | {"license": None})
+    assert evaluated(content) == evaluated(harmless)
+
+
+def evaluated(content):
+    """What MONAI calls, evaluates, refers to or replaces in the files of a bundle, by its place."""
+    parser = ConfigParser()
+    parser.read_config(json.loads(json.dumps(inference(content))))
+    parser["_meta_"] = json.loads(json.dumps(metadata(content)))
+    parser.parse()
+    items = {name: item.get_config() for name, item in parser.ref_resolver.items.items()}
+    return {
+        name: config
+        for name, config in items.items()
+        if ConfigComponent.is_instantiable(config) or (isinstance(config, str) and config[:1] in {"$", "@", "%"})
+    }

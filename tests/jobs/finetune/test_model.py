@@ -44,6 +44,7 @@ def damage(folder):
 def described_otherwise(change):
     def harm(folder):
         description = json.loads((folder / "model.json").read_text())
+        del description["description_sha256"]  # as whoever edits it on purpose does
         change(description)
         (folder / "model.json").write_text(json.dumps(description))
 
@@ -57,6 +58,7 @@ def described_otherwise(change):
         (lambda folder: (folder / "model.json").write_text("{"), "model.json is damaged"),
         (lambda folder: (folder / "model.json").unlink(), "no model.json in"),
         (lambda folder: (folder / "model.safetensors").unlink(), "give a finished run of `voxelwave finetune`"),
+        (described_otherwise(lambda d: d.update(description_sha256="0")), "model.json is damaged, or was edited"),
         (described_otherwise(lambda d: d.pop("task")), "description of the model is damaged: KeyError"),
         (described_otherwise(lambda d: d["task"].update(name="detection")), "unknown task 'detection'"),
         (described_otherwise(lambda d: d["task"].update(width=8)), "does not fit the model"),

@@ -34,7 +34,15 @@ from voxelwave.jobs.pretrain.config import check_config
 from voxelwave.jobs.pretrain.run import pretrain
 
 FILES = {
-    *("config.yaml", "metrics.jsonl", "history.csv", "last.pth", "best_model.pth", "load_report.json"),
+    *(
+        "config.yaml",
+        "metrics.jsonl",
+        "history.csv",
+        "last.pth",
+        "last.previous.pth",
+        "best_model.pth",
+        "load_report.json",
+    ),
     *("model.safetensors", "model.json", "results.json", "results.csv"),
 }
 

@@ -106,7 +106,7 @@ def test_every_image_gets_a_label_map_in_its_own_voxels(run, scans, threshold, t
     assert (outcome.complete, outcome.unusable) == (True, 0)
     assert "label maps, left out: 1" in output
     names = ["a/T1_seg.nii.gz", "b/T1-2_seg.nii.gz", "b/T1_seg.nii.gz"]
-    assert files_of(tmp_path / "out") == [".lock", *names, "labels.json", "predictions.csv"]
+    assert files_of(tmp_path / "out") == [*names, "labels.json", "predictions.csv"]
     for image_name, name in (("a/T1.nii.gz", names[0]), ("b/T1.mgz", names[2]), ("b/T1.nii.gz", names[1])):
         image, labels = nib.load(scans / image_name), nib.load(tmp_path / "out" / name)
         np.testing.assert_allclose(labels.affine, image.affine, atol=1e-6)
@@ -166,7 +166,7 @@ def test_a_call_goes_on_where_the_last_was_stopped(run, scans, threshold, tmp_pa
     assert not outcome.complete
     assert "stopped, the same command goes on; so far: 1 images" in output
     first = out / "a" / "T1_seg.nii.gz"
-    assert files_of(out) == [".lock", "a/T1_seg.nii.gz", "labels.json", "predictions.csv"]
+    assert files_of(out) == ["a/T1_seg.nii.gz", "labels.json", "predictions.csv"]
     before = first.stat().st_mtime_ns
     outcome, output = said(run, scans, out)
     assert outcome.complete
@@ -376,7 +376,7 @@ def test_files_that_cannot_be_used_are_named_and_the_others_done(run, heads, thr
         ("wrong_T2.nii.gz", "taken for MRI by 't2' in the name 'wrong_T2', but its values look like Hounsfield units"),
     ):
         assert f"{scans / name}: {reason}" in output
-    assert files_of(tmp_path / "out") == [".lock", "head_T1_seg.nii.gz", "labels.json", "predictions.csv"]
+    assert files_of(tmp_path / "out") == ["head_T1_seg.nii.gz", "labels.json", "predictions.csv"]
     assert said(run, scans / "unnamed.nii.gz", tmp_path / "out", modality="mri")[0].unusable == 0
 
 
@@ -399,7 +399,7 @@ def test_an_image_that_does_not_fit_into_memory_is_named(run, heads, monkeypatch
     assert outcome == recipe.Outcome(complete=True, unusable=1)
     first = heads / "mri" / "head_0000_T1.nii.gz"
     assert f"{first}: cannot be predicted: RuntimeError: not enough memory: you tried to allocate 9 TB" in output
-    assert len(files_of(tmp_path / "out")) == 4 + len([".lock", "labels.json", "predictions.csv"])
+    assert len(files_of(tmp_path / "out")) == 4 + len(["labels.json", "predictions.csv"])
 
 
 @pytest.mark.parametrize(

@@ -9,12 +9,13 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import nibabel
 import numpy as np
 import pytest
 
-from voxelwave.data.listing.manifest import MANIFEST, read_manifest
+from voxelwave.data.listing.manifest import MANIFEST, read_manifest, write_manifest
 from voxelwave.data.store import StoredVolume
 from voxelwave.errors import InputError
 from voxelwave.jobs.common.console import Console
@@ -237,10 +238,11 @@ def test_a_stored_volume_that_is_cut_is_made_again(tmp_path, scans, undisturbed)
     assert left_in(out) == undisturbed
 
 
-@pytest.mark.parametrize("place", ["mri/.part-c_T1-2.vxw", "pictures/mri/.part-c_T1-2.jpg", ".part-manifest.csv"])
-def test_a_full_disk_is_one_line_and_the_same_call_goes_on(tmp_path, scans, undisturbed, place):
+@pytest.mark.parametrize("place", ["mri/c_T1-2.vxw", "pictures/mri/c_T1-2.jpg", "manifest.csv"])
+def test_a_full_disk_is_one_line_and_the_same_call_goes_on(tmp_path, scans, undisturbed, monkeypatch, place):
     out = tmp_path / "out"
-    full = out / place
+    monkeypatch.setattr("voxelwave.ops.files.secrets.token_hex", lambda size: "0" * 2 * size)
+    full = (out / place).with_name(f".part-00000000-{Path(place).name}")
 
     def fill():
         # The device that is always full, where the next file of that name would be written.
@@ -259,7 +261,7 @@ def test_a_full_disk_is_one_line_and_the_same_call_goes_on(tmp_path, scans, undi
 def test_two_calls_at_once_are_refused(tmp_path, scans):
     out = tmp_path / "out"
     prepare(out, *scans)
-    with locked(out / ".lock"), pytest.raises(InputError, match="is being written to by another process"):
+    with locked(out), pytest.raises(InputError, match="is being written to by another process"):
         prepare(out, *scans)
 
 
@@ -373,3 +375,64 @@ def test_rows_of_files_that_are_gone_stay(changing):
     (scans / "b_T1.nii").unlink()
     prepare(out, scans)
     assert left_in(out) == before
+
+
+def rewritten(out, **columns):
+    """Change the manifest of a data set, as who passes it on can; the scan is then taken for changed."""
+    first, *others = read_manifest(out / MANIFEST)
+    changed = [first.model_copy(update={"file_mtime_ns": 1, **columns}), *others]
+    write_manifest(out / MANIFEST, changed)
+
+
+@pytest.mark.parametrize("given", ["../home/thesis.txt", "{home}/thesis.txt", "link/thesis.txt"])
+def test_a_manifest_deletes_nothing_beyond_its_data_set(tmp_path, given):
+    scan = save(tmp_path / "scans/a_T1.nii", mri(0))
+    out, home = tmp_path / "out", tmp_path / "home"
+    prepare(out, scan.parent)
+    home.mkdir()
+    (home / "thesis.txt").write_text("mine")
+    (out / "link").symlink_to(home)
+    rewritten(out, output=given.format(home=home))
+    with pytest.raises(InputError, match="does not lie below"):
+        prepare(out, scan.parent)
+    assert (home / "thesis.txt").read_text() == "mine"
+
+
+def test_only_what_was_written_here_is_deleted(tmp_path):
+    scan = save(tmp_path / "scans/a_T1.nii", mri(0))
+    out = tmp_path / "out"
+    prepare(out, scan.parent)
+    (out / "notes.txt").write_text("mine")
+    (out / "pictures/notes.jpg").write_text("mine, too")
+    rewritten(out, output="notes.txt")
+    prepare(out, scan.parent)
+    assert (out / "notes.txt").read_text() == "mine"
+    assert (out / "pictures/notes.jpg").read_text() == "mine, too"
+
+
+def test_a_link_within_a_data_set_leads_no_writing_out_of_it(tmp_path):
+    scan = save(tmp_path / "scans/sub/a_T1.nii", mri(0))
+    out, home = tmp_path / "out", tmp_path / "home"
+    prepare(out, save(tmp_path / "other/b_T1.nii", mri(1)).parent)
+    home.mkdir()
+    (out / "mri/sub").symlink_to(home)
+    with pytest.raises(InputError, match="does not lie below"):
+        prepare(out, scan.parents[1])
+    assert not list(home.iterdir())
+
+
+@pytest.mark.parametrize("content", ["[" * 10**5, "[]", '{"format_version": 1, "settings": 5, "holdout": 0}'])
+def test_settings_that_cannot_be_are_one_line(tmp_path, content):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/dataset.json").write_text(content)
+    with pytest.raises(InputError, match=r"dataset.json is damaged: prepare into another folder$"):
+        prepare(tmp_path / "out", save(tmp_path / "scans/a_T1.nii", mri(0)).parent)
+
+
+@pytest.mark.parametrize("holdout", ["1e999", "NaN", "-1", "1" * 400, '"x"'])
+def test_a_share_that_cannot_be_is_one_line(tmp_path, holdout):
+    prepare(tmp_path / "out", scans := save(tmp_path / "scans/a_T1.nii", mri(0)).parent)
+    record = tmp_path / "out/dataset.json"
+    record.write_text(record.read_text().replace('"holdout": 0.3', f'"holdout": {holdout}'))
+    with pytest.raises(InputError, match=r"dataset\.json is damaged"):
+        prepare(tmp_path / "out", scans)

@@ -29,7 +29,8 @@ def test_a_run_leaves_what_was_promised(whole):
     folder = whole.run_folder()
     assert {path.name for path in folder.iterdir()} == {
         *("config.yaml", "metrics.jsonl", "history.csv", "tensorboard", "figures", "backbone.json"),
-        *("checkpoint_epoch_1.pth", "checkpoint_epoch_2.pth", "best_model.pth", "last.pth", "backbone.safetensors"),
+        *("checkpoint_epoch_1.pth", "checkpoint_epoch_2.pth", "best_model.pth", "backbone.safetensors"),
+        *("last.pth", "last.previous.pth"),
     }
     assert {path.name for path in (folder / "figures").iterdir()} == {"losses.png", "reconstructions.png"}
     assert any((folder / "tensorboard").iterdir())

@@ -1,6 +1,10 @@
 from __future__ import annotations
 
+import csv
 import hashlib
+import io
+import os
+import signal
 from pathlib import Path
 
 import nibabel as nib
@@ -9,6 +13,7 @@ import pytest
 
 from voxelwave.data.modalities.ct import CT
 from voxelwave.errors import InputError
+from voxelwave.jobs.common.console import Console
 from voxelwave.jobs.synthesize import run as recipe
 from voxelwave.jobs.synthesize.run import synthesize
 from voxelwave.physics.heads3d import Tissue
@@ -115,6 +120,7 @@ def test_an_interrupted_run_leaves_no_partial_file_and_is_continued(
     [
         ({"num_mri": 0, "num_ct": 0}, "no head to write"),
         ({"num_mri": -1, "num_ct": 2}, "num_mri is -1"),
+        ({"num_mri": 1, "num_ct": 0, "num_heads": 1, "contrasts": ("T1", "PET")}, "some of T1, T2, FLAIR, MRA, CT"),
         ({"num_mri": 1, "num_ct": 0, "size": 31}, "size is 31"),
         ({"num_mri": 1, "num_ct": 0, "workers": 0}, "workers is 0"),
     ],
@@ -125,3 +131,67 @@ def test_what_cannot_be_made_is_refused_before_anything_is_written(
     with pytest.raises(InputError, match=problem):
         synthesize(tmp_path / "out", **asked)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_call_that_is_stopped_keeps_what_is_done_and_the_same_call_goes_on(
+    written: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = recipe._write_head
+
+    def stopped_at_the_third(head: recipe.Head, **settings: int) -> None:
+        write(head, **settings)
+        if head.index == 2:
+            os.kill(os.getpid(), signal.SIGUSR1)
+
+    monkeypatch.setattr(recipe, "_write_head", stopped_at_the_third)
+    printed = io.StringIO()
+    outcome = synthesize(tmp_path, num_mri=4, num_ct=3, size=32, workers=1, console=Console(file=printed))
+    assert outcome.exit_code == 130
+    assert printed.getvalue().startswith("stopped, the same command goes on; so far 3 of 7 heads")
+    assert not (tmp_path / "cases.csv").exists()
+    monkeypatch.undo()
+    assert synthesize(tmp_path, num_mri=4, num_ct=3, size=32, workers=1).exit_code == 0
+    assert digests(tmp_path) == digests(written)
+
+
+def test_a_shared_head_is_shown_in_every_contrast_on_one_label_map(written: Path, tmp_path: Path) -> None:
+    synthesize(tmp_path, num_mri=1, num_ct=0, num_heads=2, contrasts=("T2", "CT"), size=32, workers=1)
+    rows = {row["image"]: row for row in csv.DictReader((tmp_path / "cases.csv").read_text().splitlines())}
+    assert set(rows) == {
+        "mri/head_0000_T1.nii.gz",
+        *(
+            f"{place}/shared_000{index}_{name}.nii.gz"
+            for index in (0, 1)
+            for place, name in (("mri", "T2"), ("ct", "CT"))
+        ),
+    }
+    t2, ct = rows["mri/shared_0001_T2.nii.gz"], rows["ct/shared_0001_CT.nii.gz"]
+    assert (
+        (t2["label"], t2["subject"])
+        == (ct["label"], ct["subject"])
+        == ("labels/shared_0001_labels.nii.gz", "shared_0001")
+    )
+    assert (t2["modality"], t2["contrast"], ct["modality"], ct["contrast"]) == ("mri", "1", "ct", "")
+    image, labels, hounsfield = (
+        np.asarray(nib.load(tmp_path / name).dataobj) for name in (t2["image"], t2["label"], ct["image"])
+    )
+    assert image[labels == Tissue.VENTRICLE].mean() > 1.5 * image[labels == Tissue.WHITE_MATTER].mean()
+    assert hounsfield[labels == Tissue.SKULL].mean() > 300
+    # The heads that are shown once are those of any other call.
+    single, others = digests(tmp_path), digests(written)
+    assert all(
+        single[name] == others[name] for name in ("mri/head_0000_T1.nii.gz", "labels/head_0000_T1_labels.nii.gz")
+    )
+
+
+def test_an_image_of_a_shared_head_does_not_depend_on_the_other_contrasts(tmp_path: Path) -> None:
+    for folder, contrasts in (("one", ("CT",)), ("two", ("T1", "CT"))):
+        synthesize(tmp_path / folder, num_mri=0, num_ct=0, num_heads=1, contrasts=contrasts, size=32, workers=1)
+    one, two = digests(tmp_path / "one"), digests(tmp_path / "two")
+    assert all(one[name] == two[name] for name in ("ct/shared_0000_CT.nii.gz", "labels/shared_0000_labels.nii.gz"))
+    for other in ({"contrasts": ("CT", "T1")}, {"num_heads": 0, "num_mri": 1}):
+        with pytest.raises(InputError, match="holds heads made with"):
+            synthesize(
+                tmp_path / "one",
+                **{"num_mri": 0, "num_ct": 0, "num_heads": 1, "contrasts": ("CT",), "size": 32, **other},
+            )

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import os
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import Dataset, Sampler
 
 from voxelwave.data.batches.alternating import Draw
 from voxelwave.data.batches.cuboids import Cuboids, InMemory, InStore
+from voxelwave.data.batches.watched import WORKER_TIMEOUT_S, WatchedLoader
 from voxelwave.data.listing.discovery import VolumeFile
 from voxelwave.data.modalities import Modality
 from voxelwave.data.reading.volume import Spacing
 from voxelwave.data.scaled import read_scaled
 from voxelwave.data.store import StoredVolume, is_stored
 from voxelwave.errors import InputError, UnusableVolume
-from voxelwave.ops.memory import keep_freed_memory
 from voxelwave.ops.seeding import torch_generator
 
 View = Callable[[Cuboids, torch.Generator], Tensor]
@@ -96,6 +95,11 @@ class VolumeDataset(Dataset[Sample]):
                 problems.append(f"{file.path}: {unusable}")
         raise InputError(f"none of the {len(files)} {draw.modality} files can be used: {problems[0]}")
 
+    def file_of(self, draw: Draw) -> str:
+        """Return the path of the file that `draw` is of."""
+        files = self._files[draw.modality]
+        return str(files[draw.index % len(files)].path)
+
     def _open(self, file: VolumeFile) -> Cuboids:
         if file in self._cache:
             self._cache.move_to_end(file)
@@ -113,48 +117,27 @@ class VolumeDataset(Dataset[Sample]):
         return self._cache[file]
 
 
-class VolumeLoader(DataLoader[Any]):
-    """A DataLoader of `Batch`es that says in one line what went wrong in a worker process."""
-
-    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]  # the stub names the iterator's class
-        """Yield the batches.
-
-        Raises InputError where a modality has no usable file, or a worker process was killed.
-        """
-        try:
-            yield from super().__iter__()
-        except InputError as error:
-            # Worker processes send their traceback along in front of the message.
-            raise InputError(str(error).rpartition("InputError: ")[2].strip()) from None
-        except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
-                raise
-            raise InputError(
-                "a data worker was killed, most often for lack of (shared) memory: use fewer workers, "
-                "smaller batches or caches, or give the container more (docker run --shm-size=8g)"
-            ) from error
-
-
 def make_loader(
-    dataset: Dataset[Any],
+    dataset: VolumeDataset,
     batch_sampler: Sampler[list[Draw]],
     *,
     num_workers: int = 0,
     pin_memory: bool = False,
-    collate: Callable[[Any], Any] | None = None,
-) -> VolumeLoader:
-    """Load the batches of `batch_sampler` in order; `collate` makes a batch of what the dataset returns.
+    timeout_s: float = WORKER_TIMEOUT_S,
+) -> WatchedLoader:
+    """Load the batches of `batch_sampler` in order.
 
     One loader serves a whole run: its workers and their caches end with it. A worker killed for lack of
-    shared memory (a container's default is 64 MB) ends the run with an InputError.
+    shared memory (a container's default is 64 MB) ends the run with a ProcessFault.
     """
-    return VolumeLoader(
+    return WatchedLoader(
         dataset,
+        dataset.file_of,
         batch_sampler=batch_sampler,
         num_workers=num_workers,
+        timeout_s=timeout_s,
         pin_memory=pin_memory,
-        collate_fn=collate or _collate,
-        worker_init_fn=start_worker,
+        collate_fn=_collate,
     )
 
 
@@ -162,12 +145,3 @@ def _collate(samples: list[Sample]) -> Batch:
     problems = list(dict.fromkeys(problem for sample in samples for problem in sample.problems))
     volume = torch.stack([sample.volume for sample in samples])
     return Batch(volume, samples[0].modality, [sample.file for sample in samples], problems)
-
-
-def start_worker(_: int) -> None:
-    """Make a data worker of a process: one thread, and a process group of its own."""
-    # Ctrl-C, `timeout` and `kill` signal a whole process group: the main process ends the run, and with it the
-    # workers, which are therefore in groups of their own.
-    os.setpgid(0, 0)
-    torch.set_num_threads(1)
-    keep_freed_memory()

@@ -101,6 +101,10 @@ class HeadPairs(Dataset[PairSample]):
         )
         return PairSample((one, other), draw.modality, str(path))
 
+    def file_of(self, draw: Draw) -> str:
+        """Return the path of the label map that `draw` is of."""
+        return str(self._label_maps[draw.index])
+
     def _read(self, path: Path) -> LabelMap:
         if path in self._kept:
             self._kept.move_to_end(path)

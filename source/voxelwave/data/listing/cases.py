@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,6 +14,7 @@ from voxelwave.data.reading.dicom_header import Series
 from voxelwave.data.recognition.labels import without_suffix
 from voxelwave.errors import InputError
 from voxelwave.ops.files import absolute, free_stem
+from voxelwave.ops.tables import read_csv
 from voxelwave.registry import MODALITIES
 
 CASES = "cases.csv"
@@ -91,25 +91,25 @@ def find_cases(path: str | Path, *, modality: str = "", label: str = "") -> list
 
 
 def _listed(table: Path, modality: str) -> list[Case]:
-    try:
-        with table.open(newline="", encoding="utf-8-sig") as stream:
-            rows = csv.DictReader(stream, restval="")
-            columns = rows.fieldnames = [_column(name) for name in rows.fieldnames or ()]
-            if twice := next((name for name in columns if columns.count(name) > 1), None):
-                raise InputError(f"list '{table}' has two columns '{twice}'")
-            if "subject" not in columns and (
-                other := next((name for name in columns if SUBJECT.fullmatch(name)), None)
-            ):
-                raise InputError(
-                    f"list '{table}' has a column '{other}' and no 'subject': name it 'subject', by which cases are "
-                    f"parted, or give a column 'subject' beside it"
-                )
-            if "image" not in columns:
-                raise InputError(f"list '{table}' needs a column 'image' in its first line, got {columns}")
-            targets = [column for column in columns if column not in COLUMNS]
-            cases = [_case(row, table, rows.line_num, targets, modality) for row in rows]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"list '{table}' cannot be read as a CSV text in UTF-8: {error}") from None
+    rows = read_csv(table)
+    columns = [_column(name) for name in next(rows, (0, []))[1]]
+    if twice := next((name for name in columns if columns.count(name) > 1), None):
+        raise InputError(f"list '{table}' has two columns '{twice}'")
+    if "subject" not in columns and (other := next((name for name in columns if SUBJECT.fullmatch(name)), None)):
+        raise InputError(
+            f"list '{table}' has a column '{other}' and no 'subject': name it 'subject', by which cases are "
+            f"parted, or give a column 'subject' beside it"
+        )
+    if "image" not in columns:
+        raise InputError(f"list '{table}' needs a column 'image' in its first line, got {columns}")
+    targets = [column for column in columns if column not in COLUMNS]
+    cases = []
+    for line, cells in rows:
+        where = f"list '{table}', line {line}"
+        if len(cells) > len(columns):
+            raise InputError(f"{where}: more cells than columns")
+        row = dict.fromkeys(columns, "") | dict(zip(columns, cells, strict=False))
+        cases.append(_case(row, table.parent, where, targets, modality))
     seen: set[Path] = set()
     for case in cases:
         if case.image in seen:
@@ -124,14 +124,11 @@ def _column(name: str) -> str:
     return known if known in COLUMNS else name.strip()
 
 
-def _case(row: dict[str, str], table: Path, line: int, targets: Sequence[str], modality: str) -> Case:
-    where = f"list '{table}', line {line}"
-    if None in row:
-        raise InputError(f"{where}: more cells than columns")
+def _case(row: Mapping[str, str], folder: Path, where: str, targets: Sequence[str], modality: str) -> Case:
     files = {}
     for column in ("image", "label"):
         given = (row.get(column) or "").strip()
-        files[column] = table.parent / home_expanded(given) if given else None
+        files[column] = folder / home_expanded(given) if given else None
         if (file := files[column]) is not None and not file.is_file():
             raise InputError(f"{where}: no file '{file}'")
     if (image := files["image"]) is None:

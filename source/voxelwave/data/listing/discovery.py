@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import glob
 import os
 from collections.abc import Callable
@@ -17,6 +16,8 @@ from voxelwave.data.reading.unreadable import unread_format
 from voxelwave.data.recognition.labels import label_map_reason
 from voxelwave.data.store import SUFFIX as STORE_SUFFIX
 from voxelwave.errors import InputError
+from voxelwave.ops.files import real_path
+from voxelwave.ops.tables import read_csv
 from voxelwave.registry import MODALITIES
 
 SUFFIXES = (*NIFTI_SUFFIXES, STORE_SUFFIX)
@@ -72,12 +73,6 @@ def home_expanded(path: str) -> Path:
         return Path(path).expanduser()
     except RuntimeError:
         raise InputError(f"'{path}': there is no such home folder; write the path out") from None
-
-
-def real_path(path: Path) -> Path:
-    """Return the path of the file or folder that links lead to."""
-    # Path.resolve raises on a link that leads to itself; reading such a file says what is wrong with it.
-    return Path(os.path.realpath(path))
 
 
 def find_files(source: Source, *, others: list[Path] | None = None) -> list[VolumeFile]:
@@ -173,22 +168,20 @@ def walk(folder: Path, wanted: Callable[[Path], bool] = has_volume_suffix) -> li
 
 def _listed(table: Path, modality: str) -> list[VolumeFile]:
     found = []
-    try:
-        with table.open(newline="", encoding="utf-8-sig") as stream:
-            rows = csv.DictReader(stream)
-            if "path" not in (rows.fieldnames or ()):
-                raise InputError(f"list '{table}' needs a column 'path' in its first line, got {rows.fieldnames or []}")
-            for row in rows:
-                given = (row.get("modality") or "").strip().lower()
-                if given and given not in MODALITIES.names():
-                    known = ", ".join(MODALITIES.names())
-                    raise InputError(f"list '{table}', line {rows.line_num}: modality '{given}' is none of {known}")
-                if given and modality and given != modality:
-                    continue
-                path = table.parent / home_expanded((row["path"] or "").strip())
-                if not path.is_file():
-                    raise InputError(f"list '{table}', line {rows.line_num}: no file '{path}'")
-                found.append(VolumeFile(path, given or modality))
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"list '{table}' is not a CSV text in UTF-8: {error}") from error
+    rows = read_csv(table)
+    columns = next(rows, (0, []))[1]
+    if "path" not in columns:
+        raise InputError(f"list '{table}' needs a column 'path' in its first line, got {columns}")
+    for line, cells in rows:
+        row = dict(zip(columns, cells, strict=False))
+        given = row.get("modality", "").strip().lower()
+        if given and given not in MODALITIES.names():
+            known = ", ".join(MODALITIES.names())
+            raise InputError(f"list '{table}', line {line}: modality '{given}' is none of {known}")
+        if given and modality and given != modality:
+            continue
+        path = table.parent / home_expanded(row.get("path", "").strip())
+        if not path.is_file():
+            raise InputError(f"list '{table}', line {line}: no file '{path}'")
+        found.append(VolumeFile(path, given or modality))
     return found

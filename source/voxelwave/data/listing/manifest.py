@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -13,17 +11,14 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer, Va
 
 from voxelwave.errors import InputError
 from voxelwave.ops import tables
-from voxelwave.ops.files import write_text
+from voxelwave.ops.files import below, write_text
+from voxelwave.ops.loggers import printable
+from voxelwave.ops.texts import read_bytes
 
 MANIFEST, DATASET = "manifest.csv", "dataset.json"
 
 LABEL = "label"
 OF_STORED = ("minimum", "maximum", "mean", "std", "split", "label_for", "output", "stored_shape", "stored_spacing_mm")
-
-
-def printable(text: str) -> str:
-    """Return `text` with bytes that are no UTF-8 written out, as file names may have them."""
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _split(text: Any) -> Any:
@@ -83,7 +78,7 @@ class Row(BaseModel):
     note: Text = ""
     split: str = ""
     label_for: Text = ""
-    output: Text = ""
+    output: str = ""
     stored_shape: Sides = ()
     stored_spacing_mm: Lengths = ()
     file_bytes: int = 0
@@ -117,25 +112,29 @@ def write_manifest(path: Path, rows: Iterable[Row]) -> None:
 def read_manifest(path: Path) -> list[Row]:
     """Read the rows; a last line that was cut off, as when its writer was killed, is left out.
 
-    Raises InputError for a file that is no manifest.
+    Raises InputError for a file that is no manifest, or one whose outputs do not lie below its folder.
     """
     try:
         # Without the cut line first: it may end within a letter.
-        text = path.read_bytes().rpartition(b"\n")[0].decode("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        text = read_bytes(path, most_mb=tables.MOST_MB).rpartition(b"\n")[0].decode("utf-8")
+    except (OSError, ValueError) as error:
         raise InputError(f"cannot read the manifest {path}: {error}") from None
     while text.count('"') % 2:  # within a name with a line of its own
         text = text.rpartition("\n")[0]
-    lines = csv.reader(io.StringIO(text, newline=""))
-    if tuple(next(lines, ())) != COLUMNS:
+    lines = tables.read_csv(path, text)
+    if tuple(next(lines, (0, []))[1]) != COLUMNS:
         raise InputError(f"{path} is not a manifest of this version of voxelwave: prepare into another folder")
     rows = []
-    for line in lines:
+    for line, cells in lines:
         try:
-            rows.append(Row.model_validate(dict(zip(COLUMNS, line, strict=True))))
+            row = Row.model_validate(dict(zip(COLUMNS, cells, strict=True)))
         except (ValidationError, ValueError) as error:
             problem = str(error).splitlines()[0]
-            raise InputError(f"{path}, line {lines.line_num}, is not a row of a manifest ({problem})") from None
+            raise InputError(f"{path}, line {line}, is not a row of a manifest ({problem})") from None
+        if row.output:
+            # Here, so that whoever has a row can read, replace and delete what it names.
+            below(path.parent, row.output)
+        rows.append(row)
     return rows
 
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from voxelwave.data.listing.discovery import home_expanded, walk
-from voxelwave.data.listing.manifest import printable
 from voxelwave.data.reading import dicom, nifti, nrrd
 from voxelwave.data.reading.dicom_header import Series
 from voxelwave.data.reading.unreadable import unread_format
@@ -17,6 +16,7 @@ from voxelwave.data.recognition.labels import without_suffix
 from voxelwave.data.recognition.recognise import told_beforehand
 from voxelwave.data.recognition.rules import Told
 from voxelwave.errors import DamagedVolume, InputError, UnusableVolume
+from voxelwave.ops.loggers import printable
 from voxelwave.ops.seeding import key_to_seed
 
 WINDOWED = 255.0  # the highest value of a CT that was windowed before

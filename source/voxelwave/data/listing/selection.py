@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from voxelwave.data.listing.discovery import Source, VolumeFile, find_files, real_path
+from voxelwave.data.listing.discovery import Source, VolumeFile, find_files
 from voxelwave.data.modalities import Modality
 from voxelwave.data.reading.nifti import read_header
 from voxelwave.data.reading.unreadable import unread_format
@@ -19,6 +19,7 @@ from voxelwave.data.recognition.labels import label_map_reason
 from voxelwave.data.scaled import read_scaled
 from voxelwave.data.store import StoredVolume, is_stored
 from voxelwave.errors import InputError, UnusableVolume
+from voxelwave.ops.files import real_path
 
 
 @dataclass(frozen=True)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, ClassVar, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat
 
 from voxelwave.contracts import Grid
+from voxelwave.data.batches.watched import WORKER_TIMEOUT_S
+from voxelwave.engine.signals import STOPPED
 from voxelwave.errors import InputError
 from voxelwave.registry import MODALITIES, Registry
 
@@ -38,7 +40,10 @@ class Component(BaseModel):
 class RunConfig(Section):
     """Where the run is written (`<out_dir>/<name>`) and what all its random numbers follow from.
 
-    `license` is that of the weights, and goes into `backbone.json`.
+    `license` is that of the weights, and goes into `backbone.json`. `exit_code_when_stopped` is that of a run which a
+    signal ended, and which goes on with `--resume`: some batch systems start anew what ends with a code of theirs. A
+    data worker that brings no batch for `timeout_s` counts as hung, and a process that does not answer another one for
+    twice as long.
     """
 
     name: RunName = "pretrain"
@@ -46,6 +51,11 @@ class RunConfig(Section):
     seed: int = 0
     tensorboard: bool = True
     license: str | None = None
+    exit_code_when_stopped: Annotated[int, Field(ge=3, le=255)] = STOPPED
+    timeout_s: PositiveFloat = WORKER_TIMEOUT_S
+
+    # What may differ between a run and its continuation.
+    FREE_TO_CHANGE: ClassVar = ("out_dir", "tensorboard", "exit_code_when_stopped", "timeout_s")
 
 
 class JobConfig(Section):

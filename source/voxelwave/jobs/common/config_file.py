@@ -7,10 +7,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
 from voxelwave.errors import InputError
+from voxelwave.ops.texts import from_yaml, read_yaml
 from voxelwave.registry import first_problem
 
 Schema = TypeVar("Schema", bound=BaseModel)
@@ -22,11 +22,11 @@ def read_config(path: Path | None, overrides: Sequence[str] = ()) -> dict[str, A
     Raises InputError, in one line, for a missing or malformed file, or an override that does not fit.
     """
     try:
-        raw = {} if path is None else yaml.safe_load(path.read_text(encoding="utf-8"))
+        raw = {} if path is None else read_yaml(path)
     except OSError as error:
         raise InputError(f"cannot read config {path}: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    except ValueError as error:
+        raise InputError(f"{path} is not valid YAML: {error}") from None
     if not isinstance(raw, dict):
         raise InputError(f"{path} must hold sections (run, data, model, …), got {type(raw).__name__}")
     for override in overrides:
@@ -75,9 +75,9 @@ def apply_override(raw: dict[str, Any], override: str) -> None:
     if not equals or not key:
         raise InputError(f"--set takes KEY=VALUE such as training.epochs=5, got '{override}'")
     try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise InputError(f"--set {key}: '{text}' is not a YAML value") from None
+        value = from_yaml(text)
+    except ValueError as error:
+        raise InputError(f"--set {key}: '{text[:100]}' is not a YAML value: {error}") from None
     set_key(raw, key, value)
 
 

@@ -86,7 +86,7 @@ class Images:
             ("cannot be used", self.unusable),
         ):
             if lines:
-                console.say("\n  ".join([f"{title}: {len(lines)}", *lines]))
+                console.say(f"{title}: {len(lines)}", *(f"  {line}" for line in lines))
         if len(self.refused) == len(self.cases):
             first = self.refused[0]
             raise InputError(f"none of the {len(self.cases)} files at '{self._source}' can be used; the first, {first}")

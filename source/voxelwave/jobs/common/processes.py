@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import signal
-import threading
 import time
+import traceback
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from typing import TypeVar
+from contextlib import suppress
+from multiprocessing.connection import Connection, wait
+from typing import Any, Generic, TypeVar
 
-from voxelwave.errors import InputError
+from voxelwave.errors import ProcessFault
+from voxelwave.ops.workers import begin_worker, how_it_ended, remedy, signals_held
 
-PARENT_IS_CHECKED_EVERY_S = 2.0
+HANGS_AFTER_S = 1800.0  # at one file
+ENDS_WITHIN_S = 5.0
 
 JobT = TypeVar("JobT")
 ResultT = TypeVar("ResultT")
@@ -26,11 +28,15 @@ def run_all(
     *,
     workers: int,
     should_stop: Callable[[], bool] = lambda: False,
+    name: Callable[[JobT], str] = str,
 ) -> Iterator[ResultT]:
     """Yield what `work` returns for each of `jobs`, as it is done; asked to stop, those that have begun alone.
 
+    Args:
+        name: what a job is called where its process is lost.
+
     Raises:
-        InputError: where a process was killed.
+        ProcessFault: where a process was killed, or hangs.
     """
     if workers == 1 or len(jobs) == 1:
         for job in jobs:
@@ -38,42 +44,94 @@ def run_all(
                 return
             yield work(job)
         return
-    # Spawned, because the parent may hold threads (torch, a progress bar) that a fork would freeze.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(
-        min(workers, len(jobs)), mp_context=context, initializer=_start_worker, initargs=(os.getpid(),)
-    ) as pool:
-        pending: set[Future[ResultT]] = {pool.submit(work, job) for job in jobs}
+    waiting = deque(jobs)
+    pool = [_Worker(work) for _ in range(min(workers, len(jobs)))]
+    try:
+        while True:
+            if should_stop():
+                waiting.clear()
+            for worker in pool:
+                if waiting and not worker.is_busy:
+                    worker.begin(waiting.popleft())
+            busy = {worker.connection: worker for worker in pool if worker.is_busy}
+            if not busy:
+                break
+            ready = wait(list(busy), timeout=0.5)
+            for connection, worker in busy.items():
+                if connection in ready:
+                    result = worker.result(name)
+                    if waiting and not should_stop():
+                        worker.begin(waiting.popleft())
+                    yield result
+                else:
+                    worker.check(name)
+    finally:
+        # They are idle, or what they are at is not wanted; what they write is whole or not there.
+        for worker in pool:
+            worker.process.kill()
+        for worker in pool:
+            worker.process.join(ENDS_WITHIN_S)
+
+
+class _Worker(Generic[JobT, ResultT]):
+    """A process, and the job that it has."""
+
+    def __init__(self, work: Callable[[JobT], ResultT]) -> None:
+        # Spawned, because the parent may hold threads (torch, a progress bar) that a fork would freeze.
+        context = multiprocessing.get_context("spawn")
+        self.connection, theirs = context.Pipe()
+        self.process = context.Process(target=_serve, args=(theirs, work, os.getpid()), daemon=True)
+        with signals_held():
+            self.process.start()
+        theirs.close()
+        self._jobs: list[JobT] = []
+        self._began = 0.0
+
+    @property
+    def is_busy(self) -> bool:
+        return bool(self._jobs)
+
+    def begin(self, job: JobT) -> None:
+        self._jobs, self._began = [job], time.monotonic()
+        with suppress(OSError):  # that it is dead is told when its result is waited for
+            self.connection.send(job)
+
+    def result(self, name: Callable[[JobT], str]) -> ResultT:
+        """Return what the work returned, raise what it raised, or ProcessFault where the process is dead."""
         try:
-            while pending:
-                if should_stop():
-                    pending = {future for future in pending if not future.cancel()}
-                finished, pending = wait(pending, timeout=0.5, return_when=FIRST_COMPLETED)
-                for future in finished:
-                    yield future.result()
-        except BrokenProcessPool:
-            raise InputError(
-                "a process was killed, most often for lack of memory: use fewer --workers; "
-                "what is done is kept, the same command goes on"
+            done, result = self.connection.recv()
+        except (EOFError, OSError):
+            self.process.join(ENDS_WITHIN_S)
+            raise ProcessFault(
+                f"process {self.process.pid} {how_it_ended(self.process.exitcode)} while it worked on "
+                f"{name(self._jobs[0])}, {remedy(self.process, 'use fewer --workers')}; what is done is kept, "
+                "the same command goes on"
             ) from None
-        finally:
-            for future in pending:
-                future.cancel()
+        self._jobs = []
+        if not done:
+            raise result
+        return result  # type: ignore[no-any-return]
+
+    def check(self, name: Callable[[JobT], str]) -> None:
+        """Raise ProcessFault where the process hangs."""
+        if time.monotonic() - self._began > HANGS_AFTER_S:
+            raise ProcessFault(
+                f"process {self.process.pid} hangs, it has been at {name(self._jobs[0])} for {HANGS_AFTER_S:g} s: "
+                "see that the file can be read; what is done is kept, the same command goes on"
+            )
 
 
-def _start_worker(parent: int) -> None:
-    # Ctrl-C, `timeout` and `kill` reach every process; the parent says when it is over.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+def _serve(connection: Connection[Any, Any], work: Callable[[Any], Any], parent: int) -> None:
     os.environ["OMP_NUM_THREADS"] = "1"
-    import torch
-
-    torch.set_num_threads(1)
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-
-
-def _end_with(parent: int) -> None:
-    """End this process when its parent was killed: nobody else would."""
-    while os.getppid() == parent:
-        time.sleep(PARENT_IS_CHECKED_EVERY_S)
-    os._exit(1)
+    begin_worker(parent)
+    while True:
+        try:
+            job = connection.recv()
+        except EOFError:
+            return
+        try:
+            said = True, work(job)
+        except Exception as error:  # raised again by the parent
+            error.add_note(traceback.format_exc())
+            said = False, error
+        connection.send(said)

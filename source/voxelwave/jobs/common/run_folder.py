@@ -2,31 +2,89 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
-from voxelwave.engine.checkpoint import load_checkpoint
+from voxelwave.engine.checkpoint import LAST, PREVIOUS, load_checkpoint
+from voxelwave.engine.run_log import METRICS, read_metrics, recorded
 from voxelwave.errors import InputError
 from voxelwave.jobs.common.config import Section
-from voxelwave.ops.files import MARK_DIGITS, write_text
+from voxelwave.ops.files import MARK_DIGITS, locked, write_text
+from voxelwave.ops.loggers import logger
 
 Checkpoint = Mapping[str, Any]
 # By group and name of a file, a mark of `ops.files.content_mark`.
 Contents = Mapping[str, Mapping[str, str]]
+CONFIG = "config.yaml"
 
 
-def open_run(folder: Path, *, resume: bool) -> Checkpoint | None:
-    """Return the checkpoint to go on from, or None at the start.
+class Generation(NamedTuple):
+    """What a run goes on from, and the file that holds it."""
 
-    Raises InputError where a run is there and was not to be resumed.
+    checkpoint: Checkpoint
+    path: Path
+
+
+@contextmanager
+def claimed(folder: Path) -> Iterator[None]:
+    """Make the folder of a run and keep other processes out of it; where nothing was written it is gone again.
+
+    Raises InputError where another process trains the run, and where the disk does not take a file of it.
     """
-    last = folder / "last.pth"
-    if not resume and any((folder / name).exists() for name in ("last.pth", "metrics.jsonl", "config.yaml")):
-        raise InputError(f"{folder} holds a run already: go on with --resume, or choose another run.name")
-    return load_checkpoint(last) if last.exists() else None
+    made = [place for place in (folder, *folder.parents) if not place.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with locked(folder):
+            yield
+    except OSError as error:
+        if error.filename is None or not Path(os.fsdecode(error.filename)).is_relative_to(folder):
+            raise
+        reason = error.strerror or str(error)
+        raise InputError(f"cannot write {error.filename}: {reason}; mend that, and go on with --resume") from None
+    finally:
+        with suppress(OSError):  # as of a folder that is not empty
+            for place in made:
+                place.rmdir()
+
+
+def open_run(folder: Path, *, resume: bool) -> Generation | None:
+    """Return the newest whole generation to go on from, or None at the start; one that is passed over is logged.
+
+    Raises InputError where a run is there and was not to be resumed, and where nothing of it can be gone on from.
+    """
+    there = [folder / name for name in (LAST, PREVIOUS) if os.path.lexists(folder / name)]
+    if not resume:
+        if there or any((folder / name).exists() for name in (METRICS, CONFIG)):
+            raise InputError(f"{folder} holds a run already: go on with --resume, or choose another run.name")
+        return None
+    reasons: list[InputError] = []
+    for path in there:
+        try:
+            checkpoint = load_checkpoint(path)
+            recorded(folder / METRICS, int(checkpoint.get("step", 0)), checkpoint.get("metrics_crc32"))
+        except InputError as error:
+            reasons.append(error)
+            continue
+        if path.name != LAST:
+            reason = reasons[0] if reasons else f"{folder / LAST} is missing"
+            logger.warning("warning: %s; going on from %s, step %d", reason, path, checkpoint.get("step", 0))
+        return Generation(checkpoint, path)
+    if reasons:
+        raise reasons[0]
+    left = [path.name for path in sorted(folder.glob("*.pth"))]
+    if read_metrics(folder / METRICS):
+        left.append(METRICS)
+    if left:
+        raise InputError(
+            f"cannot resume {folder}: it holds {left[0]}, and neither {LAST} nor {PREVIOUS}; restore one of them, "
+            f"or choose another run.name"
+        )
+    return None
 
 
 def check_settings_stay(
@@ -81,7 +139,7 @@ def check_contents_stay(folder: Path, checkpoint: Checkpoint, contents: Contents
 def write_config(folder: Path, config: Section) -> None:
     """Make the folder and write the configuration into it, with every default."""
     folder.mkdir(parents=True, exist_ok=True)
-    write_text(folder / "config.yaml", yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+    write_text(folder / CONFIG, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
 
 
 def _flat(values: Any, prefix: str = "") -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -11,15 +12,25 @@ from torch import nn
 from voxelwave import __version__
 from voxelwave.engine.loop import LoopSettings, Objective, Probe, Score, Trainer, TrainingBatch
 from voxelwave.engine.run_log import Record, RunLog
-from voxelwave.engine.runtime import Precision, close_runtime, make_fabric
+from voxelwave.engine.runtime import (
+    Precision,
+    close_runtime,
+    end_ranks,
+    is_told_by_first_rank,
+    launched_rank,
+    make_fabric,
+)
 from voxelwave.engine.signals import stop_on_signal
+from voxelwave.errors import ProcessFault
 from voxelwave.jobs.common.config import JobConfig
 from voxelwave.jobs.common.console import Console
 from voxelwave.jobs.common.run_folder import (
+    Checkpoint,
     Contents,
     check_contents_stay,
     check_files_stay,
     check_settings_stay,
+    claimed,
     open_run,
     write_config,
 )
@@ -35,9 +46,9 @@ def never() -> bool:
 class Session:
     """A run of `config`: begun, or resumed where its folder holds a checkpoint.
 
-    A job opens the session, checks with it that a resumed run is the same one, and hands `run` a function, which
-    builds model and data, and calls `setup` and `train`. What distributes a model over processes,
-    and what handles their faults, has its place here.
+    A job enters the session as a context, which keeps other processes out of the folder, checks with it that a
+    resumed run is the same one, and hands `run` a function, which builds model and data, and calls `setup` and
+    `train`. What distributes a model over processes, and what handles their faults, has its place here.
 
     Attributes:
         folder: of the run.
@@ -45,10 +56,12 @@ class Session:
         console: quiet on all processes but the first, from `run` on.
         fabric: device, precision and processes, from `run` on.
 
-    Raises InputError where the folder holds a run that was not to be resumed.
+    Raises InputError, when entered, where the folder holds a run that was not to be resumed, one that cannot be, or
+    one that another process trains; and when left, where the disk did not take a file of the run.
     """
 
     fabric: Any
+    checkpoint: Checkpoint | None
 
     def __init__(
         self,
@@ -57,12 +70,27 @@ class Session:
         resume: bool = False,
         console: Console | None = None,
         should_stop: ShouldStop | None = None,
+        devices: int = 1,
     ) -> None:
         self.config, self.folder = config, config.run_folder()
-        self.checkpoint = open_run(self.folder, resume=resume)
         self.console = console or Console()
+        self._resume, self._devices = resume, devices
         self._should_stop = should_stop or never
         self._log: RunLog | None = None
+        self._held = ExitStack()
+
+    def __enter__(self) -> Session:
+        with ExitStack() as stack:
+            # The other processes of a run are let in by the first.
+            if self._devices == 1 or launched_rank() == 0:
+                stack.enter_context(claimed(self.folder))
+            self._generation = open_run(self.folder, resume=self._resume)
+            self.checkpoint = self._generation.checkpoint if self._generation else None
+            self._held = stack.pop_all()
+        return self
+
+    def __exit__(self, *raised: Any) -> None:
+        self._held.__exit__(*raised)
 
     def check_continues(
         self,
@@ -84,15 +112,24 @@ class Session:
         if contents is not None:
             check_contents_stay(self.folder, self.checkpoint, contents)
 
-    def run(self, train: Callable[[Session], bool], *, device: str, precision: Precision, devices: int = 1) -> bool:
-        """Start a process for each of `devices`, let the job `train` in each, and end them together.
+    def run(self, train: Callable[[Session], bool], *, device: str, precision: Precision) -> bool:
+        """Start a process for each of the devices, let the job `train` in each, and end them together.
 
         Returns what `train` returns. Raises InputError where the device is not there or cannot do the precision.
         """
-        self.fabric = make_fabric(device=device, precision=precision, devices=devices)
+        # Of a rank whose data worker hangs that is to be told, and not by all others that it does not answer.
+        timeout_s = 2 * self.config.run.timeout_s
+        self.fabric = make_fabric(device=device, precision=precision, devices=self._devices, timeout_s=timeout_s)
         if not self.is_first:
             self.console = Console(quiet=True)
-        complete = train(self)
+        try:
+            complete = train(self)
+        except BaseException as error:
+            told = isinstance(error, ProcessFault) and is_told_by_first_rank(self.fabric)
+            end_ranks(self.fabric)
+            if told:
+                raise SystemExit(2) from None
+            raise
         # The wrapped model is gone with the frame above: it must not outlive the process group.
         close_runtime(self.fabric)
         return complete
@@ -160,8 +197,8 @@ class Session:
             probe=probe,
             score=score,
         )
-        if self.checkpoint is not None:
-            trainer.restore(self.checkpoint)
+        if self._generation is not None:
+            trainer.restore(*self._generation)
             self.console.say(f"resuming {self.folder} at step {trainer.state.step} of {settings.total_steps}")
         if self.is_first:
             write_config(self.folder, self.config)
@@ -169,15 +206,18 @@ class Session:
             self.folder,
             start_step=trainer.state.step,
             total_steps=settings.total_steps,
+            checksum=None if self.checkpoint is None else self.checkpoint.get("metrics_crc32"),
             console=self.console,
             shown=shown,
             tensorboard=self.config.run.tensorboard,
             writes=self.is_first,
         )
         with stop_on_signal() as signalled, self._log as log:
+            if self.checkpoint is None:
+                trainer.save(log)  # whenever the run dies, there is something to go on from
             stream = batches(trainer.state.step, settings.total_steps)
             complete = given_up() or trainer.run(
-                stream, log, lambda: signalled.asked or self._should_stop() or given_up()
+                stream, log, lambda: signalled.heard() or self._should_stop() or given_up()
             )
             if not (complete := complete or given_up()):
                 log.say(f"stopped at step {trainer.state.step} of {settings.total_steps}; go on with --resume")

@@ -19,8 +19,8 @@ CGROUP = Path("/sys/fs/cgroup")
 SHARED_MEMORY = Path("/dev/shm")
 GB = 10**9
 SMALL_SHARED_MEMORY = 1 * GB
-# Twenty epochs, the best and the last of configs/pretrain/production.yaml.
-CHECKPOINTS = 15 * GB
+# Twenty epochs, the best and two generations of the last of configs/pretrain/production.yaml.
+CHECKPOINTS = 17 * GB
 
 Level = Literal["ok", "note", "problem"]
 

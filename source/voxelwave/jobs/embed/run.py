@@ -19,6 +19,7 @@ from voxelwave.jobs.common.console import Console
 from voxelwave.jobs.common.images import Images
 from voxelwave.jobs.common.outcome import Outcome
 from voxelwave.jobs.embed.table import check_table, write_table
+from voxelwave.ops.files import locked
 
 
 def embed(
@@ -47,7 +48,7 @@ def embed(
     features = load_backbone(weights, depths=None if depth is None else [depth]).to(best_device()).eval()
     images, size = Images(source, modality), fitted_size(features)
 
-    # 2. One scan after the other.
+    # 2. One scan after the other, and the table.
     embedded: list[Case] = []
     vectors: list[Tensor] = []
 
@@ -55,11 +56,12 @@ def embed(
         vectors.append(embed_volume(features, scan.volume, size=size))
         embedded.append(case)
 
-    images.each(images.cases, ScanReader(features), add, verb="embedded")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with locked(out):
+        images.each(images.cases, ScanReader(features), add, verb="embedded")
+        images.say(console)
+        write_table(out, embedded, torch.stack(vectors).numpy(), features, version=__version__)
 
-    # 3. The table, and what is not in it.
-    images.say(console)
-    write_table(out, embedded, torch.stack(vectors).numpy(), features, version=__version__)
     counts = ", ".join(f"{count} {name}" for name, count in Counter(case.modality for case in embedded).items())
     console.say(f"{out}: {counts}, {features.channels[-1]} numbers each")
     return Outcome(unusable=len(images.unusable))

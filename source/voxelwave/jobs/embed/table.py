@@ -13,10 +13,10 @@ from jaxtyping import Float32
 from numpy import ndarray
 
 from voxelwave.data.listing.cases import Case
-from voxelwave.data.listing.manifest import printable
 from voxelwave.downstream.features import FeaturePyramid
 from voxelwave.errors import InputError
 from voxelwave.ops.files import replacing
+from voxelwave.ops.loggers import printable
 from voxelwave.ops.tables import as_csv
 
 Embeddings = Float32[ndarray, "scan embed"]
@@ -58,7 +58,6 @@ def write_table(
         "voxelwave": version,
         "preprocessing": json.dumps(features.description.get("preprocessing", {}), sort_keys=True),
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as part:
         WRITERS[path.suffix](part, columns, embeddings, metadata)
 

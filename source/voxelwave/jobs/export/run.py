@@ -22,6 +22,7 @@ from voxelwave.downstream.finetuned import load_finetuned, save_finetuned
 from voxelwave.downstream.load_backbone import load_backbone, save_backbone
 from voxelwave.errors import InputError
 from voxelwave.jobs.common.console import Console
+from voxelwave.ops.files import locked
 
 SUFFIXES = {"safetensors": "", "torch": ".pt2", "onnx": ".onnx", "bundle": ""}
 
@@ -71,16 +72,18 @@ def export(
     if loaded.features.report is not None:
         console.say(str(loaded.features.report))
     out.parent.mkdir(parents=True, exist_ok=True)
-    if of_one_size:
-        check = _write_program(loaded, out, file_format, in_channels, img_size)
-        console.say(f"differs from PyTorch by at most {check.difference:.1e} (values up to {check.largest:.1e})")
-    else:
-        content = _bundle_content(loaded) if file_format == "bundle" else None
-        with _whole_folder(out) as folder:
-            if content is None:
-                loaded.save_weights(folder)
-            else:
-                write_bundle(folder, content)
+    with locked(out):
+        _check_place(out, file_format)  # again: another process may have written it meanwhile
+        if of_one_size:
+            check = _write_program(loaded, out, file_format, in_channels, img_size)
+            console.say(f"differs from PyTorch by at most {check.difference:.1e} (values up to {check.largest:.1e})")
+        else:
+            content = _bundle_content(loaded) if file_format == "bundle" else None
+            with _whole_folder(out) as folder:
+                if content is None:
+                    loaded.save_weights(folder)
+                else:
+                    write_bundle(folder, content)
     console.say(f"wrote {out}")
 
 

@@ -7,8 +7,7 @@ from typing import Annotated
 
 import typer
 
-from voxelwave.jobs.common.options import Overrides, Resume, leave
-from voxelwave.jobs.common.outcome import Outcome
+from voxelwave.jobs.common.options import Overrides, Resume, train_and_leave
 
 
 def finetune(
@@ -18,9 +17,10 @@ def finetune(
 ) -> None:
     """Train a model for segmentation or classification on a pretrained backbone, and evaluate it.
 
-    The exit code is 0, or 130 where it was stopped.
+    The exit code is 0, or run.exit_code_when_stopped (130) where it was stopped.
     """
     from voxelwave.jobs.finetune.config import load_finetune_config
     from voxelwave.jobs.finetune.run import finetune as run
 
-    leave(Outcome(run(load_finetune_config(config, overrides or []), resume=resume)))
+    checked = load_finetune_config(config, overrides or [])
+    train_and_leave(checked, lambda: run(checked, resume=resume))

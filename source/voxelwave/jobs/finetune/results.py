@@ -13,10 +13,12 @@ from torch import nn
 
 from voxelwave.downstream.finetuned import save_finetuned
 from voxelwave.engine.checkpoint import load_checkpoint
+from voxelwave.errors import InputError
 from voxelwave.jobs.common.session import Session
 from voxelwave.jobs.finetune.figures import draw_course
 from voxelwave.jobs.finetune.fold import Fold
 from voxelwave.ops.files import write_text
+from voxelwave.ops.texts import read_json
 
 RESULTS = "results.json"
 
@@ -63,9 +65,19 @@ def finish(fold: Fold, session: Session, model: nn.Module, module: nn.Module) ->
 def steps_of_results(folder: Path) -> int | None:
     """Return the steps of the model that was evaluated; the file is written last, so that all else is there too."""
     try:
-        return int(json.loads((folder / RESULTS).read_text(encoding="utf-8"))["steps"])
-    except (OSError, ValueError, KeyError, TypeError):
+        return int(read_results(folder)["steps"])
+    except (OSError, ValueError, KeyError, TypeError, OverflowError):
         return None
+
+
+def read_results(folder: Path) -> dict[str, Any]:
+    """Read `results.json`; raises InputError where it is damaged, and OSError where it is not there."""
+    try:
+        return dict(read_json(folder / RESULTS))
+    except (ValueError, TypeError) as error:
+        raise InputError(
+            f"{folder / RESULTS} is damaged ({error}): delete it, and the fold is evaluated anew"
+        ) from None
 
 
 def write_results(folder: Path, results: Mapping[str, Any]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import MutableMapping, Sequence
+from collections.abc import Callable, MutableMapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from typing import Any
@@ -15,19 +15,20 @@ from voxelwave.engine.loop import LoopSettings
 from voxelwave.engine.run_log import Record
 from voxelwave.engine.schedule import stalled, warmup_cosine_rate
 from voxelwave.errors import InputError
+from voxelwave.jobs.common.config import RunConfig
 from voxelwave.jobs.common.console import Console
-from voxelwave.jobs.common.run_folder import marks_of, open_run, write_config
+from voxelwave.jobs.common.run_folder import claimed, marks_of, open_run, write_config
 from voxelwave.jobs.common.session import Session, ShouldStop
 from voxelwave.jobs.finetune.config import FinetuneConfig
 from voxelwave.jobs.finetune.data import Held, LabelledBatch
 from voxelwave.jobs.finetune.fold import Fold, prepare_fold
 from voxelwave.jobs.finetune.layers import freeze, parameter_groups
-from voxelwave.jobs.finetune.results import RESULTS, finish, over_folds, steps_of_results, write_results
+from voxelwave.jobs.finetune.results import RESULTS, finish, over_folds, read_results, steps_of_results, write_results
 from voxelwave.ops.files import write_text
 
 # What may differ between a run and its continuation: none of it changes what the finished steps computed.
 FREE_TO_CHANGE = {
-    "run": ("out_dir", "tensorboard", "figures", "license"),
+    "run": (*RunConfig.FREE_TO_CHANGE, "figures", "license"),
     "task": ("hausdorff",),
     "backbone": ("path",),
     "training": ("max_steps", "learning_rate", "clip_norm", "device", "patience", "checkpoint_every_steps"),
@@ -47,7 +48,7 @@ def finetune(
     """Train as `config` says; True where the run is complete, False where it was stopped and can be resumed.
 
     Args:
-        should_stop: asked after every step, beside SIGINT and SIGTERM.
+        should_stop: asked after every step, beside the signals that ask to stop.
         kept: a dictionary in which several runs share what they read of their cases.
 
     Raises:
@@ -55,23 +56,35 @@ def finetune(
         DivergedError: where the loss stops being finite.
     """
     console, kept = console or Console(), {} if kept is None else kept
-    folder = config.run_folder()
     opened = partial(Session, resume=resume, console=console, should_stop=should_stop)
-    if config.data.fold != "all":
-        return _finetune_fold(config, opened(config), kept)
+    if config.data.fold == "all":
+        with claimed(config.run_folder()):
+            return _finetune_folds(config, opened, kept, console, resume=resume)
+    with opened(config) as session:
+        return _finetune_fold(config, session, kept)
 
+
+def _finetune_folds(
+    config: FinetuneConfig, opened: Callable[[FinetuneConfig], Session], kept: Kept, console: Console, *, resume: bool
+) -> bool:
     # 1. Whatever is wrong with any fold is said before the first is trained; cases are read once for all.
+    folder = config.run_folder()
     open_run(folder, resume=resume)
     folds = [_of_fold(config, number) for number in range(config.data.folds)]
     for fold in folds:
-        _prepared(fold, opened(fold), kept, Console(quiet=True))
+        with opened(fold) as session:
+            _prepared(fold, session, kept, Console(quiet=True))
     # 2. Each is a run of its own.
     write_config(folder, config)
-    if not all(_finetune_fold(fold, opened(fold), kept) for fold in folds):
-        return False
+    for fold in folds:
+        with opened(fold) as session:
+            if not _finetune_fold(fold, session, kept):
+                return False
     # 3. What they say together.
-    results = [json.loads((fold.run_folder() / RESULTS).read_text(encoding="utf-8")) for fold in folds]
-    parts = [{part: result[part] for part in ("validation", "test") if part in result} for result in results]
+    results = [read_results(fold.run_folder()) for fold in folds]
+    parts: list[dict[str, Any]] = [
+        {part: result[part] for part in ("validation", "test") if part in result} for result in results
+    ]
     write_results(folder, {"task": config.task.name, "folds": len(folds), **over_folds(parts)})
     console.say(f"done, all {len(folds)} folds: {folder}")
     return True

@@ -8,8 +8,7 @@ from typing import Annotated
 
 import typer
 
-from voxelwave.jobs.common.options import Resume, leave
-from voxelwave.jobs.common.outcome import Outcome
+from voxelwave.jobs.common.options import Resume, train_and_leave
 
 Config = Annotated[Path | None, typer.Argument(help="A YAML file, see configs/phantom; the reference run without one.")]
 Overrides = Annotated[
@@ -41,7 +40,7 @@ def train(
 ) -> None:
     """Train an embedding, and leave curves, history, scores and the best weights in the folder of the run.
 
-    The exit code is 0, or 130 where it was stopped.
+    The exit code is 0, or run.exit_code_when_stopped (130) where it was stopped.
     """
     # Threads that spin while they wait take the core that the worker renders phantoms on: with them a run took a third
     # longer on two cores. OpenMP reads this once, when torch is imported.
@@ -65,7 +64,8 @@ def train(
         whole = out_dir.expanduser().resolve()
         flags |= {"run.out_dir": str(whole.parent), "run.name": whole.name}
     given = {key: value for key, value in flags.items() if value is not None}
-    leave(Outcome(train_phantoms(load_phantom_config(config, overrides or [], given), resume=resume)))
+    checked = load_phantom_config(config, overrides or [], given)
+    train_and_leave(checked, lambda: train_phantoms(checked, resume=resume))
 
 
 def preview(

@@ -8,9 +8,9 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
-from voxelwave.data.batches.loaders import start_worker
+from voxelwave.data.batches.watched import WORKER_TIMEOUT_S, WatchedLoader
 from voxelwave.data.kspace.complex_transforms import (
     Augmentation,
     ComplexPipeline,
@@ -81,14 +81,17 @@ class PhantomSteps(Dataset[PhantomBatch]):
         self._triplets.set_epoch(epoch)
         return _batch(self._triplets, chosen)
 
-    def batches(self, start_step: int, end_step: int, *, num_workers: int = 0) -> Iterator[PhantomBatch]:
+    def batches(
+        self, start_step: int, end_step: int, *, num_workers: int = 0, timeout_s: float = WORKER_TIMEOUT_S
+    ) -> Iterator[PhantomBatch]:
         """Yield the batches of a range of steps, in order."""
-        yield from DataLoader(
+        yield from WatchedLoader(
             self,
+            "the phantoms of step {}".format,
             batch_size=None,
             sampler=range(start_step, end_step),
             num_workers=num_workers,
-            worker_init_fn=start_worker,
+            timeout_s=timeout_s,
         )
 
 

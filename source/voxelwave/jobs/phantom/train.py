@@ -19,6 +19,7 @@ from voxelwave.engine.schedule import plateau_factor, stalled
 from voxelwave.errors import DivergedError, InputError
 from voxelwave.evaluation.metric_learning import triplet_scores
 from voxelwave.evaluation.retrieval import recall_at
+from voxelwave.jobs.common.config import RunConfig
 from voxelwave.jobs.common.console import Console
 from voxelwave.jobs.common.session import Session, ShouldStop
 from voxelwave.jobs.phantom.config import PhantomConfig, check_phantom_config
@@ -32,7 +33,7 @@ from voxelwave.registry import EMBEDDINGS, METRIC_LOSSES
 
 # What may differ between a run and its continuation: none of it changes what the finished steps computed.
 FREE_TO_CHANGE = {
-    "run": ("out_dir", "tensorboard", "license"),
+    "run": (*RunConfig.FREE_TO_CHANGE, "license"),
     "data": ("num_workers",),
     "training": ("epochs", "learning_rate", "clip_norm", "device", "patience"),
 }
@@ -50,9 +51,9 @@ def train_phantoms(
 
     Raises InputError for what cannot be used and DivergedError where the loss stops being finite.
     """
-    session = Session(config, resume=resume, console=console, should_stop=should_stop)
-    session.check_continues(FREE_TO_CHANGE)
-    return session.run(partial(_train, config), device=config.training.device, precision=config.training.precision)
+    with Session(config, resume=resume, console=console, should_stop=should_stop) as session:
+        session.check_continues(FREE_TO_CHANGE)
+        return session.run(partial(_train, config), device=config.training.device, precision=config.training.precision)
 
 
 def _train(config: PhantomConfig, session: Session) -> bool:
@@ -91,8 +92,9 @@ def _train(config: PhantomConfig, session: Session) -> bool:
         return validate(objective, all_batches(held_out, batch_size=training.batch_size), device)
 
     # 3. Train.
+    batches = partial(steps.batches, num_workers=config.data.num_workers, timeout_s=config.run.timeout_s)
     complete = session.train(
-        *(model, optimizer, loss, partial(steps.batches, num_workers=config.data.num_workers), learning_rate),
+        *(model, optimizer, loss, batches, learning_rate),
         settings=LoopSettings(
             total_steps=training.epochs * steps.steps_per_epoch,
             steps_per_epoch=steps.steps_per_epoch,

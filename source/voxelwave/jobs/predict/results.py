@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -12,14 +11,15 @@ from torch import nn
 
 from voxelwave.contracts import Grid
 from voxelwave.data.listing.cases import Case
-from voxelwave.data.listing.manifest import printable
 from voxelwave.data.scaled import Scaled
 from voxelwave.downstream.classification import predict_targets
 from voxelwave.downstream.description import crop_size
 from voxelwave.downstream.inference import predict_volume, write_prediction
 from voxelwave.errors import InputError, UnusableVolume
 from voxelwave.ops.files import size_and_sha256, write_text
-from voxelwave.ops.tables import as_csv
+from voxelwave.ops.loggers import printable
+from voxelwave.ops.tables import as_csv, read_csv
+from voxelwave.ops.texts import read_json
 
 LEGEND = "labels.json"
 ORIGINS = "predictions.csv"
@@ -58,7 +58,7 @@ class SegmentationFolder:
         overlap: of windows, see `predict_volume`.
         batch_size: windows at a time.
 
-    Raises InputError for a folder that holds the predictions of another model, or made otherwise.
+    Raises InputError for a place that cannot be such a folder.
     """
 
     def __init__(
@@ -75,16 +75,24 @@ class SegmentationFolder:
             raise InputError(f"{out} is no folder: the label maps of a segmentation go into one")
         self._model, self._out, self._places = model, out, places
         self._window, self._overlap, self._batch_size = _window(description), overlap, batch_size
-        self.lock = out / ".lock"
         self._legend = {
             "classes": {str(value): name for value, name in enumerate(description["task"]["classes"])},
             "model": description["sha256"],
             "overlap": overlap,
         }
-        record = out / LEGEND
-        if record.exists() and (differing := _differing(record, self._legend)):
-            raise InputError(f"{out} holds predictions with another {differing} ({record}): choose another folder")
+        self._origins: dict[str, Origin] = {}
         out.mkdir(parents=True, exist_ok=True)
+
+    def go_on(self) -> None:
+        """Take what an earlier call wrote for done.
+
+        Raises InputError where that are the predictions of another model, or made otherwise.
+        """
+        record = self._out / LEGEND
+        if record.exists() and (differing := _differing(record, self._legend)):
+            raise InputError(
+                f"{self._out} holds predictions with another {differing} ({record}): choose another folder"
+            )
         self._origins = dict(self._read())
 
     def has(self, case: Case) -> bool:
@@ -133,10 +141,12 @@ class SegmentationFolder:
         if not record.exists():
             return
         try:
-            with record.open(newline="", encoding="utf-8") as file:
-                for row in csv.DictReader(file):
-                    yield row["result"], Origin(row["image"], int(row["bytes"]), row["sha256"])
-        except (UnicodeDecodeError, csv.Error, KeyError, TypeError, ValueError) as error:
+            rows = read_csv(record)
+            columns = next(rows, (0, []))[1]
+            for _, cells in rows:
+                row = dict(zip(columns, cells, strict=True))
+                yield printable(row["result"]), Origin(printable(row["image"]), int(row["bytes"]), row["sha256"])
+        except (KeyError, ValueError) as error:
             raise InputError(
                 f"{record} does not say which image each prediction is of ({error}): move it away"
             ) from None
@@ -145,7 +155,7 @@ class SegmentationFolder:
 class TargetTable:
     """A CSV with a row for each case: image, modality, probability of each target, model, and the image's checksum.
 
-    Raises InputError for a file that is no such table, or one of another model.
+    Raises InputError for a place that cannot be such a file.
     """
 
     def __init__(self, model: nn.Module, description: Mapping[str, Any], out: Path) -> None:
@@ -157,9 +167,13 @@ class TargetTable:
         self._targets = list(description["task"]["targets"])
         self._name = description["sha256"][:MODEL_DIGITS]
         self._columns = ["image", "modality", *self._targets, "model", "bytes", "sha256"]
-        self._rows = {row["image"]: row for row in self._read()} if out.exists() else {}
+        self._rows: dict[str, dict[str, str]] = {}
         out.parent.mkdir(parents=True, exist_ok=True)
-        self.lock = out.with_name(f".lock-{out.name}")
+
+    def go_on(self) -> None:
+        """Take the rows of an earlier call for done; raises InputError where they are another model's, or no table."""
+        if self._out.exists():
+            self._rows = {printable(row["image"]): row for row in self._read()}
 
     def has(self, case: Case) -> bool:
         """Tell whether a case has a row, and of its image as it is now."""
@@ -180,12 +194,11 @@ class TargetTable:
 
     def _read(self) -> list[dict[str, str]]:
         try:
-            with self._out.open(newline="", encoding="utf-8") as file:
-                table = csv.DictReader(file)
-                rows = list(table)
-        except (UnicodeDecodeError, csv.Error) as error:
+            (_, columns), *lines = list(read_csv(self._out)) or [(0, [])]
+        except InputError as error:
             raise InputError(f"{self._out} is no table of predictions ({error}): choose another file") from None
-        if table.fieldnames != self._columns or any(row["model"] != self._name for row in rows):
+        rows = [dict(zip(columns, cells, strict=False)) for _, cells in lines]
+        if columns != self._columns or any(row.keys() != {*columns} or row["model"] != self._name for row in rows):
             raise InputError(f"{self._out} is no table of predictions of this model: choose another file")
         return rows
 
@@ -200,7 +213,7 @@ def _window(description: Mapping[str, Any]) -> Grid:
 def _differing(record: Path, legend: Mapping[str, Any]) -> str | None:
     """Return the first key of `legend` that has another value in the `record` of an earlier call, None for no key."""
     try:
-        before = json.loads(record.read_text(encoding="utf-8"))
+        before = read_json(record)
         return next((key for key, value in legend.items() if before.get(key) != value), None)
     except (ValueError, AttributeError):
         return "legend"

@@ -52,7 +52,7 @@ def predict(
         raise InputError(
             f"overlap lies in 0 to 1 (without 1) and batch_size is at least 1: got {overlap}, {batch_size}"
         )
-    # 1. The model, the images, and what is done already.
+    # 1. The model and the images.
     model, description = load_finetuned(run)
     model.to(best_device())
     images = Images(source, modality)
@@ -62,12 +62,13 @@ def predict(
     else:
         places = _places(images.cases, source)
         results = SegmentationFolder(model, description, out, places=places, overlap=overlap, batch_size=batch_size)
-    todo = images.without(results.has)
-    out_before = len(images.refused)
 
-    # 2. One image after the other; each is on disk before the next.
+    # 2. One image after the other but for those that are done; each is on disk before the next.
     features: Any = model.features
-    with locked(results.lock), stop_on_signal() as signalled:
+    with locked(out), stop_on_signal() as signalled:
+        results.go_on()
+        todo = images.without(results.has)
+        out_before = len(images.refused)
         done = images.each(
             todo,
             ScanReader(features),

@@ -19,7 +19,7 @@ SIDE = 112
 MARGIN = 2
 BRIGHT = 0.1
 SAMPLED_SIDE = 64
-JPEG_QUALITY = 85
+JPEG, JPEG_QUALITY = b"\xff\xd8\xff", 85
 
 
 @dataclass(frozen=True)
@@ -86,6 +86,12 @@ def save_strip(path: Path, strip: UInt8[ndarray, "row column"]) -> None:
     """Write a strip of slices as a JPEG of some kilobytes, whole or not at all."""
     with replacing(path) as part:
         Image.fromarray(strip).save(part, "JPEG", quality=JPEG_QUALITY, optimize=True)
+
+
+def is_picture(path: Path) -> bool:
+    """Tell by how it begins whether a file is a JPEG, as `save_strip` writes it."""
+    with path.open("rb") as file:
+        return file.read(len(JPEG)) == JPEG
 
 
 def contact_sheet(entries: Sequence[Entry], title: str, summary: Mapping[str, str]) -> str:

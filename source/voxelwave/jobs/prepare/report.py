@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from rich.markup import escape
 from rich.table import Table
 
 from voxelwave.data.listing.manifest import LABEL, MANIFEST, Row
@@ -28,7 +29,7 @@ def print_summary(rows: Sequence[Row], out: Path, *, complete: bool, console: Co
     table = Table("modality", "told by", "volumes", title="accepted", title_justify="left")
     table.columns[2].justify = "right"
     for (modality, rule), count in sorted(by_rule.items()):
-        table.add_row(modality, rule, str(count))
+        table.add_row(escape(modality), escape(rule), str(count))
     console.print(table)
     _list([row for row in rows if not row.accepted], "refused", lambda row: row.reason, console)
     _list([row for row in rows if row.accepted and "unsure" in row.told_by], "unsure of the modality", _told, console)
@@ -41,8 +42,9 @@ def print_summary(rows: Sequence[Row], out: Path, *, complete: bool, console: Co
     refusals = sum(not row.accepted for row in rows)
     state = "prepared" if complete else "stopped, the same command goes on; so far"
     console.say(
-        f"{state}: {counts} of {subjects}; {refusals} refused, {damaged} of them because they cannot be read\n"
-        f"every file and its reason: {out / MANIFEST}\npictures: {out / CONTACT_SHEET}",
+        f"{state}: {counts} of {subjects}; {refusals} refused, {damaged} of them because they cannot be read",
+        f"every file and its reason: {out / MANIFEST}",
+        f"pictures: {out / CONTACT_SHEET}",
     )
     return damaged
 

@@ -12,12 +12,13 @@ from typing import Any
 
 from voxelwave.data.listing.manifest import LABEL, MANIFEST, Row, as_csv, read_manifest, split_of, write_manifest
 from voxelwave.data.listing.scans import Scan, find_scans, frames_of
-from voxelwave.data.store import StoredVolume
+from voxelwave.data.store import StoredVolume, is_store_file
 from voxelwave.engine.signals import stop_on_signal
 from voxelwave.errors import InputError, UnusableVolume
 from voxelwave.jobs.common.console import Console, tracked
 from voxelwave.jobs.common.outcome import Outcome
 from voxelwave.jobs.common.processes import run_all
+from voxelwave.jobs.prepare.contact_sheet import is_picture
 from voxelwave.jobs.prepare.labels import pair_labels
 from voxelwave.jobs.prepare.preparation import Preparation, channels_of
 from voxelwave.jobs.prepare.report import print_summary, write_contact_sheet
@@ -31,7 +32,7 @@ from voxelwave.jobs.prepare.work import (
     store_scan,
     stored_stem,
 )
-from voxelwave.ops.files import free_stem, locked
+from voxelwave.ops.files import below, free_stem, locked
 
 DUPLICATE = "the same content as "
 FRAME = re.compile(r"#\d+$")
@@ -79,10 +80,8 @@ class Preparer:
         check_data_set(self.out, self.how)
         found = find_scans(sources)
         self.out.mkdir(parents=True, exist_ok=True)
-        with locked(self.out / ".lock"), stop_on_signal() as signalled:
+        with locked(self.out), stop_on_signal() as signalled:
             self._holdout = record_settings(self.out, self.how, self.holdout)
-            for part in self.out.rglob(".part-*"):
-                part.unlink()
 
             def asked() -> bool:
                 return signalled.asked or self._should_stop()
@@ -118,6 +117,8 @@ class Preparer:
         """Return the volumes of all files, and the names of those that are done already."""
         manifest = self.out / MANIFEST
         known = read_manifest(manifest) if manifest.exists() else []
+        if foreign := next((row.file for row in known if not Path(row.file).is_absolute()), None):
+            raise InputError(f"{manifest} lists '{foreign}', which is no whole path: prepare into another folder")
         self._rows = {_key(row): row for row in known}
         self._outputs = {row.output for row in known if row.output}
         for scan, reason in unusable:
@@ -182,7 +183,7 @@ class Preparer:
             return
         scans = {job.scan.name: job.scan for job in jobs}
         self._save(self._rows.values())
-        rows = run_all(work, jobs, workers=self.workers, should_stop=should_stop)
+        rows = run_all(work, jobs, workers=self.workers, should_stop=should_stop, name=lambda job: job.scan.name)
         with (self.out / MANIFEST).open("a", encoding="utf-8") as journal:
             for row in tracked(rows, what, total=len(jobs)):
                 self._outputs |= {row.output} - {""}
@@ -221,9 +222,14 @@ class Preparer:
         """Write the manifest; first delete what was stored for scans that have changed or turned out to be copies."""
         # In this order, since what no row names is never found again.
         for output in self._outputs - {row.output for row in rows}:
-            stored = self.out / output
-            stored.unlink(missing_ok=True)
-            picture_of(self.out, stored).unlink(missing_ok=True)
+            stored = below(self.out, output)
+            picture = picture_of(self.out, stored)
+            for path, is_own in ((stored, is_store_file), (picture, is_picture)):
+                if path.is_file():
+                    if is_own(path):
+                        path.unlink()
+                    else:  # written by something else, whatever the manifest says
+                        self.console.say(f"left where it is, since it was not written here: {path}")
         write_manifest(self.out / MANIFEST, rows)
 
 

@@ -16,6 +16,7 @@ from voxelwave.errors import InputError
 from voxelwave.jobs.common.config_file import apply_override
 from voxelwave.jobs.prepare.preparation import Preparation
 from voxelwave.ops.files import write_text
+from voxelwave.ops.texts import read_json
 from voxelwave.registry import MODALITIES
 
 FORMAT_VERSION = 1
@@ -100,9 +101,11 @@ def record_settings(out: Path, how: Preparation, holdout: float | None) -> float
 def _check_same(record: Path, settings: dict[str, Any]) -> float:
     """Return the share of test subjects of a data set; raises InputError where it was made with other settings."""
     try:
-        made = json.loads(record.read_text(encoding="utf-8"))
-        version, before, holdout = made["format_version"], made["settings"], float(made["holdout"])
-    except (ValueError, KeyError, TypeError):
+        made = read_json(record)
+        version, before, holdout = made["format_version"], dict(made["settings"]), float(made["holdout"])
+        if not 0 <= holdout < 1:
+            raise ValueError(f"holdout is {holdout}")
+    except (ValueError, KeyError, TypeError, OverflowError):
         raise InputError(f"{record} is damaged: prepare into another folder") from None
     if version != FORMAT_VERSION:
         raise InputError(f"{record.parent} has format {version}, this voxelwave writes {FORMAT_VERSION}")

@@ -20,8 +20,9 @@ from voxelwave.data.store import SUFFIX, StoredInfo, StoredVolume, write_stored
 from voxelwave.errors import DamagedVolume, UnusableVolume
 from voxelwave.jobs.prepare.contact_sheet import save_strip, three_slices
 from voxelwave.jobs.prepare.preparation import Preparation, prepare
+from voxelwave.ops.files import below
 
-PICTURES = "pictures"
+PICTURES = Path("pictures")
 PICTURED_SIDE = 192
 
 
@@ -57,8 +58,7 @@ def store_scan(job: ScanJob, *, how: Preparation, out: Path) -> Row:
         reason = f"cannot be prepared: {type(error).__name__}: {' '.join(str(error).split())[:160]}"
         return refused(scan, how, DamagedVolume(reason), facts)
     modality = prepared.info.modality
-    path = out / modality / f"{job.stem}{SUFFIX}"
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path = _place(out, modality, job.stem)
     write_stored(path, prepared.volume, prepared.info, prepared.foreground)
     step = _step(prepared.volume)
     shown = readers[modality].scale(prepared.volume[::step, ::step, ::step], prepared.info.bounds)
@@ -76,8 +76,7 @@ def store_label(job: LabelJob, *, how: Preparation, out: Path) -> Row:
     except UnusableVolume as unusable:
         return refused(job.scan, how, unusable, {"modality": LABEL, "told_by": job.told_by})
     array = in_smallest_type(placed)
-    path = out / f"{LABEL}s" / f"{job.stem}{SUFFIX}"
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path = _place(out, f"{LABEL}s", job.stem)
     info = StoredInfo(modality=LABEL, affine=image.info.affine)
     write_stored(path, array, info)
     step = _step(array)
@@ -126,8 +125,15 @@ def stored_stem(row: Row) -> str:
 
 
 def picture_of(out: Path, stored: Path) -> Path:
-    """Return where the picture of a stored volume is."""
-    return (out / PICTURES / stored.relative_to(out)).with_suffix(".jpg")
+    """Return where the picture of a stored volume is; raises InputError where links lead out of the data set."""
+    return below(out, (PICTURES / stored.relative_to(out)).with_suffix(".jpg").as_posix())
+
+
+def _place(out: Path, folder: str, stem: str) -> Path:
+    """Return where a volume is stored, in a folder that is there; raises InputError where links lead out of `out`."""
+    path = below(out, f"{folder}/{stem}{SUFFIX}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
 
 
 def _picture(shown: Float32[ndarray, "channel depth height width"], affine: Any, path: Path, step: int) -> None:

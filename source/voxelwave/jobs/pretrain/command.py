@@ -7,8 +7,7 @@ from typing import Annotated
 
 import typer
 
-from voxelwave.jobs.common.options import Overrides, Resume, leave
-from voxelwave.jobs.common.outcome import Outcome
+from voxelwave.jobs.common.options import Overrides, Resume, train_and_leave
 
 
 def pretrain(
@@ -18,9 +17,10 @@ def pretrain(
 ) -> None:
     """Pretrain one model on MRI and CT, and leave weights, logs and figures in <out_dir>/<name>.
 
-    The exit code is 0, or 130 where it was stopped.
+    The exit code is 0, or run.exit_code_when_stopped (130) where it was stopped.
     """
     from voxelwave.jobs.pretrain.config import load_config
     from voxelwave.jobs.pretrain.run import pretrain as run
 
-    leave(Outcome(run(load_config(config, overrides or []), resume=resume)))
+    checked = load_config(config, overrides or [])
+    train_and_leave(checked, lambda: run(checked, resume=resume))

@@ -56,7 +56,7 @@ class TrainingData:
             console.say(f"left out {refusal.path}: {refusal.reason}")
         self._files = selection.files()
         console.say("volumes: " + ", ".join(f"{count} {name}" for name, count in self.counts().items()))
-        self._data, self._pin_memory = data, pin_memory
+        self._data, self._pin_memory, self._timeout_s = data, pin_memory, config.run.timeout_s
         self._view = RandomView(
             crop_size=data.crop_size, view_share=data.view_share, foreground_share=data.foreground_share
         )
@@ -112,7 +112,13 @@ class TrainingData:
     def batches(self, start_step: int, end_step: int) -> Iterator[Batch]:
         """Load the batches of a range of steps, in order, and say of each file once why it had to be passed over."""
         sampler, told = self._schedule.batches(start_step, end_step), set[str]()
-        loader = make_loader(self._dataset, sampler, num_workers=self._data.num_workers, pin_memory=self._pin_memory)
+        loader = make_loader(
+            self._dataset,
+            sampler,
+            num_workers=self._data.num_workers,
+            pin_memory=self._pin_memory,
+            timeout_s=self._timeout_s,
+        )
         for batch in loader:
             for problem in batch.problems:
                 if problem not in told:

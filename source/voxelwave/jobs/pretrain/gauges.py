@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,7 +14,6 @@ from torch import Tensor
 
 from voxelwave import __version__
 from voxelwave.data.listing.cases import Case, find_cases
-from voxelwave.data.listing.discovery import real_path
 from voxelwave.downstream.description import describe_run
 from voxelwave.downstream.embedding import embed_volume, fitted_size, frame, random_crops
 from voxelwave.downstream.features import FeaturePyramid
@@ -27,8 +27,10 @@ from voxelwave.jobs.pretrain.config import Config
 from voxelwave.jobs.pretrain.data import TrainingData
 from voxelwave.jobs.pretrain.pair_data import PairData
 from voxelwave.jobs.pretrain.pretrainer import Pretrainer
+from voxelwave.ops.files import real_path
 from voxelwave.ops.seeding import numpy_generator, torch_generator
 
+ALIGNMENT, SOLVED = "alignment", 0.99
 RETRIEVED_SCANS, CROPS = 16, 2
 INVERSE_PENALTY = 0.01  # one, so that a probing takes a moment: `voxelwave probe` chooses among several
 
@@ -166,6 +168,28 @@ class OnlineProbe:
                 if problem := probe_problem(targets, subjects):
                     self._console.say(f"not probed: {target} ({modality}): {problem}")
         return cases
+
+
+class Saturation:
+    """Called with the row of every epoch it returns its loss, and says once when the contrastive task is solved.
+
+    That is when in each modality more than 99 % of the places find themselves, on average over the epoch.
+    """
+
+    def __init__(self, console: Console, *, weight: float) -> None:
+        self._console, self._waits = console, weight > 0
+
+    def __call__(self, row: Mapping[str, Any]) -> float:
+        """Return the loss of the epoch, which its weights are judged by."""
+        found = [value for name, value in row.items() if name == ALIGNMENT or name.endswith(f"_{ALIGNMENT}")]
+        if self._waits and found and min(found) > SOLVED:
+            self._waits = False
+            self._console.say(
+                f"alignment stayed above {SOLVED} in epoch {row['epoch']}: nearly every place finds itself: "
+                f"the contrastive task is solved and teaches nothing more; what the features are worth is said by "
+                f"`voxelwave probe`, beside raw voxels"
+            )
+        return float(row["loss"])
 
 
 def _targets_of(cases: Sequence[Case]) -> list[str]:

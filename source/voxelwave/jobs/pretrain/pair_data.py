@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 from typing import Any
 
@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from voxelwave.data.batches.alternating import AlternatingSchedule
-from voxelwave.data.batches.loaders import Batch, make_loader
+from voxelwave.data.batches.loaders import Batch
 from voxelwave.data.batches.pairs import Geometry, HeadPairs, PairedLabels, collate_pairs
+from voxelwave.data.batches.watched import WatchedLoader
 from voxelwave.data.listing.cases import find_cases
 from voxelwave.data.listing.discovery import VolumeFile
 from voxelwave.errors import InputError
@@ -37,7 +38,7 @@ class PairData:
         data, training, pairs = config.data, config.training, config.data.pairs
         assert pairs is not None
         self.seed, self._rank, self._pin_memory, self._data = config.run.seed, rank, pin_memory, data
-        self._stripped = pairs.stripped
+        self._stripped, self._timeout_s = pairs.stripped, config.run.timeout_s
         self._windows_hu = MODALITIES.build("ct", **data.modalities.get("ct", {})).windows_hu
         # Several images of one head share its label map.
         cases = [case for case in find_cases(pairs.cases) if case.label is not None]
@@ -133,13 +134,14 @@ class PairData:
         return shown
 
     def _load(self, sampler: Any) -> Iterator[PairedLabels]:
-        loader: Iterable[Any] = make_loader(
-            *(self._dataset, sampler),
+        yield from WatchedLoader(
+            *(self._dataset, self._dataset.file_of),
+            batch_sampler=sampler,
             num_workers=self._data.num_workers,
+            timeout_s=self._timeout_s,
             pin_memory=self._pin_memory,
-            collate=collate_pairs,
+            collate_fn=collate_pairs,
         )
-        yield from loader
 
     def _rendered(
         self, labels: Tensor, to_mm: Tensor, contrasts: Sequence[str], generator: torch.Generator, device: torch.device

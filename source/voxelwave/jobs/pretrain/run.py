@@ -14,13 +14,14 @@ from voxelwave.downstream.description import describe_run
 from voxelwave.downstream.load_backbone import save_backbone
 from voxelwave.engine.loop import LoopSettings
 from voxelwave.engine.schedule import warmup_cosine_rate
+from voxelwave.jobs.common.config import RunConfig
 from voxelwave.jobs.common.console import Console
 from voxelwave.jobs.common.run_folder import marks_of
 from voxelwave.jobs.common.session import Session, ShouldStop
 from voxelwave.jobs.pretrain.config import Config
 from voxelwave.jobs.pretrain.data import TrainingData
 from voxelwave.jobs.pretrain.figures import draw_curves, draw_reconstructions
-from voxelwave.jobs.pretrain.gauges import OnlineProbe
+from voxelwave.jobs.pretrain.gauges import OnlineProbe, Saturation
 from voxelwave.jobs.pretrain.pair_data import PairData
 from voxelwave.jobs.pretrain.pretrainer import Pretrainer, build_pretrainer, count_parameters, weight_decay_groups
 from voxelwave.jobs.pretrain.sparse_choice import NOTHING_SPARSE, choose_sparse
@@ -29,7 +30,7 @@ from voxelwave.ops.seeding import torch_generator
 
 # What may differ between a run and its continuation: none of it changes what the finished steps computed.
 FREE_TO_CHANGE = {
-    "run": ("out_dir", "tensorboard"),
+    "run": RunConfig.FREE_TO_CHANGE,
     "model": ("sparse",),
     "data": ("num_workers", "check_content", "probe_cases"),
     "training": (
@@ -48,15 +49,13 @@ def pretrain(
 ) -> bool:
     """Train as `config` says; True where the run is complete, False where it was stopped and can be resumed.
 
-    `should_stop` is asked after every step, beside SIGINT and SIGTERM. Raises InputError for what cannot be used and
-    DivergedError where the loss stops being finite.
+    `should_stop` is asked after every step, beside the signals that ask to stop. Raises InputError for what cannot be
+    used and DivergedError where the loss stops being finite.
     """
-    session = Session(config, resume=resume, console=console, should_stop=should_stop)
-    session.check_continues(FREE_TO_CHANGE)
     training = config.training
-    return session.run(
-        partial(_train, config), device=training.device, precision=training.precision, devices=training.devices
-    )
+    with Session(config, resume=resume, console=console, should_stop=should_stop, devices=training.devices) as session:
+        session.check_continues(FREE_TO_CHANGE)
+        return session.run(partial(_train, config), device=training.device, precision=training.precision)
 
 
 def _train(config: Config, session: Session) -> bool:
@@ -110,6 +109,7 @@ def _train(config: Config, session: Session) -> bool:
         metadata={"files": files, "contents": marks_of(contents), "sparse": sparse.name},
         after_step=pretrainer.after_step,
         probe=OnlineProbe(config, pretrainer, data, writes=session.is_first, console=console),
+        score=Saturation(console, weight=config.loss.contrastive_weight),
     )
 
     # 4. What the run leaves.

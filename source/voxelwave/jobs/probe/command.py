@@ -19,11 +19,14 @@ def probe(
     label_classes: Annotated[
         str, typer.Option(help="Label values to tell apart, e.g. grey=6,deep=8+11; all where not given.")
     ] = "",
+    transfer: Annotated[
+        str, typer.Option(help="E.g. mri:ct,T1:T2, fitted on one and read on the other; by modality where not given.")
+    ] = "",
     depth: Depth = None,
     out: Annotated[Path, typer.Option(help="Written over, with a picture beside it.")] = Path("probe.json"),
     seed: Annotated[int, typer.Option(help="Of the random backbone, the crops, the folds.")] = 0,
 ) -> None:
-    """Show what frozen features tell of scans, beside those of the same backbone with random weights."""
+    """Show what frozen features tell of scans, beside random weights and raw voxels."""
     from voxelwave.jobs.probe.run import probe as run
 
     asked = None if targets is None else [name.strip() for name in targets.split(",") if name.strip()]
@@ -33,6 +36,7 @@ def probe(
         label=label,
         targets=asked,
         label_classes=label_classes,
+        transfer=transfer,
         depth=depth,
         out=out,
         seed=seed,

@@ -1,4 +1,4 @@
-"""Probing: how much the frozen features of a backbone tell, compared with those of the same network untrained."""
+"""Probing: how much frozen features tell, compared with those of the same network untrained and with raw voxels."""
 
 from __future__ import annotations
 
@@ -20,9 +20,12 @@ from voxelwave.engine.runtime import best_device
 from voxelwave.errors import InputError
 from voxelwave.evaluation.estimates import Estimate
 from voxelwave.jobs.common.console import Console
-from voxelwave.jobs.probe.features import Probed, parse_classes, probe_cases
+from voxelwave.jobs.probe.correspondence import compare_scans
+from voxelwave.jobs.probe.features import RAW, Probed, parse_classes, probe_cases
 from voxelwave.jobs.probe.figures import draw_embeddings
-from voxelwave.jobs.probe.tasks import PRETRAINED, UNTRAINED, Comparison, Result
+from voxelwave.jobs.probe.kinds import is_of, parse_transfers
+from voxelwave.jobs.probe.raw import over_channels
+from voxelwave.jobs.probe.tasks import ARMS, PRETRAINED, UNTRAINED, Comparison, Result
 from voxelwave.ops.files import replacing, write_text
 from voxelwave.registry import MODALITIES
 
@@ -39,15 +42,18 @@ def probe(
     label_classes: str = "",
     depth: int | None = None,
     out: Path = Path("probe.json"),
+    transfer: str = "",
     seed: int = 0,
     console: Console | None = None,
 ) -> list[Result]:
-    """Probe a backbone and its untrained twin on the same cases; print a table, write `out` and a picture beside it.
+    """Probe a backbone, its untrained twin and raw voxels on the same cases; print a table, write `out` and a picture.
 
     For each modality: a linear classifier and nearest neighbours for every target; a linear classifier of single tokens
     for the labels that ten subjects have, or half of the subjects where they are fewer than twenty; retrieval between
     the crops of a scan; effective rank and deviation. Where cases are of several modalities, `modality` is a target
     too, but an easy one: each channel count has its own patch embedding, so that a random backbone tells them apart.
+    From each kind of scan to each that `transfer` names: classifiers of tokens that were fitted on the one and read the
+    other, and where the nearest token of a scan of the other lies.
 
     Args:
         weights: what `load_backbone` takes.
@@ -58,6 +64,7 @@ def probe(
         label_classes: label values to tell apart, such as "grey=6,deep=8+11"; "" tells all apart.
         depth: the block after which features are taken, of both; None is the last.
         out: a .json file, which is overwritten.
+        transfer: what `parse_transfers` takes, such as "mri:ct,T1:T2"; "" is from each modality to each.
         seed: of the untrained backbone, the crops, tokens, folds and resamples.
 
     Raises InputError for what cannot be used.
@@ -74,6 +81,7 @@ def probe(
     asked = _asked(listed, targets, str(cases))
     if classes is not None and not any(case.label for case in listed):
         raise InputError(f"--label-classes: no case of {cases} has a label map")
+    transfers = parse_transfers(transfer, listed)
     reader, names = ScanReader(features), list(dict.fromkeys(case.modality for case in listed))
     for name in names:
         reader.modality(name)
@@ -97,10 +105,15 @@ def probe(
                 chosen = [of.cases[number] for number in known]
                 scans = {arm: vectors[known] for arm, vectors in of.scans.items()}
                 comparison.target(target, name, chosen, scans, [case.targets[target] for case in chosen])
+    usable = [case for of in probed.values() for case in of.cases]
     if MODALITY in asked:
-        everyone = [case for of in probed.values() for case in of.cases]
         joined = {arm: np.concatenate([of.scans[arm] for of in probed.values()]) for arm in backbones}
-        comparison.target(MODALITY, "all", everyone, joined, [names.index(case.modality) for case in everyone])
+        joined[RAW] = np.concatenate([over_channels(of.scans[RAW], of.channels) for of in probed.values()])
+        comparison.target(MODALITY, "all", usable, joined, [names.index(case.modality) for case in usable])
+    for one in transfers:
+        comparison.transfer(one, probed)
+        origin, goal = ([case for case in usable if is_of(kind)(case)] for kind in one)
+        comparison.correspondence(one, *compare_scans(origin, goal, backbones, classes=classes, seed=seed))
     console.say(*(f"not probed: {task}: {problem}" for task, problem in comparison.problems.items()))
     if targets and not {result.task for result in comparison.results} & set(targets):
         raise InputError(f"no target can be probed: {'; '.join(map(': '.join, comparison.problems.items()))}")
@@ -130,7 +143,9 @@ def _asked(cases: Sequence[Case], targets: Sequence[str] | None, where: str) -> 
 
 
 def _table(results: Sequence[Result]) -> Table:
-    table = Table("task", "probe", PRETRAINED, UNTRAINED, "gain", "chance", caption="± standard error over subjects")
+    columns = ("task", "probe", *ARMS, "gain", "gain over raw", "chance")
+    has_oracle = any(result.oracle is not None for result in results)
+    table = Table(*columns, *["oracle"] * has_oracle, caption="± standard error over subjects")
     for column in table.columns[2:]:
         column.justify = "right"
     before = ""
@@ -140,8 +155,10 @@ def _table(results: Sequence[Result]) -> Table:
             table.add_section()
         probe = result.measure if result.probe == "none" else f"{result.probe}: {result.measure}"
         chance = "" if result.pretrained.chance is None else f"{result.pretrained.chance:.2f}"
-        values = (_figure(of) for of in (result.pretrained, result.untrained))
-        table.add_row(escape(task) if task != before else "", probe, *values, _figure(result.gain, "+"), chance)
+        values = [_figure(of) for of in (result.pretrained, result.untrained, result.raw)]
+        values += [_figure(of, "+") for of in (result.gain, result.gain_over_raw)]
+        oracle = "" if result.oracle is None else f"{result.oracle:.2f}"
+        table.add_row(escape(task) if task != before else "", probe, *values, chance, *[oracle] * has_oracle)
         before = task
     return table
 

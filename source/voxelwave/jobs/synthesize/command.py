@@ -7,15 +7,36 @@ from typing import Annotated
 
 import typer
 
+from voxelwave.jobs.common.options import leave
+
 
 def synthesize(
     out: Annotated[Path, typer.Argument(help="Folder to write mri/, ct/ and labels/ into.")],
-    num_mri: Annotated[int, typer.Option(help="Number of MRI heads.")] = 8,
-    num_ct: Annotated[int, typer.Option(help="Number of CT heads.")] = 8,
+    num_mri: Annotated[int | None, typer.Option(help="Number of MRI heads; 8, or none with --num-heads.")] = None,
+    num_ct: Annotated[int | None, typer.Option(help="Number of CT heads; 8, or none with --num-heads.")] = None,
+    num_heads: Annotated[int, typer.Option(help="Number of heads that are shown in each of --contrasts.")] = 0,
+    contrasts: Annotated[str, typer.Option(help="Of these heads.")] = "T1,T2,FLAIR,MRA,CT",
     size: Annotated[int, typer.Option(help="Voxels along each side.")] = 96,
     seed: Annotated[int, typer.Option(help="What all random shapes and contrasts follow from.")] = 0,
+    workers: Annotated[
+        int | None, typer.Option(help="Processes; as many as are worth their start where not given.")
+    ] = None,
 ) -> None:
-    """Generate MRI and CT heads with labels, as NIfTI files."""
+    """Generate MRI and CT heads with labels, as NIfTI files; called again, it goes on.
+
+    The exit code is 0, or 130 where it was stopped.
+    """
     from voxelwave.jobs.synthesize.run import synthesize as run
 
-    run(out, num_mri=num_mri, num_ct=num_ct, size=size, seed=seed)
+    default = 0 if num_heads else 8
+    outcome = run(
+        out,
+        num_mri=default if num_mri is None else num_mri,
+        num_ct=default if num_ct is None else num_ct,
+        num_heads=num_heads,
+        contrasts=[name.strip() for name in contrasts.split(",")],
+        size=size,
+        seed=seed,
+        workers=workers,
+    )
+    leave(outcome)

@@ -4,90 +4,146 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
 
 from voxelwave.data.listing.cases import CASES
 from voxelwave.data.modalities.ct import CT
+from voxelwave.engine.signals import stop_on_signal
 from voxelwave.errors import InputError
-from voxelwave.jobs.common.console import tracked
+from voxelwave.jobs.common.console import Console, tracked
+from voxelwave.jobs.common.outcome import Outcome
 from voxelwave.jobs.common.processes import run_all
-from voxelwave.ops.files import replacing, write_text
+from voxelwave.ops.files import locked, replacing, write_text
 from voxelwave.ops.seeding import numpy_generator
 from voxelwave.ops.tables import as_csv
-from voxelwave.physics.heads3d import LESIONS, MRI_CONTRASTS, Tissue, draw_head, render_ct, render_mri
+from voxelwave.ops.texts import read_json
+from voxelwave.physics.heads3d import LESIONS, MRI_CONTRASTS, Labels, Tissue, draw_head, render_ct, render_mri
 
 CT_LAYOUTS = ("hu", "windows", "windows5d")
+CONTRASTS = (*MRI_CONTRASTS, "CT")  # of a head that is shown several times
+SHARED = "shared"  # by several images
 SMALLEST_SIZE = 32
 HEADS_PER_PROCESS = 8
 
 
 @dataclass(frozen=True)
 class Head:
-    """One head to write: the place of its image and of its labels, and the key of its generator."""
+    """One head to write: the place of each of its images and of its labels, and the key of its generator.
 
-    image: Path
+    Attributes:
+        images: by contrast or layout, all of the one label map.
+        drawn_as: one for MRI, for CT and for heads that are shown several times, so that no two are the same head.
+    """
+
+    images: dict[str, Path]
     labels: Path
-    modality: str
-    variant: str
+    drawn_as: str
     index: int
+
+    @property
+    def subject(self) -> str:
+        """Whose head it is."""
+        return f"{self.drawn_as}_{self.index:04d}"
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """All that is written of it."""
+        return (*self.images.values(), self.labels)
 
 
 def synthesize(
-    out: Path, *, num_mri: int, num_ct: int, size: int = 96, seed: int = 0, workers: int | None = None
-) -> None:
+    out: Path,
+    *,
+    num_mri: int,
+    num_ct: int,
+    num_heads: int = 0,
+    contrasts: Sequence[str] = CONTRASTS,
+    size: int = 96,
+    seed: int = 0,
+    workers: int | None = None,
+    console: Console | None = None,
+) -> Outcome:
     """Write `num_mri` MRI and `num_ct` CT heads of `size` voxels of 1 mm to `out`, with label maps and `cases.csv`.
 
     MRI contrasts and CT layouts (Hounsfield units; three windows in the last axis, `[D, H, W, 3]` and
-    `[D, H, W, 1, 3]`) take turns. A head depends on `seed` and its own index only; files that exist are kept.
+    `[D, H, W, 1, 3]`) take turns. `num_heads` more heads are each shown in all of `contrasts`, on one grid with one
+    label map. A head depends on `seed` and its own index only, an image also on its contrast; files that exist are
+    kept.
 
     Raises:
-        InputError: nothing to write, too small a size, or `out` holds heads made with other settings.
+        InputError: nothing to write, an unknown contrast, too small a size, or `out` holds heads made with other
+            settings.
     """
-    if num_mri < 0 or num_ct < 0 or num_mri + num_ct < 1:
-        raise InputError(f"there is no head to write: num_mri is {num_mri}, num_ct is {num_ct}; ask for 1 or more")
+    if min(num_mri, num_ct, num_heads) < 0 or num_mri + num_ct + num_heads < 1:
+        raise InputError(
+            f"there is no head to write: num_mri is {num_mri}, num_ct is {num_ct}, num_heads is {num_heads}; ask for "
+            f"1 or more"
+        )
+    if not contrasts or len(set(contrasts)) < len(contrasts) or not set(contrasts) <= set(CONTRASTS):
+        raise InputError(f"contrasts are some of {', '.join(CONTRASTS)}, each once, got '{','.join(contrasts)}'")
     if size < SMALLEST_SIZE:
         raise InputError(f"size is {size}: a head needs at least {SMALLEST_SIZE} voxels along each edge")
     if workers is not None and workers < 1:
         raise InputError(f"workers is {workers}: at least 1 process is needed; leave it out for one a core")
-    settings = {"num_mri": num_mri, "num_ct": num_ct, "size": size, "seed": seed}
+    settings: dict[str, Any] = {"num_mri": num_mri, "num_ct": num_ct, "size": size, "seed": seed}
+    if num_heads:
+        settings |= {"num_heads": num_heads, "contrasts": list(contrasts)}
     record = out / "synthesize.json"
-    _refuse_other_settings(record, settings)
+    if out.exists() and not out.is_dir():
+        raise InputError(f"{out} is a file: give a folder to write the heads to")
     out.mkdir(parents=True, exist_ok=True)
-    # Before the first head, so that a run that was interrupted cannot be continued with other settings.
-    write_text(record, json.dumps(settings | {"complete": False}, indent=2) + "\n")
+    with locked(out):
+        _refuse_other_settings(record, settings)
+        # Before the first head, so that a run that was interrupted cannot be continued with other settings.
+        write_text(record, json.dumps(settings | {"complete": False}, indent=2) + "\n")
 
-    heads = _plan(out, num_mri=num_mri, num_ct=num_ct)
-    for folder in {path.parent for head in heads for path in (head.image, head.labels)}:
-        folder.mkdir(parents=True, exist_ok=True)
-    missing = [head for head in heads if not (head.image.exists() and head.labels.exists())]
-    # Unless told otherwise, a process is started only for as many heads as make up for its start.
-    processes = workers or min(os.cpu_count() or 1, len(missing) // HEADS_PER_PROCESS)
-    write = partial(_write_head, size=size, seed=seed)
-    for _ in tracked(run_all(write, missing, workers=max(processes, 1)), "generated heads", total=len(missing)):
-        pass
-    names = "".join(f"{tissue.value}\t{tissue.name.lower()}\n" for tissue in Tissue)
-    write_text(out / "labels" / "labels.tsv", f"value\tname\n{names}")
-    write_text(out / CASES, _list_cases(heads, out))
-    write_text(record, json.dumps(settings | {"complete": True}, indent=2) + "\n")
+        heads = [*_plan(out, num_mri=num_mri, num_ct=num_ct), *_shared(out, num_heads, contrasts)]
+        for folder in {path.parent for head in heads for path in head.files}:
+            folder.mkdir(parents=True, exist_ok=True)
+        missing = [head for head in heads if not all(path.exists() for path in head.files)]
+        # Unless told otherwise, a process is started only for as many heads as make up for its start.
+        processes = workers or min(os.cpu_count() or 1, len(missing) // HEADS_PER_PROCESS)
+        write = partial(_write_head, size=size, seed=seed)
+        with stop_on_signal() as signalled:
+            written = run_all(
+                *(write, missing),
+                workers=max(processes, 1),
+                should_stop=lambda: signalled.asked,
+                name=lambda head: str(head.labels),
+            )
+            count = sum(1 for _ in tracked(written, "generated heads", total=len(missing)))
+        if count < len(missing):
+            there = len(heads) - len(missing) + count
+            (console or Console()).say(
+                f"stopped, the same command goes on; so far {there} of {len(heads)} heads; {out}"
+            )
+            return Outcome(complete=False)
+        names = "".join(f"{tissue.value}\t{tissue.name.lower()}\n" for tissue in Tissue)
+        write_text(out / "labels" / "labels.tsv", f"value\tname\n{names}")
+        write_text(out / CASES, _list_cases(heads, out))
+        write_text(record, json.dumps(settings | {"complete": True}, indent=2) + "\n")
+        return Outcome()
 
 
-def _refuse_other_settings(record: Path, settings: dict[str, int]) -> None:
-    """Raise InputError where `record` tells of other settings, or where its folder is a file."""
-    if record.parent.exists() and not record.parent.is_dir():
-        raise InputError(f"{record.parent} is a file: give a folder to write the heads to")
+def _refuse_other_settings(record: Path, settings: dict[str, Any]) -> None:
+    """Raise InputError where `record` tells of other settings."""
     if not record.exists():
         return
     try:
-        made = json.loads(record.read_text(encoding="utf-8"))
+        made = read_json(record)
         differing = [
-            f"{key} {made.get(key)} and not {value}" for key, value in settings.items() if made.get(key) != value
+            f"{key} {made.get(key)} and not {settings.get(key)}"
+            for key in dict.fromkeys([*settings, *made])
+            if key != "complete" and made.get(key) != settings.get(key)
         ]
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError, TypeError):
         raise InputError(f"{record} cannot be read: delete its folder, or give another one") from None
     if differing:
         raise InputError(
@@ -102,8 +158,21 @@ def _plan(out: Path, *, num_mri: int, num_ct: int) -> list[Head]:
             variant = variants[index % len(variants)]
             stem = f"head_{index:04d}_{variant}"
             image, labels = out / modality / f"{stem}.nii.gz", out / "labels" / f"{stem}_labels.nii.gz"
-            heads.append(Head(image, labels, modality, variant, index))
+            heads.append(Head({variant: image}, labels, modality, index))
     return heads
+
+
+def _shared(out: Path, count: int, contrasts: Sequence[str]) -> list[Head]:
+    heads = []
+    for index in range(count):
+        stem = f"{SHARED}_{index:04d}"
+        images = {name: out / _modality(name) / f"{stem}_{name}.nii.gz" for name in contrasts}
+        heads.append(Head(images, out / "labels" / f"{stem}_labels.nii.gz", SHARED, index))
+    return heads
+
+
+def _modality(variant: str) -> str:
+    return "mri" if variant in MRI_CONTRASTS else "ct"
 
 
 def _list_cases(heads: list[Head], out: Path) -> str:
@@ -111,36 +180,42 @@ def _list_cases(heads: list[Head], out: Path) -> str:
     rows = []
     for head in heads:
         present = set(np.unique(np.asarray(nib.load(head.labels).dataobj)).tolist())
-        rows.append(
+        rows += [
             {
-                "image": head.image.relative_to(out),
+                "image": image.relative_to(out),
                 "label": head.labels.relative_to(out),
-                "subject": f"{head.modality}_{head.index:04d}",
-                "modality": head.modality,
-                "contrast": MRI_CONTRASTS.index(head.variant) if head.modality == "mri" else None,
+                "subject": head.subject,
+                "modality": _modality(variant),
+                "contrast": MRI_CONTRASTS.index(variant) if variant in MRI_CONTRASTS else None,
                 "lesion": int(not present.isdisjoint(LESIONS)),
                 "aneurysm": int(Tissue.ANEURYSM in present),
             }
-        )
+            for variant, image in head.images.items()
+        ]
     return as_csv(list(rows[0]), rows)
 
 
 def _write_head(head: Head, *, size: int, seed: int) -> None:
-    generator = numpy_generator(seed, "head", head.modality, head.index)
+    generator = numpy_generator(seed, "head", head.drawn_as, head.index)
     labels = draw_head(generator, size=size)
-    image: np.ndarray
-    if head.modality == "mri":
-        image = render_mri(labels, generator, contrast=head.variant)
-    else:
-        image = render_ct(labels, generator)
-        if head.variant != "hu":
-            image = np.moveaxis(CT()(image), 0, -1)
-        if head.variant == "windows5d":
-            image = image[:, :, :, None]
+    arrays = {head.labels: labels}
+    for variant, image in head.images.items():
+        if head.drawn_as == SHARED:  # whatever the other contrasts are
+            generator = numpy_generator(seed, "head", head.drawn_as, head.index, variant)
+        arrays[image] = _rendered(labels, generator, variant)
     affine = np.eye(4)
     affine[:3, 3] = -(size - 1) / 2
-    for path, array in ((head.labels, labels), (head.image, image)):
+    for path, array in arrays.items():
         volume = nib.Nifti1Image(array, affine)
         volume.header.set_xyzt_units("mm")
         with replacing(path) as part:
             nib.save(volume, part)
+
+
+def _rendered(labels: Labels, generator: np.random.Generator, variant: str) -> np.ndarray:
+    if variant in MRI_CONTRASTS:
+        return render_mri(labels, generator, contrast=variant)
+    image: np.ndarray = render_ct(labels, generator)
+    if variant in ("windows", "windows5d"):
+        image = np.moveaxis(CT()(image), 0, -1)
+    return image[:, :, :, None] if variant == "windows5d" else image
