@@ -93,6 +93,7 @@ def _train(config: Config, session: Session) -> bool:
         return output
 
     # 3. Train.
+    contrastive_weight = getattr(pretrainer, "contrastive_weight", 0.0)
     complete = session.train(
         *(model, optimizer, objective, data.batches),
         warmup_cosine_rate(training.learning_rate, total_steps=total_steps, warmup_share=training.warmup_share),
@@ -109,7 +110,7 @@ def _train(config: Config, session: Session) -> bool:
         metadata={"files": files, "contents": marks_of(contents), "sparse": sparse.name},
         after_step=pretrainer.after_step,
         probe=OnlineProbe(config, pretrainer, data, writes=session.is_first, console=console),
-        score=Saturation(console, weight=config.loss.contrastive_weight),
+        score=Saturation(console, weight=contrastive_weight),
     )
 
     # 4. What the run leaves.
