@@ -12,6 +12,18 @@ from voxelwave.engine.signals import Stopped, exit_code_when_stopped, stop_on_si
 from voxelwave.ops.workers import STOPPING
 
 
+@pytest.fixture(autouse=True)
+def as_in_a_terminal():
+    """What this process was started to ignore, as below `nohup` or behind `&`, arrives here all the same."""
+    before = {number: signal.getsignal(number) for number in STOPPING}
+    for number, handler in before.items():
+        if handler is signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 def send(number):
     os.kill(os.getpid(), number)
     time.sleep(0.01)  # Python runs its handlers between two instructions

@@ -59,7 +59,7 @@ def make_fabric(
         fabric.launch()
     except BaseException as error:
         lost = lost_rank(fabric, error)
-        end_ranks(fabric)
+        end_ranks(fabric, hang=lost is not None)
         if lost is None:
             raise
         raise ProcessFault(f"the processes of training.devices={devices} did not come together: {lost}") from None
@@ -88,11 +88,11 @@ def lost_rank(fabric: Any, error: BaseException) -> str | None:
     return f"{stopped[0] if stopped else 'another rank'} does not answer"
 
 
-def end_ranks(fabric: Any) -> None:
-    """End the ranks that this process has started, or the first one that it hangs on: nobody else would."""
+def end_ranks(fabric: Any, *, hang: bool = False) -> None:
+    """End the ranks that this process has started, or, where it hangs on the first one, that: nobody else would."""
     for process in _started(fabric):
         process.kill()
-    if _was_started(fabric) and is_stuck(os.getppid()):
+    if hang and _was_started(fabric) and is_stuck(os.getppid()):
         os.kill(os.getppid(), signal.SIGKILL)
 
 

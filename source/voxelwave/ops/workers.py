@@ -6,6 +6,7 @@ import ctypes
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing.process import BaseProcess
@@ -16,6 +17,7 @@ from pathlib import Path
 STOPPING = tuple(getattr(signal, f"SIG{name}") for name in ("INT", "TERM", "HUP", "QUIT", "USR1", "USR2", "XCPU"))
 SET_PARENT_DEATH_SIGNAL = 1  # of <sys/prctl.h>
 NOTE_BYTES = 1024
+LOOKS, BETWEEN_LOOKS_S = 20, 0.2
 
 
 @contextmanager
@@ -69,11 +71,19 @@ def how_it_ended(code: int | None) -> str:
 
 
 def is_stuck(pid: int) -> bool:
-    """Tell whether a process is stopped, or in a call to the system that does not come back, where that is known."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "TtD"
-    except (OSError, IndexError):
-        return False
+    """Tell whether a process is stopped, or in a call to the system that does not come back, where that is known.
+
+    Whoever writes a file is in such a call for moments: only one that is so each time that it is looked at is stuck.
+    """
+    for look in range(LOOKS):
+        if look:
+            time.sleep(BETWEEN_LOOKS_S)
+        try:
+            if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "TtD":
+                return False
+        except (OSError, IndexError):
+            return False
+    return True
 
 
 def remedy(process: BaseProcess, for_memory: str) -> str:

@@ -126,7 +126,7 @@ class Session:
             complete = train(self)
         except BaseException as error:
             told = isinstance(error, ProcessFault) and is_told_by_first_rank(self.fabric)
-            end_ranks(self.fabric)
+            end_ranks(self.fabric, hang=isinstance(error, ProcessFault))
             if told:
                 raise SystemExit(2) from None
             raise

@@ -1,0 +1,35 @@
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from voxelwave.ops import workers
+from voxelwave.ops.workers import is_stuck
+
+
+@pytest.fixture(autouse=True)
+def soon(monkeypatch):
+    """Four looks, one right after the other."""
+    monkeypatch.setattr(workers, "LOOKS", 4)
+    monkeypatch.setattr(workers, "BETWEEN_LOOKS_S", 0.01)
+
+
+def test_a_stopped_process_is_stuck_and_a_sleeping_or_a_dead_one_is_not():
+    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    try:
+        assert not is_stuck(process.pid)
+        process.send_signal(signal.SIGSTOP)
+        assert any(is_stuck(process.pid) for _ in range(100))
+    finally:
+        process.kill()
+        process.wait()
+    assert not is_stuck(process.pid)
+
+
+@pytest.mark.parametrize(("states", "stuck"), [("DDDD", True), ("DDSD", False), ("tTDD", True), ("RDDD", False)])
+def test_a_process_that_waits_for_the_disk_for_a_moment_is_not_stuck(monkeypatch, states, stuck):
+    seen = iter(states)
+    monkeypatch.setattr(Path, "read_text", lambda self: f"7 (a) b) {next(seen)} 1 2")
+    assert is_stuck(7) is stuck
