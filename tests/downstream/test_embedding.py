@@ -131,7 +131,7 @@ def test_the_untrained_twin_is_another_backbone_of_the_same_kind():
 
 @pytest.mark.parametrize(
     ("shape", "size"),
-    [((16, 24, 18), None), ((17, 20, 13), None), ((20, 30, 10), (18, 14, 16)), ((6, 9, 8), (24, 24, 20))],
+    [((16, 24, 18), None), ((17, 20, 13), None), ((40, 60, 20), (36, 28, 32)), ((6, 9, 8), (24, 24, 20))],
 )
 def test_a_token_lies_where_the_voxels_lie_that_it_shows(shape, size):
     places = torch.stack(torch.meshgrid(*(torch.arange(float(side)) for side in shape), indexing="ij"))

@@ -116,7 +116,7 @@ def test_raw_voxels_of_one_channel_are_compared_with_the_mean_of_three(pairs, tm
 def test_real_pairs_lie_where_their_affines_say(ideal, real_data):
     folder = real_data / "volumes" / "mr"
     for features in ideal.values():
-        features.description["preprocessing"]["spacing_mm"] = 4.0
+        features.description["preprocessing"]["spacing_mm"] = 2.0
     one, other = ([Case(name, folder / f"{name}.nii.gz", "mri", "stroke")] for name in ("stroke_T1", "stroke_FLAIR"))
     own, _ = compare_scans(one, other, ideal, classes=None, seed=0)
     assert len(own.subjects) > 100
