@@ -43,6 +43,7 @@ from voxelwave.engine.run_log import read_metrics, summarise
 from voxelwave.errors import InputError, UnusableVolume
 from voxelwave.jobs.finetune.config import load_finetune_config
 from voxelwave.jobs.pretrain.config import load_config
+from voxelwave.ops.loggers import printable
 
 ROOT = Path(__file__).parents[2]
 PER_PROCESS, MEMORY_BYTES, TIMEOUT_S = 500, 6 << 30, 600
@@ -210,7 +211,8 @@ def attempt(kind: str, start: int, count: int, results: Any) -> None:
                 read(path)
                 counts["read"] += 1
             except FINE as error:
-                counts["refused" if "\n" not in str(error) else "several lines"] += 1
+                # As the command line prints it.
+                counts["refused" if "\n" not in printable(str(error)) else "several lines"] += 1
             except Exception as error:  # what is looked for
                 counts["foreign"] += 1
                 foreign.append(f"{number}: {type(error).__name__}: {' '.join(str(error).split())[:200]}")

@@ -11,7 +11,7 @@ from typing import Any
 from arms import CT_ONLY, FEATURES, MAE, MRI_ONLY, NOISE_ONLY, OURS, WITHOUT_INFONCE
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from tasks import FULL_RATE, MORE_STEPS, RANDOM, SCRATCH, STEPS, TIME_OF_MAE
+from tasks import FULL_RATE, MORE_STEPS, RANDOM, RAW, SCRATCH, STEPS, TIME_OF_MAE
 from volumes import LABELLED
 
 Cell = dict[str, Any]
@@ -112,7 +112,7 @@ def draw(cells: Sequence[Cell], ladders: Sequence[str], singles: Sequence[str], 
 
 
 def probes(cells: Sequence[Cell]) -> list[Cell]:
-    """Return a cell for every measure of every probe, with random weights as an arm of their own."""
+    """Return a cell for every measure of every probe, with random weights and raw voxels as arms of their own."""
     flat = []
     for cell in cells:
         for result in cell.get("results", ()):
@@ -121,7 +121,11 @@ def probes(cells: Sequence[Cell]) -> list[Cell]:
             task = f"{result['task']}, {result['probe']}"
             flat.append({"task": task, "arm": cell["arm"], "seed": cell["seed"], "score": result["pretrained"]})
             if cell["arm"] == OURS:  # the same for every arm of its architecture
-                flat.append({"task": task, "arm": RANDOM, "seed": cell["seed"], "score": result[RANDOM]})
+                flat += [
+                    {"task": task, "arm": reference, "seed": cell["seed"], "score": result[reference]}
+                    for reference in (RANDOM, RAW)
+                    if reference in result  # cells of before have no raw voxels
+                ]
     return flat
 
 
@@ -156,7 +160,8 @@ def write_report(cells: Sequence[Cell], steps: dict[str, int], folder: Path) -> 
         + table([c for c in scored if c["task"] in real], [(task, {"task": task}) for task in real], "arm"),
         "## Differences\n\n" + compared(scored, questions),
         "## Probes of frozen features\n\n" + transposed(probed, measures),
-        "### Gains of probes\n\n" + compared(probed, [(measure, None, OURS, RANDOM) for measure in measures]),
+        "### Gains of probes\n\n"
+        + compared(probed, [(measure, None, OURS, reference) for measure in measures for reference in (RANDOM, RAW)]),
     ]
     (folder / "transfer.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
     (folder / "transfer.json").write_text(json.dumps({"steps": steps, "cells": list(cells)}, indent=1) + "\n")

@@ -21,7 +21,7 @@ STEPS = 800  # of fine-tuning
 # With the attention of the plain MAE a step takes half as long again: what ours makes of that time.
 TIME_OF_MAE = 1200
 MORE_STEPS = 3200  # what is left of a head start
-RANDOM = "random init"
+RANDOM, RAW = "random init", "raw voxels"
 # Found on the heads of a development seed, one after the other and not together: the rate at which scratch does best
 # with its backbone at the full rate, and then the share of it for the backbone. At both, pretrained weights do better,
 # too, than at the others that were tried.
@@ -81,7 +81,7 @@ def finetuned(
 
 
 def probed(checkpoint: Path, cases: Path, seed: int, folder: Path) -> list[dict[str, Any]]:
-    """Probe frozen features, beside those of the same backbone with random weights."""
+    """Probe frozen features, beside those of the same backbone with random weights and raw voxels."""
     regions = ",".join(f"{name}={'+'.join(str(int(value)) for value in values)}" for name, values in REGIONS.items())
     results = probe(
         checkpoint,
@@ -97,6 +97,7 @@ def probed(checkpoint: Path, cases: Path, seed: int, folder: Path) -> list[dict[
             "probe": f"{result.probe}: {result.measure}",
             "pretrained": result.pretrained.value,
             RANDOM: result.untrained.value,
+            RAW: result.raw.value,
             "chance": result.pretrained.chance,
         }
         for result in results

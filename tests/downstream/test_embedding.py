@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 
@@ -10,9 +11,11 @@ from voxelwave.downstream.embedding import (
     frame,
     occupied_tokens,
     random_crops,
+    token_centres,
     untrained_twin,
 )
 from voxelwave.downstream.features import FeaturePyramid
+from voxelwave.ops.patches import patchify, token_grid
 from voxelwave.ops.seeding import torch_generator
 
 SETTINGS = {"patch_size": 4, "embed_dim": 24, "depth": 2, "num_heads": 2}
@@ -124,3 +127,24 @@ def test_the_untrained_twin_is_another_backbone_of_the_same_kind():
     embeddings = [embed_volume(one, volume, size=None) for one in (first, again, other, features)]
     assert torch.equal(embeddings[0], embeddings[1])
     assert all((embeddings[0] - one).abs().max() > 0.01 for one in embeddings[2:])
+
+
+@pytest.mark.parametrize(
+    ("shape", "size"),
+    [((16, 24, 18), None), ((17, 20, 13), None), ((40, 60, 20), (36, 28, 32)), ((6, 9, 8), (24, 24, 20))],
+)
+def test_a_token_lies_where_the_voxels_lie_that_it_shows(shape, size):
+    places = torch.stack(torch.meshgrid(*(torch.arange(float(side)) for side in shape), indexing="ij"))
+    framed = frame(torch.cat([places, torch.ones(1, *shape)]), 4, size=size)
+    patches = patchify(framed[None], 4)[0].mean(-1)
+    full = patches[:, 3] == 1  # those that show no padding
+    tokens = torch.ones(token_grid(framed.shape, 4)).nonzero()[full].double().numpy()
+    matrix = token_centres((1, *shape), 4, size=size)
+    # Where a scan grows, its outermost voxels are repeated.
+    inside = (
+        (tokens @ matrix[:3, :3].T + matrix[:3, 3] > 1)
+        & (tokens @ matrix[:3, :3].T + matrix[:3, 3] < np.array(shape) - 2)
+    ).all(1)
+    assert inside.sum() > 3
+    found = (tokens @ matrix[:3, :3].T + matrix[:3, 3])[inside]
+    np.testing.assert_allclose(found, patches[full, :3].numpy()[inside], atol=0.5 if size else 1e-5)

@@ -7,10 +7,14 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from voxelwave.evaluation.probing import (
+    BALANCED_ACCURACY,
+    LabelledTokens,
     knn_probe,
     linear_probe,
     probe_problem,
     tissue_probe,
+    transfer_probe,
+    transfer_problem,
 )
 from voxelwave.ops.seeding import key_to_seed
 
@@ -157,3 +161,48 @@ def test_what_cannot_be_learned_is_one_clear_line(targets, groups, message):
 def test_two_subjects_a_class_are_enough():
     features, targets, groups = samples(num_subjects=4, scans=1, signal=20.0)
     assert linear_probe(features, targets, groups)["AUC"].value >= 0.5
+
+
+def transferable(seed, subjects, classes=3, tokens=30, shift=0.0, prefix="s"):
+    """Tokens of which the first features tell their class; those of the first class may be shifted for all."""
+    generator = np.random.default_rng(seed)
+    labels = np.tile(np.repeat(np.arange(1, classes + 1), tokens // classes), subjects)
+    features = np.concatenate([10 * np.eye(classes)[labels - 1], generator.normal(size=(len(labels), 3))], axis=1)
+    features[:, 0] += shift
+    return LabelledTokens(features, labels, np.repeat([f"{prefix}{number}" for number in range(subjects)], tokens))
+
+
+@pytest.mark.parametrize("heads", [1, 4])
+@pytest.mark.parametrize("prefix", ["s", "others"])
+def test_a_probe_is_transferred_whole_where_features_are_alike_and_not_where_they_moved(heads, prefix):
+    fitted = transferable(0, 6)
+    alike = transfer_probe(fitted, transferable(1, 6, prefix=prefix), heads=heads)[BALANCED_ACCURACY]
+    moved = transfer_probe(fitted, transferable(1, 6, shift=100.0, prefix=prefix), heads=heads)[BALANCED_ACCURACY]
+    assert (alike.value, alike.error, alike.chance) == (1.0, 0.0, pytest.approx(1 / 3))
+    assert moved.value == pytest.approx(1 / 3)
+
+
+@pytest.mark.parametrize(("heads", "fits"), [(1, [1, 1, 1, 1] * 2), (2, [2, 2] * 2), (3, [3] * 2), (24, [4] * 2)])
+def test_no_subject_is_on_both_sides_of_a_transfer(heads, fits, monkeypatch):
+    used = []
+
+    def fit(train, targets, test, inverse_penalty):
+        used.append((set(train[:, 0]), set(test[:, 0])))
+        return np.ones((len(test), len(np.unique(targets))))
+
+    monkeypatch.setattr("voxelwave.evaluation.probing._logistic", fit)
+    tokens = transferable(0, 8)
+    tokens = tokens._replace(features=np.repeat(np.arange(8.0), 30)[:, None])  # whose it is
+    transfer_probe(tokens, tokens, heads=heads)
+    assert [len(train) for train, _ in used] == fits
+    assert not any(train & test for train, test in used)
+    assert set.union(*(test for _, test in used)) == set(range(8))
+
+
+def test_what_cannot_be_transferred_is_said():
+    one, several = transferable(0, 1), transferable(0, 4)
+    assert transfer_problem(one, one) == "two subjects are needed, one to learn from and one to be asked"
+    assert transfer_problem(one, transferable(0, 1, prefix="other")) is None
+    assert transfer_problem(several, transferable(0, 4, classes=1)).startswith("two tissues are needed")
+    with pytest.raises(ValueError, match="two subjects are needed"):
+        transfer_probe(one, one, heads=1)

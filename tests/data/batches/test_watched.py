@@ -74,6 +74,15 @@ def test_an_error_of_a_worker_is_told_as_what_it_is():
     assert not isinstance(error.value, ProcessFault)
 
 
+def test_that_there_is_no_room_in_shared_memory_is_told(monkeypatch):
+    def full(storage, *_):
+        raise RuntimeError("unable to allocate shared memory(shm) for file </torch_1>: No space left on device (28)")
+
+    monkeypatch.setattr(torch.UntypedStorage, "_share_fd_cpu_", full)
+    with pytest.raises(ProcessFault, match=r"^a batch finds no room in shared memory \(/dev/shm\): use fewer workers"):
+        list(loader())
+
+
 @pytest.mark.parametrize("stopped", [True, False])
 def test_a_worker_that_hangs_is_named_with_its_file(stopped):
     batches = iter(loader(Pids(hangs_at=2), timeout_s=0.5))

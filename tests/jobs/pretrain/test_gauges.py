@@ -16,7 +16,7 @@ from voxelwave.evaluation.retrieval import retrieval
 from voxelwave.jobs.common.console import Console
 from voxelwave.jobs.pretrain.config import check_config
 from voxelwave.jobs.pretrain.data import TrainingData
-from voxelwave.jobs.pretrain.gauges import INVERSE_PENALTY, OnlineProbe
+from voxelwave.jobs.pretrain.gauges import INVERSE_PENALTY, OnlineProbe, Saturation
 from voxelwave.jobs.pretrain.pretrainer import build_pretrainer
 from voxelwave.jobs.pretrain.run import pretrain
 from voxelwave.ops.seeding import numpy_generator, torch_generator
@@ -162,3 +162,29 @@ def test_cases_that_cannot_be_used_are_one_line_before_training(probed, heads, t
         pretrain(config, console=QUIET)
     assert "\n" not in str(caught.value)
     assert not config.run_folder().exists()
+
+
+def test_a_solved_contrastive_task_is_said_once():
+    rows = [
+        {"epoch": number, "loss": 0.5, "alignment": mean, "mri_alignment": mri, "ct_alignment": ct}
+        for number, (mean, mri, ct) in enumerate(
+            [(0.9, 0.9, 0.9), (0.992, 0.999, 0.985), (1.0, 0.998, 1.0), (1.0, 1.0, 1.0)]
+        )
+    ]
+    for weight, said in ((0.5, ["in epoch 2"]), (0.0, [])):
+        console = Console(file=io.StringIO())
+        saturation = Saturation(console, weight=weight)
+        assert [saturation(row) for row in rows] == [0.5] * 4
+        lines = console.file.getvalue().splitlines()
+        assert len(lines) == len(said)
+        assert all(
+            part in line and "is solved and teaches nothing more" in line
+            for part, line in zip(said, lines, strict=True)
+        )
+
+
+def test_a_run_says_that_its_contrastive_task_is_solved(raw_config, monkeypatch):
+    monkeypatch.setattr("voxelwave.jobs.pretrain.gauges.SOLVED", -1.0)
+    console = Console(file=io.StringIO())
+    pretrain(check_config(raw_config), console=console)
+    assert console.file.getvalue().count("the contrastive task is solved") == 1

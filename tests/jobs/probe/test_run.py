@@ -25,7 +25,7 @@ from voxelwave.evaluation.probing import tissue_probe
 from voxelwave.jobs.common.console import Console
 from voxelwave.jobs.probe.features import CROPS, Probed, parse_classes, probe_cases
 from voxelwave.jobs.probe.run import probe
-from voxelwave.jobs.probe.tasks import PRETRAINED, UNTRAINED, Comparison
+from voxelwave.jobs.probe.tasks import ARMS, Comparison
 from voxelwave.ops.seeding import torch_generator
 
 SETTINGS = {"patch_size": 4, "embed_dim": 12, "num_heads": 2}
@@ -85,6 +85,10 @@ def test_a_probe_prints_a_table_and_leaves_results_and_a_picture(compared, weigh
     for text in (
         "pretrained",
         "random init",
+        "raw voxels",
+        "gain over raw",
+        "oracle",
+        "not probed: own place (mri→ct): no subject has scans of both",
         "chance",
         "upright (mri)",
         "modality (all)",
@@ -101,6 +105,7 @@ def test_every_target_is_probed_in_each_modality_and_the_modality_over_all(compa
     tasks = {(task, modality) for task, modality, _, _ in rows}
     assert tasks == {
         *((task, modality) for task in ("scan", "features", "tissue", "upright") for modality in ("mri", "ct")),
+        *((task, pair) for task in ("tissue", "other head") for pair in ("mri→mri", "mri→ct", "ct→mri", "ct→ct")),
         ("modality", "all"),
     }
     assert rows["upright", "mri", "linear", "balanced accuracy"]["chance"] == 0.5
@@ -111,6 +116,9 @@ def test_every_target_is_probed_in_each_modality_and_the_modality_over_all(compa
 def test_the_gain_is_the_difference_to_the_same_backbone_with_random_weights(compared):
     for row in compared[2]["results"]:
         assert row["gain"]["value"] == pytest.approx(row["pretrained"]["value"] - row["random_init"]["value"])
+        above_raw = row["pretrained"]["value"] - row["raw_voxels"]["value"]
+        assert row["gain_over_raw"]["value"] == pytest.approx(above_raw)
+        assert ("oracle" in row) == (row["task"] == "other head")
 
 
 def test_each_modality_is_probed_by_itself_and_a_repeated_probe_finds_the_same(
@@ -188,7 +196,7 @@ def test_tissues_that_few_subjects_have_are_not_counted(count, counted):
     tokens = generator.normal(size=(72, 4)).astype(np.float32)
     cases[0] = replace(cases[0], label=Path("labels.nii"))
     scans, crops = np.zeros((24, 4), np.float32), np.zeros((24, 2, 4), np.float32)
-    features = (dict.fromkeys((PRETRAINED, UNTRAINED), array) for array in (scans, crops, tokens))
+    features = (dict.fromkeys(ARMS, array) for array in (scans, crops, tokens))
     probed = Probed(cases, *features, owners, labels, {3: "ventricles"})
     comparison = Comparison(seed=0)
     comparison.tissues("mri", probed)
@@ -220,6 +228,9 @@ def test_a_label_map_that_lies_elsewhere_leaves_its_case_out(weights, cases, tmp
         ({"targets": ["grade"]}, "no case of .* has the target 'grade'; there are: same, upright, modality"),
         ({"targets": ["same"]}, "no target can be probed: same .mri.: every case is of class 1"),
         ({"targets": ["modality"], "modality": "mri"}, "all cases of .* are of modality mri"),
+        ({"transfer": "mri"}, "--transfer takes FROM:TO,… such as mri:ct,T1:T2, got 'mri'"),
+        ({"transfer": "mri:T1"}, "no case is of kind 'T1': it is a modality, .* such as same=1"),
+        ({"transfer": "mri:upright=1"}, "cases of kind 'upright=1' are of several modalities"),
         ({"modality": "pet"}, "unknown modality 'pet'; known: ct, mri"),
         ({"out": "probe.txt"}, "--out is a file that ends in .json"),
         ({"label_classes": "grey=six"}, "--label-classes takes NAME=VALUE.VALUE.*a label is a whole number"),

@@ -14,12 +14,14 @@ from functools import partial
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-from torch.utils.data import DataLoader, Dataset, get_worker_info
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, default_convert, get_worker_info
 
 from voxelwave.errors import InputError, ProcessFault
 from voxelwave.ops.workers import Notes, begin_worker, how_it_ended, is_stuck, remedy, signals_held
 
 WORKER_TIMEOUT_S = 600.0
+MORE_MEMORY = "use fewer workers, smaller batches or caches, or give the container more (docker run --shm-size=8g)"
 
 
 class WatchedLoader(DataLoader[Any]):
@@ -39,12 +41,14 @@ class WatchedLoader(DataLoader[Any]):
         *,
         num_workers: int,
         timeout_s: float = WORKER_TIMEOUT_S,
+        collate_fn: Callable[[Any], Any] = default_convert,
         **options: Any,
     ) -> None:
         self._notes, self._timeout_s = Notes(num_workers), timeout_s
         super().__init__(
             _Noted(dataset, describe, self._notes) if num_workers else dataset,
             num_workers=num_workers,
+            collate_fn=partial(_shared, collate_fn) if num_workers else collate_fn,
             worker_init_fn=partial(_start_worker, parent=os.getpid()),
             **options,
         )
@@ -77,8 +81,10 @@ class WatchedLoader(DataLoader[Any]):
         except InputError as error:
             # Worker processes send their traceback along in front of the message.
             raise type(error)(str(error).rpartition("InputError: ")[2].strip()) from None
-        except (RuntimeError, OSError, EOFError):
+        except (RuntimeError, OSError, EOFError) as error:
             workers.check(all_alive=True)
+            if "shared memory" in str(error):
+                raise ProcessFault(f"a batch finds no room in shared memory (/dev/shm): {MORE_MEMORY}") from None
             raise
         finally:
             del batches  # asks the workers to end, unless an error still holds it
@@ -107,8 +113,7 @@ class _Workers:
         for number, worker in enumerate(self._processes):
             if worker.exitcode or (all_alive and worker.exitcode is not None):
                 what = f"data worker {worker.pid} {how_it_ended(worker.exitcode)} while it read {self._notes[number]}"
-                for_memory = "use fewer workers, smaller batches or caches, or give the container more"
-                raise ProcessFault(f"{what}, {remedy(worker, f'{for_memory} (docker run --shm-size=8g)')}") from None
+                raise ProcessFault(f"{what}, {remedy(worker, MORE_MEMORY)}") from None
 
     def close(self) -> None:
         """End those that did not when they were asked."""
@@ -139,6 +144,15 @@ class _Noted(Dataset[Any]):
         if (worker := get_worker_info()) is not None:
             self._notes[worker.id] = self._describe(index)
         return self._dataset[index]
+
+
+def _shared(collate: Callable[[Any], Any], samples: Any) -> Any:
+    """Return a batch in shared memory: where there is no room, the thread that sends batches would tell nobody."""
+    batch = collate(samples)
+    for part in [batch] if isinstance(batch, Tensor) else batch:
+        if isinstance(part, Tensor):
+            part.share_memory_()
+    return batch
 
 
 def _start_worker(_: int, *, parent: int) -> None:

@@ -1,0 +1,203 @@
+"""All that is to be measured on a GPU, in one go: tests, the production step, and three objectives side by side.
+
+bash benchmarks/gpu/run.sh [OUT] [--tiny]
+
+--tiny is a smoke test for the CPU. Each part runs in a process of its own with a time limit of its own; what it left is
+kept.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+ROOT = Path(__file__).parents[2]
+PYTHON = sys.executable
+TRAIN_S = 120
+OBJECTIVES: dict[str, dict[str, Any]] = {
+    "current": {},
+    "cross_contrast": {"name": "cross_contrast"},
+    "supervised_synthesis": {"name": "supervised_synthesis"},
+}
+CLASSES = "grey=6,white=7,deep=8,ventricles=9,cerebellum=10,stem=11"
+CONTRASTS = ("T1", "T2", "FLAIR", "MRA", "CT")
+TRANSFERS = "mri:ct,ct:mri,T1:T2,T2:T1"
+
+
+class Size:
+    """How large everything is."""
+
+    def __init__(self, tiny: bool) -> None:
+        self.tiny = tiny
+        self.heads, self.probed, self.side = (3, 4, 32) if tiny else (96, 24, 96)
+        self.crop, self.spacing_mm = ([16] * 3, 2.0) if tiny else ([64] * 3, 2.0)
+        self.backbone = {"name": "waveformer", "patch_size": 4 if tiny else 8}
+        self.backbone |= dict(
+            zip(("embed_dim", "depth", "num_heads"), (24, 2, 2) if tiny else (384, 8, 6), strict=True)
+        )
+        self.batch = 2 if tiny else 16
+        self.train_s = 2 if tiny else TRAIN_S
+
+
+def run(name: str, command: Sequence[object], out: Path, *, limit_s: float) -> dict[str, Any]:
+    """Run a part, its output going to `<out>/<name>.log`; say how it ended."""
+    began = time.monotonic()
+    with (out / f"{name}.log").open("w") as log:
+        try:
+            process = subprocess.run(
+                list(map(str, command)), stdout=log, stderr=subprocess.STDOUT, cwd=ROOT, timeout=limit_s
+            )
+            ended = {"exit_code": process.returncode}
+        except subprocess.TimeoutExpired:
+            ended = {"timed_out_after_s": limit_s}
+    return {**ended, "wall_s": round(time.monotonic() - began, 1)}
+
+
+def configuration(objective: str, size: Size, place: Path) -> dict[str, Any]:
+    """Return the configuration of a run of one objective; its number of steps is set later."""
+    heads = place / "heads"
+    data: dict[str, Any] = {
+        "crop_size": size.crop,
+        "num_workers": min(8, (os.cpu_count() or 2) - 1),
+        "cached_volumes": 1000,
+    }
+    if objective == "current":
+        data |= {
+            "sources": [{"path": str(heads / name), "modality": name} for name in ("mri", "ct")],
+            "spacing_mm": size.spacing_mm,
+            "check_content": False,
+        }
+    else:
+        data["pairs"] = {
+            "cases": str(heads),
+            "contrasts": ["T1", "T2", "FLAIR", "MRA", "random", "CT"],
+            "spacing_mm": size.spacing_mm,
+        }
+    raw: dict[str, Any] = {
+        "run": {"name": objective, "out_dir": str(place / "runs"), "seed": 0, "tensorboard": False},
+        "data": data,
+        "model": {"backbone": size.backbone, "sparse": "gather", "encoder_widths": [8] if size.tiny else [192, 256]},
+        "masking": {"name": "mim", "block_side": 2},
+        "training": {
+            "epochs": 1_000_000,
+            "batch_size": {"mri": size.batch, "ct": size.batch},
+            "learning_rate": 1e-3 if size.tiny else 5e-4,
+            "precision": "bf16" if torch.cuda.is_available() else "fp32",
+            "probe_every_steps": 1_000_000,
+            "checkpoint_every_epochs": 1_000_000,
+            "checkpoint_every_steps": 1_000_000,
+        },
+    }
+    raw["model"]["decoder_width"] = 8 if size.tiny else 192
+    if OBJECTIVES[objective]:
+        raw["objective"] = OBJECTIVES[objective]
+    return raw
+
+
+def trained(objective: str, size: Size, place: Path, out: Path) -> dict[str, Any]:
+    """Time some steps, then train for as many as fit into the time."""
+    voxelwave = (PYTHON, "-m", "voxelwave")
+    path = place / f"{objective}.yaml"
+    path.write_text(yaml.safe_dump(configuration(objective, size, place)))
+    trial = 4 if size.tiny else 30
+    figures = run(
+        f"{objective}_trial",
+        (*voxelwave, "pretrain", path, "--set", f"run.name={objective}_trial", "--set", f"training.max_steps={trial}"),
+        out,
+        limit_s=120,
+    )
+    records = place / "runs" / f"{objective}_trial" / "metrics.jsonl"
+    if figures.get("exit_code") != 0 or not records.exists():
+        return {"trial": figures}
+    lines = [json.loads(line) for line in records.read_text().splitlines()][trial // 2 :]
+    step_s = sum(size.batch / line["volumes_per_second"] for line in lines) / len(lines)
+    wait_s = sum(line["data_wait_s"] for line in lines) / len(lines)
+    steps = max(4, int(size.train_s / step_s))
+    figures = run(
+        objective,
+        (*voxelwave, "pretrain", path, "--set", f"training.max_steps={steps}"),
+        out,
+        limit_s=2 * size.train_s + 120,
+    )
+    return {"step_s": step_s, "data_wait_s": wait_s, "steps": steps, "run": figures}
+
+
+def probed(objective: str, size: Size, place: Path, out: Path) -> dict[str, Any]:
+    """Probe what was trained, on other heads."""
+    command = (
+        *(PYTHON, "-m", "voxelwave", "probe", place / "runs" / objective, place / "probed"),
+        *("--label-classes", CLASSES, "--transfer", TRANSFERS, "--out", out / f"probe_{objective}.json"),
+    )
+    return run(f"probe_{objective}", command, out, limit_s=60 if size.tiny else 120)
+
+
+def rows_of(out: Path) -> list[str]:
+    """Return the figures of all probes as lines of a table."""
+    found: dict[tuple[str, ...], dict[str, float]] = {}
+    for objective in OBJECTIVES:
+        path = out / f"probe_{objective}.json"
+        for result in json.loads(path.read_text())["results"] if path.exists() else ():
+            key = tuple(str(result[name]) for name in ("task", "modality", "probe", "measure"))
+            columns = {objective: result["pretrained"]["value"]}
+            columns |= {f"{name} ": of["value"] for name, of in result.items() if name in ("random_init", "raw_voxels")}
+            found.setdefault(key, {}).update(columns)
+    columns = list(dict.fromkeys(name for of in found.values() for name in of))
+    head = [" | ".join(("task", "modality", "probe", "measure", *columns))]
+    head.append(" | ".join(["---"] * (4 + len(columns))))
+    lines = [
+        " | ".join((*key, *(f"{of[name]:.3f}" if name in of else "" for name in columns))) for key, of in found.items()
+    ]
+    return [f"| {line} |" for line in (*head, *lines)]
+
+
+def main() -> None:
+    """Run all parts, and write `gpu.json` and `gpu.md` after each."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("out", type=Path, nargs="?", default=ROOT / "benchmarks" / "results" / "gpu")
+    parser.add_argument("--tiny", action="store_true")
+    arguments = parser.parse_args()
+    out, size = arguments.out.absolute(), Size(arguments.tiny)
+    place = out / "work"
+    place.mkdir(parents=True, exist_ok=True)
+    card = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {platform.processor() or 'unknown'}"
+    figures: dict[str, Any] = {"card": card, "torch": torch.__version__, "tiny": size.tiny}
+
+    def write() -> None:
+        (out / "gpu.json").write_text(json.dumps(figures, indent=2) + "\n")
+        lines = [f"# Measured on {card}, torch {torch.__version__}", "", *rows_of(out)]
+        (out / "gpu.md").write_text("\n".join(lines) + "\n")
+
+    # 1. The tests that need the card.
+    tests = ("tests/sparse", "tests/physics", "tests/contracts/test_augmentations.py", "tests/data/augmentations")
+    if not size.tiny:
+        figures["tests"] = run("tests", (PYTHON, "-m", "pytest", "-q", *tests, "-k", "cuda"), out, limit_s=90)
+    write()
+    # 2. The production step.
+    tiny = ("--tiny",) if size.tiny else ()
+    figures["step"] = run("step", (PYTHON, ROOT / "benchmarks/gpu/step.py", out / "step.json", *tiny), out, limit_s=120)
+    write()
+    # 3. Heads, three objectives on them, and what each is worth.
+    synthesize = (PYTHON, "-m", "voxelwave", "synthesize")
+    for name, number, seed in (("heads", size.heads, 1), ("probed", size.probed, 2)):
+        options = ("--num-heads", number, "--contrasts", ",".join(CONTRASTS), "--size", size.side, "--seed", seed)
+        figures[name] = run(name, (*synthesize, place / name, *options), out, limit_s=90)
+    for objective in OBJECTIVES:
+        figures[objective] = trained(objective, size, place, out)
+        write()
+        figures[objective]["probe"] = probed(objective, size, place, out)
+        write()
+
+
+if __name__ == "__main__":
+    main()
