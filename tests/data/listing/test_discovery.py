@@ -66,6 +66,7 @@ def test_a_list_is_relative_to_itself_and_filters_by_modality(tmp_path):
         ("", "list.csv", "column 'path'"),
         ("path\n", "list.csv", "list names no"),
         ("path\ngone.nii\n", "list.csv", "line 2: no file"),
+        (f"path\n{'x' * 5000}\n", "list.csv", "line 2: no file"),
         ("path\n\0\xff", "list.csv", "list"),
     ],
 )

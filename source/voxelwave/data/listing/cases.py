@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -129,7 +130,8 @@ def _case(row: Mapping[str, str], folder: Path, where: str, targets: Sequence[st
     for column in ("image", "label"):
         given = (row.get(column) or "").strip()
         files[column] = folder / home_expanded(given) if given else None
-        if (file := files[column]) is not None and not file.is_file():
+        # A path that is too long for the system makes Path.is_file raise.
+        if (file := files[column]) is not None and not os.path.isfile(file):  # noqa: PTH113
             raise InputError(f"{where}: no file '{file}'")
     if (image := files["image"]) is None:
         raise InputError(f"{where}: the cell 'image' is empty")
