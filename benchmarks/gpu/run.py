@@ -31,8 +31,6 @@ OBJECTIVES: dict[str, dict[str, Any]] = {
     "supervised_synthesis": {"name": "supervised_synthesis"},
 }
 CLASSES = "grey=6,white=7,deep=8,ventricles=9,cerebellum=10,stem=11"
-CONTRASTS = ("T1", "T2", "FLAIR", "MRA", "CT")
-TRANSFERS = "mri:ct,ct:mri,T1:T2,T2:T1"
 
 
 class Size:
@@ -47,7 +45,8 @@ class Size:
             zip(("embed_dim", "depth", "num_heads"), (24, 2, 2) if tiny else (384, 8, 6), strict=True)
         )
         self.batch = 2 if tiny else 16
-        self.train_s = 2 if tiny else TRAIN_S
+        self.contrasts = ("T1", "CT") if tiny else ("T1", "T2", "FLAIR", "MRA", "CT")
+        self.transfers = "mri:ct" if tiny else "mri:ct,ct:mri,T1:T2,T2:T1"
 
 
 def run(name: str, command: Sequence[object], out: Path, *, limit_s: float) -> dict[str, Any]:
@@ -110,7 +109,10 @@ def trained(objective: str, size: Size, place: Path, out: Path) -> dict[str, Any
     voxelwave = (PYTHON, "-m", "voxelwave")
     path = place / f"{objective}.yaml"
     path.write_text(yaml.safe_dump(configuration(objective, size, place)))
-    trial = 4 if size.tiny else 30
+    if size.tiny:
+        command = (*voxelwave, "pretrain", path, "--set", "training.max_steps=4")
+        return {"steps": 4, "run": run(objective, command, out, limit_s=120)}
+    trial = 30
     figures = run(
         f"{objective}_trial",
         (*voxelwave, "pretrain", path, "--set", f"run.name={objective}_trial", "--set", f"training.max_steps={trial}"),
@@ -123,12 +125,12 @@ def trained(objective: str, size: Size, place: Path, out: Path) -> dict[str, Any
     lines = [json.loads(line) for line in records.read_text().splitlines()][trial // 2 :]
     step_s = sum(size.batch / line["volumes_per_second"] for line in lines) / len(lines)
     wait_s = sum(line["data_wait_s"] for line in lines) / len(lines)
-    steps = max(4, int(size.train_s / step_s))
+    steps = int(TRAIN_S / step_s)
     figures = run(
         objective,
         (*voxelwave, "pretrain", path, "--set", f"training.max_steps={steps}"),
         out,
-        limit_s=2 * size.train_s + 120,
+        limit_s=2 * TRAIN_S,
     )
     return {"step_s": step_s, "data_wait_s": wait_s, "steps": steps, "run": figures}
 
@@ -137,9 +139,9 @@ def probed(objective: str, size: Size, place: Path, out: Path) -> dict[str, Any]
     """Probe what was trained, on other heads."""
     command = (
         *(PYTHON, "-m", "voxelwave", "probe", place / "runs" / objective, place / "probed"),
-        *("--label-classes", CLASSES, "--transfer", TRANSFERS, "--out", out / f"probe_{objective}.json"),
+        *("--label-classes", CLASSES, "--transfer", size.transfers, "--out", out / f"probe_{objective}.json"),
     )
-    return run(f"probe_{objective}", command, out, limit_s=60 if size.tiny else 120)
+    return run(f"probe_{objective}", command, out, limit_s=120)
 
 
 def rows_of(out: Path) -> list[str]:
@@ -166,6 +168,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("out", type=Path, nargs="?", default=ROOT / "benchmarks" / "results" / "gpu")
     parser.add_argument("--tiny", action="store_true")
+    parser.add_argument("--objectives", default=",".join(OBJECTIVES))
     arguments = parser.parse_args()
     out, size = arguments.out.absolute(), Size(arguments.tiny)
     place = out / "work"
@@ -190,9 +193,9 @@ def main() -> None:
     # 3. Heads, three objectives on them, and what each is worth.
     synthesize = (PYTHON, "-m", "voxelwave", "synthesize")
     for name, number, seed in (("heads", size.heads, 1), ("probed", size.probed, 2)):
-        options = ("--num-heads", number, "--contrasts", ",".join(CONTRASTS), "--size", size.side, "--seed", seed)
+        options = ("--num-heads", number, "--contrasts", ",".join(size.contrasts), "--size", size.side, "--seed", seed)
         figures[name] = run(name, (*synthesize, place / name, *options), out, limit_s=90)
-    for objective in OBJECTIVES:
+    for objective in arguments.objectives.split(","):
         figures[objective] = trained(objective, size, place, out)
         write()
         figures[objective]["probe"] = probed(objective, size, place, out)
