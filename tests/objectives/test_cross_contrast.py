@@ -154,8 +154,11 @@ def test_supervised_synthesis_learns_the_tissue_of_each_voxel():
     ("change", "message"),
     [
         ({"objective": None}, "data.pairs and objective go together"),
-        ({"data": {"crop_size": [16] * 3}}, "data.sources or data.pairs is needed"),
-        ({"data": {"pairs": PAIRS, "sources": [{"path": "x", "modality": "mri"}]}}, "data.sources or data.pairs"),
+        ({"data": {"crop_size": [16] * 3}}, "one of data.sources and data.pairs is needed"),
+        (
+            {"data": {"pairs": PAIRS, "sources": [{"path": "x", "modality": "mri"}]}},
+            "one of data.sources and data.pairs",
+        ),
         ({"data": {"pairs": PAIRS | {"contrasts": ["CT"]}}}, "'data.pairs.contrasts'"),
         ({"data": {"pairs": PAIRS | {"contrasts": ["T1", "T1"]}}}, "of different contrasts"),
         ({"data": {"pairs": PAIRS | {"shared": 1.5}}}, "'data.pairs.shared'"),

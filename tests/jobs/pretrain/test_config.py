@@ -82,7 +82,7 @@ def test_mri_steps_come_first_whatever_the_order_of_the_sources(raw_config):
         ("training.epochs=0", "key 'training.epochs': .*greater than 0.*got 0"),
         ("training.precision=fp8", "key 'training.precision': .*'fp32', 'bf16' or 'fp16'.*got 'fp8'"),
         ("training.batch_size={mri: 2}", "'training.batch_size' says nothing of modality 'ct'"),
-        ("data.sources=[]", "key 'data.sources': .*at least 1"),
+        ("data.sources=[]", "one of data.sources and data.pairs is needed"),
         ("data.sources.0.modality=pet", "unknown modality 'pet'; known: ct, mri"),
         ("data.sources.7.path=x", "'7' must be a position 0…1 of the list"),
         ("run.name=a/b", "key 'run.name'"),

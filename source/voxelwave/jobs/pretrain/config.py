@@ -194,16 +194,6 @@ class Config(JobConfig):
     objective: ObjectiveConfig | None = None
     training: TrainingConfig = TrainingConfig()
 
-    @model_validator(mode="after")
-    def _sources_or_pairs(self) -> Config:
-        if (self.data.pairs is None) == (not self.data.sources):
-            raise ValueError(
-                "data.sources or data.pairs is needed, and not both: volumes, or heads of which pairs are made"
-            )
-        if (self.data.pairs is None) != (self.objective is None):
-            raise ValueError("data.pairs and objective go together: an objective for pairs, or none of the two")
-        return self
-
     def modalities(self) -> list[str]:
         """The modalities of the sources in the order of their steps: by number of channels, so that MRI comes first."""
         names = {source.modality for source in self.data.sources}
@@ -229,7 +219,11 @@ def check_config(raw: dict[str, Any], origin: str = "config") -> Config:
 
 def _resolve(config: Config) -> Config:
     """Check each component's settings against its constructor and fill in its defaults."""
-    loss = config.loss
+    loss, pairs = config.loss, config.data.pairs
+    if (pairs is None) == (not config.data.sources):
+        raise InputError("one of data.sources and data.pairs is needed: volumes, or heads of which pairs are rendered")
+    if (pairs is None) != (config.objective is None):
+        raise InputError("data.pairs and objective go together: an objective for pairs, or none of the two")
     config.model.backbone = complete(BACKBONES, config.model.backbone, "model.backbone")
     config.masking = complete(MASKINGS, config.masking, "masking")
     contrastive = CONTRASTIVE_LOSSES.settings(loss.name, loss.settings, "loss")
