@@ -1,13 +1,14 @@
 import csv
 import io
 import math
+from contextlib import suppress
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from voxelwave.errors import InputError
-from voxelwave.ops.tables import as_csv, read_csv
+from voxelwave.ops.tables import as_csv, read_checked, read_csv
 
 
 def test_what_is_not_known_is_an_empty_cell_and_infinity_is_a_number():
@@ -42,3 +43,51 @@ def test_what_is_no_csv_is_one_line(tmp_path, content, message):
     (tmp_path / "a.csv").write_bytes(content)
     with pytest.raises(InputError, match=message):
         list(read_csv(tmp_path / "a.csv"))
+
+
+ROWS = [{"a": "x, y", "b": 0.5}, {"a": "", "b": None}, {"a": "ü\n", "b": 7}]
+
+
+@pytest.fixture
+def checked(tmp_path):
+    """A table with a checksum for each row."""
+    path = tmp_path / "a.csv"
+    path.write_text(as_csv("ab", ROWS, line_end="\r\n", checked=True), newline="")
+    return path
+
+
+def read(path):
+    return [row for _, row in read_checked(path, ["a", "b"], otherwise="is another table")]
+
+
+def test_a_checked_table_is_read_as_it_was_written(checked):
+    assert read(checked) == [{"a": "x, y", "b": "0.5"}, {"a": "", "b": ""}, {"a": "ü\n", "b": "7"}]
+
+
+def test_no_flipped_bit_of_a_checked_table_is_taken_for_what_was_written(checked):
+    content, known = checked.read_bytes(), read(checked)
+    for place in range(8 * len(content)):
+        flipped = bytearray(content)
+        flipped[place // 8] ^= 1 << place % 8
+        checked.write_bytes(flipped)
+        with suppress(InputError):
+            assert read(checked) == known
+
+
+def test_a_row_that_was_edited_is_taken_where_its_checksum_is_emptied(checked):
+    lines = checked.read_bytes().split(b"\r\n")
+    lines[1] = b"z,3," + lines[1].rpartition(b",")[2]
+    checked.write_bytes(b"\r\n".join(lines))
+    with pytest.raises(InputError, match=r"a\.csv, line 2, is damaged, or was edited: restore it, or, .*'crc32'"):
+        read(checked)
+    lines[1] = b"z,3,"
+    checked.write_bytes(b"\r\n".join(lines))
+    assert read(checked)[0] == {"a": "z", "b": "3"}
+
+
+def test_a_table_from_before_there_were_checksums_is_read(tmp_path):
+    (tmp_path / "a.csv").write_text(as_csv("ab", ROWS))
+    assert len(read(tmp_path / "a.csv")) == 3
+    (tmp_path / "a.csv").write_text(as_csv("abc", ROWS))
+    with pytest.raises(InputError, match=r"a\.csv is another table$"):
+        read(tmp_path / "a.csv")

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from voxelwave.data.listing.manifest import COLUMNS, Row, as_csv, read_manifest, split_of, write_manifest
 from voxelwave.errors import InputError
+from voxelwave.ops import tables
 
 names = st.text(st.characters(exclude_characters="\0", exclude_categories=("Cs",)), max_size=9) | st.text(
     'a,"\r\n', max_size=5
@@ -89,13 +90,17 @@ def test_any_reader_of_csv_reads_it(tmp_path):
         (b"", "not a manifest of this version"),
         (b"path,modality\na.nii,mri\n", "not a manifest of this version"),
         ((",".join(COLUMNS[:-1]) + "\n").encode(), "not a manifest of this version"),
-        ((",".join(COLUMNS) + "\na.nii,mri\n").encode(), "line 2, is not a row"),
+        ((",".join(COLUMNS) + "\na.nii,mri\n").encode(), "line 2, is damaged, or was edited"),
         (
             as_csv([Row(file="a", status="refused")], header=True).replace("refused", "lost").encode(),
+            "line 2, is damaged, or was edited",
+        ),
+        (
+            tables.as_csv(COLUMNS, [Row(file="a", status="refused").model_dump() | {"status": "lost"}]).encode(),
             "line 2, is not a row",
         ),
     ],
-    ids=["empty", "a list", "a column short", "a short row", "a wrong value"],
+    ids=["empty", "a list", "a column short", "a short row", "a changed value", "a wrong value"],
 )
 def test_what_is_no_manifest_is_refused(tmp_path, content, reason):
     (tmp_path / "m.csv").write_bytes(content)

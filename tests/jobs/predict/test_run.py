@@ -439,7 +439,7 @@ def test_bad_input_is_one_line(run, scans, tmp_path, options, message):
         ("out", None, "ends in .csv"),
         ("out.csv", "image,age\na,1\n", "no table of predictions of this model"),
         ("out.csv", "image,modality,lesion,aneurysm,model\na,mri,0,0,abc\n", "no table of predictions of this model"),
-        ("out.csv", b"\xff\xfe", "is no table of predictions"),
+        ("out.csv", b"\xff\xfe", "cannot be read as a CSV text"),
     ],
 )
 def test_a_table_is_never_written_over_something_else(heads, tmp_path, name, content, message):

@@ -101,7 +101,7 @@ COLUMNS = tuple(Row.model_fields)
 def as_csv(rows: Iterable[Row], *, header: bool) -> str:
     """Return rows as lines of a CSV."""
     # With this end of a line, both of its signs are quoted within a name.
-    return tables.as_csv(COLUMNS, (row.model_dump() for row in rows), header=header, line_end="\r\n")
+    return tables.as_csv(COLUMNS, (row.model_dump() for row in rows), header=header, line_end="\r\n", checked=True)
 
 
 def write_manifest(path: Path, rows: Iterable[Row]) -> None:
@@ -112,7 +112,8 @@ def write_manifest(path: Path, rows: Iterable[Row]) -> None:
 def read_manifest(path: Path) -> list[Row]:
     """Read the rows; a last line that was cut off, as when its writer was killed, is left out.
 
-    Raises InputError for a file that is no manifest, or one whose outputs do not lie below its folder.
+    Raises InputError for a file that is no manifest, one of whose rows is not what was written, or one whose outputs do
+    not lie below its folder.
     """
     try:
         # Without the cut line first: it may end within a letter.
@@ -121,14 +122,12 @@ def read_manifest(path: Path) -> list[Row]:
         raise InputError(f"cannot read the manifest {path}: {error}") from None
     while text.count('"') % 2:  # within a name with a line of its own
         text = text.rpartition("\n")[0]
-    lines = tables.read_csv(path, text)
-    if tuple(next(lines, (0, []))[1]) != COLUMNS:
-        raise InputError(f"{path} is not a manifest of this version of voxelwave: prepare into another folder")
     rows = []
-    for line, cells in lines:
+    other = "is not a manifest of this version of voxelwave: prepare into another folder"
+    for line, cells in tables.read_checked(path, COLUMNS, otherwise=other, text=text):
         try:
-            row = Row.model_validate(dict(zip(COLUMNS, cells, strict=True)))
-        except (ValidationError, ValueError) as error:
+            row = Row.model_validate(cells)
+        except ValidationError as error:
             problem = str(error).splitlines()[0]
             raise InputError(f"{path}, line {line}, is not a row of a manifest ({problem})") from None
         if row.output:

@@ -18,7 +18,7 @@ from voxelwave.downstream.inference import predict_volume, write_prediction
 from voxelwave.errors import InputError, UnusableVolume
 from voxelwave.ops.files import size_and_sha256, write_text
 from voxelwave.ops.loggers import printable
-from voxelwave.ops.tables import as_csv, read_csv
+from voxelwave.ops.tables import as_csv, read_checked
 from voxelwave.ops.texts import read_json
 
 LEGEND = "labels.json"
@@ -134,19 +134,16 @@ class SegmentationFolder:
     def _note(self, case: Case) -> None:
         self._origins[printable(self._name(case))] = origin_of(case)
         rows = ({"result": name} | origin._asdict() for name, origin in self._origins.items())
-        write_text(self._out / ORIGINS, as_csv(["result", *Origin._fields], rows))
+        write_text(self._out / ORIGINS, as_csv(["result", *Origin._fields], rows, checked=True))
 
     def _read(self) -> Iterator[tuple[str, Origin]]:
         record = self._out / ORIGINS
         if not record.exists():
             return
         try:
-            rows = read_csv(record)
-            columns = next(rows, (0, []))[1]
-            for _, cells in rows:
-                row = dict(zip(columns, cells, strict=True))
+            for _, row in read_checked(record, ["result", *Origin._fields], otherwise="has other columns"):
                 yield printable(row["result"]), Origin(printable(row["image"]), int(row["bytes"]), row["sha256"])
-        except (KeyError, ValueError) as error:
+        except ValueError as error:
             raise InputError(
                 f"{record} does not say which image each prediction is of ({error}): move it away"
             ) from None
@@ -190,16 +187,13 @@ class TargetTable:
         row = {"modality": case.modality, "model": self._name, **origin._asdict(), "bytes": str(origin.bytes)}
         named = zip(self._targets, probabilities, strict=True)
         self._rows[origin.image] = row | {target: f"{probability:.6f}" for target, probability in named}
-        write_text(self._out, as_csv(self._columns, self._rows.values()))
+        write_text(self._out, as_csv(self._columns, self._rows.values(), checked=True))
 
     def _read(self) -> list[dict[str, str]]:
-        try:
-            (_, columns), *lines = list(read_csv(self._out)) or [(0, [])]
-        except InputError as error:
-            raise InputError(f"{self._out} is no table of predictions ({error}): choose another file") from None
-        rows = [dict(zip(columns, cells, strict=False)) for _, cells in lines]
-        if columns != self._columns or any(row.keys() != {*columns} or row["model"] != self._name for row in rows):
-            raise InputError(f"{self._out} is no table of predictions of this model: choose another file")
+        other = "is no table of predictions of this model: choose another file"
+        rows = [row for _, row in read_checked(self._out, self._columns, otherwise=other)]
+        if any(row["model"] != self._name for row in rows):
+            raise InputError(f"{self._out} {other}")
         return rows
 
 
