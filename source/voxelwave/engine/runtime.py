@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import torch
 
-from voxelwave.engine.signals import end_now
+from voxelwave.engine.signals import code_of_stop, end_now
 from voxelwave.errors import InputError, ProcessFault
 from voxelwave.ops.memory import keep_freed_memory
 from voxelwave.ops.workers import how_it_ended, is_stuck
@@ -55,6 +55,8 @@ def make_fabric(
         raise InputError(
             f"training.device={device}, precision={precision}, devices={devices} cannot run here: {reason}"
         ) from None
+    if devices > 1:
+        _watch_ranks(fabric)
     try:
         fabric.launch()
     except BaseException as error:
@@ -64,8 +66,6 @@ def make_fabric(
             raise
         raise ProcessFault(f"the processes of training.devices={devices} did not come together: {lost}") from None
     keep_freed_memory()
-    if devices > 1:
-        _watch_ranks(fabric)
     return fabric
 
 
@@ -130,19 +130,19 @@ def _ended_rank(fabric: Any) -> str | None:
 
 def _watch_ranks(fabric: Any) -> None:
     """End this process soon after a rank that it knows: it may wait for it in a call that no error reaches."""
-    from lightning_fabric.strategies.launchers.subprocess_script import _ChildProcessObserver
+    from lightning_fabric.strategies.launchers import subprocess_script
 
-    for thread in threading.enumerate():
-        # Fabric's own observer kills this process, which could not say what happened, nor save.
-        if isinstance(thread, _ChildProcessObserver):
-            thread._run = lambda: True
+    # Fabric's own observer kills this process, which could not say what happened, nor save, nor end with its exit code.
+    subprocess_script._launch_process_observer = lambda child_processes: None
 
     def watch() -> None:
         while not (said := _ended_rank(fabric)):
             time.sleep(0.5)
         time.sleep(GRACE_S)
         end_ranks(fabric)
-        end_now(f"{said}, and this rank waits for it; go on with --resume", 2)
+        # All of them may have been asked to stop, and this one still waits for another in a call that does not end.
+        code = code_of_stop()
+        end_now(f"{said}, and this rank waits for it; go on with --resume", 2 if code is None else code)
 
     threading.Thread(target=watch, daemon=True).start()
 

@@ -33,7 +33,7 @@ class StopRequest:
     def __init__(self, at_once: StopAtOnce | None) -> None:
         self.asked = False
         self._first = 0
-        self._at_once = at_once
+        self.at_once = at_once
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
         """Handle a signal."""
@@ -56,8 +56,8 @@ class StopRequest:
 
     def _limit(self, seconds: float) -> None:
         signal.setitimer(signal.ITIMER_REAL, 0)
-        if self._at_once is not None:
-            self._at_once.ends_at = time.monotonic() + seconds
+        if self.at_once is not None:
+            self.at_once.ends_at = time.monotonic() + seconds
 
 
 class StopAtOnce:
@@ -66,10 +66,12 @@ class StopAtOnce:
     Attributes:
         exit_code: of a process that was stopped.
         ends_at: when the process ends whatever it is at, once a signal has arrived, by the monotonic clock.
+        asked: whether a signal that asks to stop has arrived, whatever the main thread is at.
     """
 
     def __init__(self) -> None:
         self.exit_code = STOPPED
+        self.asked = False
         self.ends_at = math.inf
         self._raised = False
 
@@ -87,7 +89,7 @@ class StopAtOnce:
                 if not (numbers := os.read(reading, 64)):
                     return
                 if not told and (asking := [number for number in numbers if number in STOPPING]):
-                    told, self.ends_at = asking[0], time.monotonic() + LIMIT_S
+                    told, self.ends_at, self.asked = asking[0], time.monotonic() + LIMIT_S, True
             if told and time.monotonic() > self.ends_at:
                 end_now(f"stopped by {signal.Signals(told).name}, in the midst of its work", self.exit_code)
 
@@ -123,6 +125,13 @@ def exit_code_when_stopped(code: int) -> None:
     at_once = signal.getsignal(signal.SIGTERM)
     if isinstance(at_once, StopAtOnce):
         at_once.exit_code = code
+
+
+def code_of_stop() -> int | None:
+    """Return the exit code of this process where a signal has asked it to stop, None where none has."""
+    handler = signal.getsignal(signal.SIGTERM)
+    at_once = handler.at_once if isinstance(handler, StopRequest) else handler
+    return at_once.exit_code if isinstance(at_once, StopAtOnce) and at_once.asked else None
 
 
 @contextmanager

@@ -125,6 +125,19 @@ def test_a_rank_that_is_killed_ends_the_others_with_one_line_and_the_state_is_ke
     assert len((folder / "metrics.jsonl").read_text().splitlines()) >= step
 
 
+def test_ranks_that_are_all_stopped_while_they_come_together_end_as_one_that_is_stopped(raw_config, tmp_path):
+    raw_config["training"] |= {"devices": 2, "device": "cpu", "epochs": 400}
+    process = Process(raw_config, tmp_path)
+    deadline = time.monotonic() + 60
+    while len(everyone(process)) < 2 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    for pid in reversed(everyone(process)):
+        os.kill(pid, signal.SIGTERM)
+    code, printed = process.ended(within_s=60)
+    assert code == 130, printed
+    assert "Traceback" not in printed
+
+
 def first_loss(config, *, rank):
     """What a rank computes of its first batch."""
     data = TrainingData(config, rank=rank, world_size=config.training.devices, pin_memory=False, console=QUIET)
