@@ -1,11 +1,13 @@
 import multiprocessing
 import os
 import signal
+import sys
 import time
 from functools import partial
 
 import pytest
 
+from support.command import process
 from voxelwave.errors import InputError, ProcessFault
 from voxelwave.jobs.common import processes
 from voxelwave.jobs.common.processes import run_all
@@ -95,3 +97,19 @@ def test_a_process_may_not_outlive_its_parent(forked):
     os.close(writing)
     assert os.read(reading, 9) == b""  # at once, and not when the jobs are done: whoever could write is gone
     os.close(reading)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="signals of a process are read below /proc")
+def test_the_first_process_hears_nobody_from_its_first_moment_on():
+    program = """
+import signal
+from pathlib import Path
+from voxelwave.jobs.common.processes import _Worker
+process = _Worker(len).process
+status = Path(f"/proc/{process.pid}/status").read_text()
+blocked = int(status.partition("SigBlk:")[2].split()[0], 16)
+process.kill()
+print(all(blocked >> number - 1 & 1 for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)))
+"""
+    # In a process of its own, in which Python has started none before.
+    assert process("-c", program).out == "True\n"

@@ -9,6 +9,7 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from typing import Any, Generic, TypeVar
 
@@ -81,6 +82,8 @@ class _Worker(Generic[JobT, ResultT]):
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
         self.process = context.Process(target=_serve, args=(theirs, work, os.getpid()), daemon=True)
+        # Python starts its tracker of resources with the first process, and afterwards lets SIGTERM through again.
+        resource_tracker.ensure_running()
         with signals_held():
             self.process.start()
         theirs.close()
