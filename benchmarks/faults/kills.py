@@ -241,6 +241,11 @@ def told(log: Path) -> str:
     return log.read_text(errors="replace")
 
 
+def is_outside_the_command(text: str, moment_s: float) -> bool:
+    """Tell by what a command printed whether Python was still starting, or leaving already."""
+    return (moment_s < 3.0 and not text) or any(line.startswith("done: ") for line in text.splitlines())
+
+
 class Trials:
     """The trials of all jobs, one after the other."""
 
@@ -308,8 +313,9 @@ class Trials:
             *(job.name, done, round(moment, 2), code, round(ended, 1), hung),
             traceback="Traceback" in text,
             orphans=len(orphans),
-            # A job may have ended before; what comes before Python runs the command ends as the system does it.
-            expected=code in (*codes, 0) or (code == -number and moment < 3.0 and not text),
+            # A job may have ended before; what comes before Python runs the command, or after it is done, ends as the
+            # system does it.
+            expected=code in (*codes, 0) or (code == -number and is_outside_the_command(text, moment)),
             same=same,
             said=text.strip().splitlines()[-1][:300] if text.strip() else "",
         )
