@@ -177,3 +177,19 @@ def test_any_change_of_a_manifest_is_rows_or_an_error(tmp_path_factory, row, pla
     with suppress(InputError):
         for of in read_manifest(path):
             assert not of.output or (path.parent / of.output).resolve().is_relative_to(path.parent.resolve())
+
+
+def test_no_flipped_bit_of_a_manifest_is_taken_for_what_was_written(tmp_path):
+    rows = [
+        Row(file=f'/scans/{name}"x.nii', status="accepted", output=f"mri/{name}.vxw", subject=name) for name in "ab"
+    ]
+    path = tmp_path / "m.csv"
+    write_manifest(path, rows)
+    content = path.read_bytes()
+    begins = content.index(b"\r\n")  # of the rows; what is wrong with a header is told by its names
+    for place in range(8 * begins, 8 * len(content)):
+        flipped = bytearray(content)
+        flipped[place // 8] ^= 1 << place % 8
+        path.write_bytes(flipped)
+        with suppress(InputError):
+            assert read_manifest(path) == rows, place
