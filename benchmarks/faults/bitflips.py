@@ -40,8 +40,8 @@ from voxelwave.jobs.pretrain.run import FREE_TO_CHANGE
 KINDS = ("refused", "harmless", "silent", "crashed")
 HEAD = f"file | bytes | what reads it | {' | '.join(KINDS)}"
 NOTES = """
-Single bits, drawn without repetition by a seed. A configuration and a table are written for people, who edit them: they
-have no checksum, and what is silent there are letters and digits within a name, a number or a comment."""
+Single bits, drawn without repetition by a seed. A configuration is written for people, who edit it: it has no
+checksum, and what is silent there are letters and digits within a name, a number or a comment."""
 
 Reader = Callable[[Path], Any]
 

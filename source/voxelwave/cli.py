@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 
 import typer
 
-from voxelwave.engine.signals import Stopped, stopped_by_signals
+from voxelwave.engine.signals import Stopped, deaf_at_exit, stopped_by_signals
 from voxelwave.errors import DivergedError, InputError
 from voxelwave.jobs.doctor.command import doctor
 from voxelwave.jobs.embed.command import embed
@@ -52,6 +52,7 @@ def main(command: Callable[[], None] | None = None) -> None:
 
     A signal that asks to stop is one line, too.
     """
+    deaf_at_exit()
     with stopped_by_signals() as stopping:
         try:
             (command or app)()

@@ -107,3 +107,13 @@ main(lambda: [library.pthread_mutex_lock(mutex) for _ in range(2)])
 """
     ended = process("-c", program)
     assert (ended.code, ended.err) == (130, "voxelwave: stopped by SIGTERM, in the midst of its work\n")
+
+
+def test_a_program_that_is_leaving_ends_as_it_would():
+    program = """
+import atexit, os, signal
+from voxelwave.cli import main
+atexit.register(lambda: os.kill(os.getpid(), signal.SIGUSR1))  # runs after what is registered later
+main(lambda: None)
+"""
+    assert process("-c", program).code == 0

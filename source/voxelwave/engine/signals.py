@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import math
 import os
 import select
@@ -11,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from types import FrameType
 
 from voxelwave.ops.workers import STOPPING
@@ -118,6 +120,12 @@ def stopped_by_signals() -> Iterator[StopAtOnce]:
         os.close(writing)
         watching.join()
         os.close(reading)
+
+
+@cache
+def deaf_at_exit() -> None:
+    """Let no signal that asks to stop change the exit code of a program that is leaving already."""
+    atexit.register(lambda: [signal.signal(number, signal.SIG_IGN) for number in STOPPING])
 
 
 def exit_code_when_stopped(code: int) -> None:
