@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset, TensorDataset
+from torch.utils.data._utils import signal_handling
 
 from voxelwave.data.batches.watched import WatchedLoader
 from voxelwave.errors import ProcessFault
@@ -46,7 +47,13 @@ def is_gone(pid, *, within_s=5.0):
     return False
 
 
-def test_a_worker_that_was_killed_is_told_with_its_file_where_a_batch_is_waited_for_and_nowhere_else():
+@pytest.mark.parametrize("after_another", [False, True])
+def test_a_worker_that_was_killed_is_told_with_its_file_where_a_batch_is_waited_for_and_nowhere_else(
+    monkeypatch, after_another
+):
+    if after_another:  # loader of torch's own, whose handler of SIGCHLD stays
+        monkeypatch.setattr(signal_handling, "_SIGCHLD_handler_set", False)
+        list(DataLoader(TensorDataset(torch.zeros(2)), num_workers=1))
     batches = iter(loader(Pids(hangs_at=2)))
     pid = int(next(batches)[1])
     next(batches)

@@ -16,6 +16,7 @@ from typing import Any
 
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_convert, get_worker_info
+from torch.utils.data._utils import signal_handling
 
 from voxelwave.errors import InputError, ProcessFault
 from voxelwave.ops.workers import Notes, begin_worker, how_it_ended, is_stuck, remedy, signals_held
@@ -71,8 +72,8 @@ class WatchedLoader(DataLoader[Any]):
         workers = _Workers(started, self._notes, self._timeout_s)
         try:
             while True:
-                with _told_of_children(lambda number, frame: workers.check()), workers.awaited():
-                    workers.check()
+                with _told_of_children(lambda number, frame: workers.check(killed=True)), workers.awaited():
+                    workers.check(killed=True)
                     try:
                         batch = next(batches)
                     except StopIteration:
@@ -106,12 +107,17 @@ class _Workers:
         yield
         self._deadline = math.inf
 
-    def check(self, *, all_alive: bool = False) -> None:
-        """Raise ProcessFault where a worker is dead; one that ended as it should counts with `all_alive` alone."""
+    def check(self, *, all_alive: bool = False, killed: bool = False) -> None:
+        """Raise ProcessFault where a worker is dead; one that ended as it should counts with `all_alive` alone.
+
+        With `killed` one that ended by itself does not count: what it raised may still be on its way.
+        """
         if self._too_late:
             raise ProcessFault(self._too_late) from None
         for number, worker in enumerate(self._processes):
-            if worker.exitcode or (all_alive and worker.exitcode is not None):
+            if (worker.exitcode and not (killed and worker.exitcode > 0)) or (
+                all_alive and worker.exitcode is not None
+            ):
                 what = f"data worker {worker.pid} {how_it_ended(worker.exitcode)} while it read {self._notes[number]}"
                 raise ProcessFault(f"{what}, {remedy(worker, MORE_MEMORY)}") from None
 
@@ -166,6 +172,8 @@ def _told_of_children(handler: Any) -> Iterator[None]:
         yield
         return
     before = signal.getsignal(signal.SIGCHLD)
+    if getattr(before, "__module__", "") == signal_handling.__name__:  # as of another loader, before this one
+        before = signal.SIG_DFL
     signal.signal(signal.SIGCHLD, handler)
     try:
         yield
