@@ -23,7 +23,7 @@ Precision = Literal["fp32", "bf16", "fp16"]
 RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID")  # in the order in which Fabric believes them
 RANK_TIMEOUT_S = 1200.0
 FIRST_RANK = "VOXELWAVE_FIRST_RANK"  # tells the ranks that it starts its process
-GRACE_S = 10.0  # for a rank to save and end after another one that was lost
+GRACE_S = 10.0  # for a rank to notice that another one was lost
 _FABRIC_PRECISION = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 
 
@@ -55,6 +55,7 @@ def make_fabric(
         raise InputError(
             f"training.device={device}, precision={precision}, devices={devices} cannot run here: {reason}"
         ) from None
+    fabric.rank_is_missed = threading.Event()
     if devices > 1:
         _watch_ranks(fabric)
     try:
@@ -79,6 +80,7 @@ def lost_rank(fabric: Any, error: BaseException) -> str | None:
     text = str(error).lower()
     if fabric.world_size == 1 or not any(of in text for of in ("gloo", "nccl", "connection", "timed out", "timeout")):
         return None
+    fabric.rank_is_missed.set()
     # The system may tell of the end of a connection before it tells of the end of a process.
     for _ in range(20):
         if said := _ended_rank(fabric):
@@ -138,7 +140,9 @@ def _watch_ranks(fabric: Any) -> None:
     def watch() -> None:
         while not (said := _ended_rank(fabric)):
             time.sleep(0.5)
-        time.sleep(GRACE_S)
+        # Whoever notices it by an error has the time that it takes to save.
+        if fabric.rank_is_missed.wait(GRACE_S):
+            return
         end_ranks(fabric)
         # All of them may have been asked to stop, and this one still waits for another in a call that does not end.
         code = code_of_stop()
