@@ -8,6 +8,7 @@ import pytest
 from lightning_fabric.strategies.launchers import subprocess_script
 
 from voxelwave.engine import runtime
+from voxelwave.engine.loop import Trainer
 
 
 @pytest.fixture
@@ -22,7 +23,7 @@ def first_rank(monkeypatch):
         world_size=2,
         global_rank=0,
         strategy=SimpleNamespace(launcher=SimpleNamespace(procs=[second])),
-        rank_is_missed=threading.Event(),
+        ends_in_order=threading.Event(),
     )
     runtime._watch_ranks(fabric)
     second.wait()
@@ -35,6 +36,14 @@ def test_a_rank_that_waits_for_one_that_is_dead_is_ended_with_one_line(first_ran
     while not ended and time.monotonic() < deadline:
         time.sleep(0.02)
     assert ended == [(f"{said}, and this rank waits for it; go on with --resume", 2)]
+
+
+def test_a_rank_that_stops_as_the_others_do_has_the_time_that_it_takes_to_save(first_rank):
+    fabric, _, ended = first_rank
+    fabric.device, fabric.all_reduce = "cpu", lambda votes, reduce_op: votes + 1
+    assert Trainer._anyone(SimpleNamespace(fabric=fabric), False)
+    time.sleep(1.0)
+    assert not ended
 
 
 def test_a_rank_that_has_noticed_it_has_the_time_that_it_takes_to_save(first_rank):

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from voxelwave.contracts import StepOutput
 from voxelwave.engine.checkpoint import LAST, PREVIOUS, save_checkpoint
 from voxelwave.engine.run_log import Record, RunLog
-from voxelwave.engine.runtime import lost_rank
+from voxelwave.engine.runtime import ends_in_order, lost_rank
 from voxelwave.engine.signals import Stopped
 from voxelwave.errors import DivergedError, InputError, ProcessFault
 
@@ -128,6 +128,7 @@ class Trainer:
             if not self._whole:
                 stopped.args = (f"{stopped}; {self._kept(log)}",)
                 raise
+            ends_in_order(self.fabric)
             self.save(log)
             return False
         finally:
@@ -185,6 +186,8 @@ class Trainer:
         if self.fabric.world_size == 1:
             return asked
         votes = self.fabric.all_reduce(torch.tensor(float(asked), device=self.fabric.device), reduce_op="sum")
+        if votes > 0:
+            ends_in_order(self.fabric)  # the others are gone sooner than the one that saves
         return bool(votes > 0)
 
     def _step(self, micro_batches: Sequence[TrainingBatch]) -> tuple[dict[str, float], float]:

@@ -55,7 +55,7 @@ def make_fabric(
         raise InputError(
             f"training.device={device}, precision={precision}, devices={devices} cannot run here: {reason}"
         ) from None
-    fabric.rank_is_missed = threading.Event()
+    fabric.ends_in_order = threading.Event()
     if devices > 1:
         _watch_ranks(fabric)
     try:
@@ -80,7 +80,7 @@ def lost_rank(fabric: Any, error: BaseException) -> str | None:
     text = str(error).lower()
     if fabric.world_size == 1 or not any(of in text for of in ("gloo", "nccl", "connection", "timed out", "timeout")):
         return None
-    fabric.rank_is_missed.set()
+    ends_in_order(fabric)
     # The system may tell of the end of a connection before it tells of the end of a process.
     for _ in range(20):
         if said := _ended_rank(fabric):
@@ -88,6 +88,12 @@ def lost_rank(fabric: Any, error: BaseException) -> str | None:
         time.sleep(0.05)
     stopped = [f"rank {rank} (process {pid})" for rank, pid in _other_ranks(fabric) if is_stuck(pid)]
     return f"{stopped[0] if stopped else 'another rank'} does not answer"
+
+
+def ends_in_order(fabric: Any) -> None:
+    """Tell the watch over the ranks that this one is about to save and end, however long that takes."""
+    if fabric.world_size > 1:
+        fabric.ends_in_order.set()
 
 
 def end_ranks(fabric: Any, *, hang: bool = False) -> None:
@@ -140,8 +146,8 @@ def _watch_ranks(fabric: Any) -> None:
     def watch() -> None:
         while not (said := _ended_rank(fabric)):
             time.sleep(0.5)
-        # Whoever notices it by an error has the time that it takes to save.
-        if fabric.rank_is_missed.wait(GRACE_S):
+        # Whoever has noticed it by an error, or stops as that one did, has the time that it takes to save.
+        if fabric.ends_in_order.wait(GRACE_S):
             return
         end_ranks(fabric)
         # All of them may have been asked to stop, and this one still waits for another in a call that does not end.

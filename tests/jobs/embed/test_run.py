@@ -150,6 +150,9 @@ def test_what_can_be_embedded_is_found_as_elsewhere(heads, tmp_path):
     lists.write_text(f"path,modality\n{mri / name},ct\n{mri / name},mri\n")  # a list that contradicts itself
     assert [case.modality for case in find_images(str(lists), None)[0]] == [""]
     assert [case.modality for case in find_images(str(lists), "mri")[0]] == ["mri"]
+    (tmp_path / "scan.bin").write_bytes(bytes(400))  # what a list names is to be read, whatever its name
+    lists.write_text("path,modality\nscan.bin,mri\n")
+    assert [(case.image.name, case.modality) for case in find_images(str(lists), None)[0]] == [("scan.bin", "mri")]
     scans, label_maps, _ = find_images(str(heads / "mri"), "ct")
     assert {case.modality for case in scans} == {"ct"}
     assert not label_maps

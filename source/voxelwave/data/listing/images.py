@@ -55,10 +55,14 @@ def find_images(source: str, modality: str | None) -> Listed:
     scans, unusable = scans_among([path for path in files if path not in stored], root)
     unread = [f"{scan.path}: {reason}" for scan, reason in unusable]
     scans += [Scan(path, root) for path in stored]
+    order: dict[Path, int] = {}
+    if place.suffix.lower() == ".csv":
+        # A list has its own order, and what it names is to be read, whatever its name: reading says what is wrong.
+        order = {path: number for number, path in enumerate(files)}
+        told = {path for scan in scans for path in scan.files} | {scan.path for scan, _ in unusable}
+        scans += [Scan(path, root) for path in files if path not in told]
     cases, label_maps = [], []
-    # A list has its own order.
-    order = {path: number for number, path in enumerate(files)} if place.suffix.lower() == ".csv" else {}
-    for scan in sorted(scans, key=lambda scan: (order.get(scan.path, 0), scan.name)):
+    for scan in sorted(scans, key=lambda scan: (order.get(scan.files[0], 0), scan.name)):
         # The folder of a series may be named after what is to be seen in it.
         if scan.series is None and (reason := label_map_reason(scan.path)):
             label_maps.append(f"{scan.path}: {reason}")
@@ -66,7 +70,7 @@ def find_images(source: str, modality: str | None) -> Listed:
         subject = subject_by_name(scan.path, root if scan.path.is_relative_to(root) else scan.path.parent)
         if scan.series is not None:
             subject = scan.series.patient or subject
-        named = listed.get(scan.path, of.modality)
+        named = listed.get(scan.files[0], of.modality)
         cases.append(Case(without_suffix(scan.path.name), scan.path, named, subject, series=scan.series))
     if not cases:
         if label_maps:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -166,6 +167,7 @@ class FoldData:
         named = {part: [f"{one.case.name} {one.case.subject}" for one in of] for part, of in parts.items()}
         return {part: f"{len(of)}:{key_to_seed(*of):016x}" for part, of in named.items()}
 
+    @cached_property
     def contents(self) -> dict[str, dict[str, str]]:
         """A mark of the image, the label map and the targets of each case of each part, in order."""
         parts = {"train": self.train, "validation": self.validation, "test": self.test}

@@ -112,7 +112,7 @@ def _prepared(config: FinetuneConfig, session: Session, kept: Kept, console: Con
         raise InputError(f"{session.folder} holds a run of another command: choose another run.name")
     fold = prepare_fold(config, session.checkpoint, kept, console)
     session.config = fold.config
-    session.check_continues(FREE_TO_CHANGE, files=fold.data.fingerprint(), contents=fold.data.contents(), what="cases")
+    session.check_continues(FREE_TO_CHANGE, files=fold.data.fingerprint(), contents=fold.data.contents, what="cases")
     return fold
 
 
@@ -156,7 +156,7 @@ def _train(fold: Fold, session: Session) -> bool:
             probe_every_steps=1,
         ),
         shown=(task.score, "validation_loss"),
-        metadata={"files": data.fingerprint(), "contents": marks_of(data.contents()), "description": fold.description},
+        metadata={"files": data.fingerprint(), "contents": marks_of(data.contents), "description": fold.description},
         probe=validated,
         # Without validation nothing tells which weights are the best: the last ones are taken.
         score=lambda row: -row[task.score] if data.validation else math.inf,
