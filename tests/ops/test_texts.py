@@ -10,7 +10,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from voxelwave.ops.texts import DEEPEST, from_json, from_yaml, read_json, read_text, read_yaml
+from voxelwave.ops.texts import DEEPEST, from_json, from_yaml, read_json, read_text, read_yaml, sealed
 
 LEVELS = [f"&b{level} [{', '.join([f'*b{level - 1}'] * 10)}]" if level else "&b0 [0, 0]" for level in range(9)]
 BOMB = "{" + ", ".join(f"a{level}: {text}" for level, text in enumerate(LEVELS)) + "}"
@@ -87,3 +87,25 @@ def test_a_file_is_read_up_to_a_size(tmp_path):
     for read in (read_yaml, lambda of: read_text(of, most_mb=1)):
         with pytest.raises(ValueError, match="larger than 1 MB"):
             read(path)
+
+
+def test_a_changed_bit_of_a_sealed_text_is_never_another_value(tmp_path):
+    text, path = sealed("a: {b: 10, c: names}\nd: false\ne: 17\n"), tmp_path / "a.yaml"
+    path.write_text(text)
+    values = {"a": {"b": 10, "c": "names"}, "d": False, "e": 17}
+    assert read_yaml(path) == values
+    for bit in range(8 * len(text)):
+        changed = bytearray(text.encode())
+        changed[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(changed)
+        with suppress(ValueError):
+            assert read_yaml(path) == values
+
+
+def test_without_its_last_line_a_sealed_text_may_be_changed(tmp_path):
+    path = tmp_path / "a.yaml"
+    path.write_text(sealed("a: 10\n").replace("10", "11"))
+    with pytest.raises(ValueError, match="damaged; if you changed it yourself, delete its last line"):
+        read_yaml(path)
+    path.write_text("a: 11\n")
+    assert read_yaml(path) == {"a": 11}

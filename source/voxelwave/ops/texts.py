@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ MB = 2**20
 DEEPEST = 64  # lists and mappings within each other; no file of the package has ten
 MOST_NODES = 100_000  # of a configuration, an alias counted as what it stands for
 LONGEST_NUMBER = 100  # characters
+_SEAL = re.compile(r". crc32 ([0-9a-f]{8}): .*\n?\Z")
 _TOKENS = re.compile(r'"(?:[^"\\]++|\\.)*+"?|[\[\]{}]', re.DOTALL)
 
 
@@ -56,8 +58,28 @@ def from_yaml(text: str) -> Any:
 
 
 def read_yaml(path: Path) -> Any:
-    """Parse a file as `from_yaml` does; raises ValueError, and OSError where it cannot be read."""
-    return from_yaml(read_text(path, most_mb=1))
+    """Parse a file as `from_yaml` does; raises ValueError, and OSError where it cannot be read.
+
+    ValueError, too, where a text that was `sealed` is another one now.
+    """
+    text = read_text(path, most_mb=1)
+    seal = _SEAL.search(text)
+    if seal:
+        text = text[: seal.start()]
+        if seal[1] != _checksum(text):
+            raise ValueError(
+                "its checksum does not fit, it is damaged; if you changed it yourself, delete its last line"
+            )
+    return from_yaml(text)
+
+
+def sealed(text: str) -> str:
+    """Return a YAML text with its checksum as a comment at the end, which `read_yaml` compares."""
+    return f"{text}# crc32 {_checksum(text)}: of all lines above; delete this one when you change them\n"
+
+
+def _checksum(text: str) -> str:
+    return f"{zlib.crc32(text.encode()):08x}"
 
 
 def _depth(text: str) -> int:

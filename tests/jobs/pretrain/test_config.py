@@ -101,7 +101,7 @@ def test_a_mistake_is_one_line_that_names_the_key(config_file, override, message
     ("content", "message"),
     [
         (None, "cannot read config"),
-        ("a: [1", "is not valid YAML"),
+        ("a: [1", "cannot read config"),
         ("- 1", "must hold sections"),
         ("", "must hold sections"),
     ],

@@ -26,7 +26,7 @@ def read_config(path: Path | None, overrides: Sequence[str] = ()) -> dict[str, A
     except OSError as error:
         raise InputError(f"cannot read config {path}: {error.strerror}") from None
     except ValueError as error:
-        raise InputError(f"{path} is not valid YAML: {error}") from None
+        raise InputError(f"cannot read config {path}: {error}") from None
     if not isinstance(raw, dict):
         raise InputError(f"{path} must hold sections (run, data, model, …), got {type(raw).__name__}")
     for override in overrides:

@@ -16,6 +16,7 @@ from voxelwave.errors import InputError
 from voxelwave.jobs.common.config import Section
 from voxelwave.ops.files import MARK_DIGITS, locked, write_text
 from voxelwave.ops.loggers import logger
+from voxelwave.ops.texts import sealed
 
 Checkpoint = Mapping[str, Any]
 # By group and name of a file, a mark of `ops.files.content_mark`.
@@ -139,7 +140,7 @@ def check_contents_stay(folder: Path, checkpoint: Checkpoint, contents: Contents
 def write_config(folder: Path, config: Section) -> None:
     """Make the folder and write the configuration into it, with every default."""
     folder.mkdir(parents=True, exist_ok=True)
-    write_text(folder / CONFIG, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+    write_text(folder / CONFIG, sealed(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)))
 
 
 def _flat(values: Any, prefix: str = "") -> dict[str, Any]:
