@@ -1,78 +1,65 @@
-"""The arms of the transfer study: one backbone, pretrained in different ways for the same time, or not at all."""
+"""The arms of the transfer study: ways to pretrain a backbone on the same heads in the same time."""
 
 from __future__ import annotations
 
+import json
 import re
 import statistics
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from volumes import NOISE, SIDE
+from scans import CONTRASTS, CROP, NOISE, PATCH, PRETRAIN, SPACING_MM
 
 from voxelwave.jobs.common.config_file import apply_override
+from voxelwave.jobs.common.console import Console
 from voxelwave.jobs.pretrain.config import Config, check_config
+from voxelwave.jobs.pretrain.data import TrainingData
+from voxelwave.jobs.pretrain.pair_data import PairData
 from voxelwave.jobs.pretrain.pretrainer import build_pretrainer
 from voxelwave.jobs.pretrain.run import pretrain
 from voxelwave.ops.seeding import torch_generator
 
-BACKBONE = {"name": "waveformer", "patch_size": 4, "embed_dim": 96, "depth": 6, "num_heads": 3}
-STEPS = 2500  # of "ours"; the others train for as long
-BATCH_SIZE = 4
-PRECISION = "bf16"  # as fp32 on a development seed, and more steps in the time
-ROUNDS, STEPS_A_ROUND = 5, 3
-CHANNELS = {"mri": 1, "ct": 3}
+BACKBONE = {"name": "waveformer", "patch_size": PATCH, "embed_dim": 96, "depth": 6, "num_heads": 3}
+STEPS = 900  # of cross-contrast; the others train for as long
+ROUNDS, STEPS_A_ROUND = 6, 4
+QUIET = Console(quiet=True)
 
 
 @dataclass(frozen=True)
 class Arm:
-    """A way to pretrain: what differs from "ours", which modalities it sees, and in which folder they lie."""
+    """A way to pretrain: what differs from the present objective, and where its volumes lie.
+
+    Attributes:
+        pairs: trained on pairs that are rendered of the label maps, and not on files.
+    """
 
     overrides: Mapping[str, Any] = field(default_factory=dict)
     modalities: tuple[str, ...] = ("mri", "ct")
-    volumes: str = "pretrain"
+    volumes: str = PRETRAIN
+    pairs: bool = False
 
 
-OURS, MAE, FEATURES = "ours", "plain MAE", "features as target"
-WITHOUT_INFONCE = "ours without InfoNCE"
-MRI_ONLY, CT_ONLY = "MRI only", "CT only"
-NOISE_ONLY = "smooth noise"  # a control: what it brings is not anatomy
+CURRENT, CROSS, SUPERVISED = "present objective", "cross-contrast", "supervised synthesis"
+MAE, NOISE_ONLY, CNN = "plain MAE", "smooth noise", "residual CNN, MAE"
+SIMPLE_MAE = {"masking": {"name": "random", "ratio": 0.6}, "loss.contrastive_weight": 0.0}
 ARMS = {
-    OURS: Arm(),
-    WITHOUT_INFONCE: Arm({"loss.contrastive_weight": 0.0}),
-    MAE: Arm(
-        {
-            "masking": {"name": "random", "ratio": 0.75},
-            "model.backbone.wavelet_levels": 0,
-            "loss.contrastive_weight": 0.0,
-        }
-    ),
-    FEATURES: Arm({"model.target": "features"}),
-    MRI_ONLY: Arm(modalities=("mri",)),
-    CT_ONLY: Arm(modalities=("ct",)),
+    CURRENT: Arm(),
+    CROSS: Arm({"objective": {"name": "cross_contrast"}}, pairs=True),
+    SUPERVISED: Arm({"objective": {"name": "supervised_synthesis"}}, pairs=True),
+    MAE: Arm({**SIMPLE_MAE, "model.backbone.wavelet_levels": 0}),
     NOISE_ONLY: Arm(modalities=("mri",), volumes=NOISE),
 }
 
 
 def configuration(name: str, arm: Arm, data: Path, out: Path, *, steps: int, seed: int) -> Config:
-    """Return the configuration of an arm's run on `<data>/<its volumes>/<modality>`."""
+    """Return the configuration of an arm's run."""
     raw: dict[str, Any] = {
         "run": {"name": re.sub(r"\W+", "_", f"{name} {seed}"), "out_dir": str(out), "seed": seed, "tensorboard": False},
-        "data": {
-            "crop_size": [SIDE] * 3,
-            "foreground_share": 1.0,
-            "cached_volumes": 1000,
-            # Downstream heads are upright: turned ones would take steps to learn what is never asked.
-            "augment": {name: {"flip": {"axes": [0]}, "noise": {}} for name in arm.modalities},
-            "num_workers": 0,
-            "check_content": False,
-            "sources": [
-                {"path": str(data / arm.volumes / modality), "modality": modality} for modality in arm.modalities
-            ],
-        },
+        "data": {"crop_size": [CROP] * 3, "cached_volumes": 1000, "num_workers": 0, "check_content": False},
         "model": {
             "backbone": dict(BACKBONE),
             "sparse": "gather",
@@ -81,11 +68,9 @@ def configuration(name: str, arm: Arm, data: Path, out: Path, *, steps: int, see
             "decoder_width": 48,
         },
         "masking": {"name": "mim", "block_side": 2},
-        "loss": {"contrastive_weight": 0.1, "shallow_depth": BACKBONE["depth"] // 2},
         "training": {
-            "batch_size": dict.fromkeys(CHANNELS, BATCH_SIZE),
+            "batch_size": {"mri": 4, "ct": 4},
             "learning_rate": 1e-3,
-            "precision": PRECISION,
             # An epoch is a handful of steps here: the number of steps alone ends the run.
             "epochs": 100_000,
             "max_steps": steps,
@@ -94,46 +79,55 @@ def configuration(name: str, arm: Arm, data: Path, out: Path, *, steps: int, see
             "checkpoint_every_steps": 100_000,
         },
     }
+    if arm.pairs:
+        cases = str(data / arm.volumes / "cases.csv")
+        raw["data"]["pairs"] = {"cases": cases, "contrasts": [*CONTRASTS, "random"], "spacing_mm": SPACING_MM}
+    else:
+        raw["data"]["augment"] = {modality: {"flip": {"axes": [0]}, "noise": {}} for modality in arm.modalities}
+        raw["data"]["sources"] = [
+            {"path": str(data / arm.volumes / modality), "modality": modality} for modality in arm.modalities
+        ]
+        raw["loss"] = {"contrastive_weight": 0.1, "shallow_depth": 3}
     for key, value in arm.overrides.items():
         if isinstance(value, dict):
-            raw[key] = value
+            raw[key] = {**raw.get(key, {}), **value} if key == "objective" else value
         else:
             apply_override(raw, f"{key}={value}")
     return check_config(raw)
 
 
-def equal_time(arms: Mapping[str, Arm], folder: Path) -> dict[str, int]:
-    """Measure the arms' steps by turns, and return how many each takes in the time of `STEPS` of ours."""
-    # Which volumes an arm sees does not change what a step takes.
-    alike = {
-        name: next(one for one, of in arms.items() if replace(of, volumes=arm.volumes) == arm)
-        for name, arm in arms.items()
-    }
-    measured = {name: arms[name] for name in alike.values()}
-    steps = {
-        name: _steps_of(configuration(name, arm, folder, folder, steps=1, seed=0)) for name, arm in measured.items()
-    }
-    durations: dict[str, list[float]] = {name: [] for name in measured}
-    for round_number in range(ROUNDS + 1):
-        for name, arm in measured.items():
+def equal_time(data: Path, record: Path) -> dict[str, int]:
+    """Return how many steps each arm takes in the time of `STEPS` of cross-contrast; measured once, by turns."""
+    if record.exists():
+        known: dict[str, int] = json.loads(record.read_text())
+        return known
+    steps = {name: _steps_of(configuration(name, arm, data, data, steps=1, seed=0)) for name, arm in ARMS.items()}
+    durations: dict[str, list[float]] = {name: [] for name in steps}
+    for number in range(ROUNDS):
+        for name, step in steps.items():
             began = time.perf_counter()
-            for number in range(STEPS_A_ROUND * len(arm.modalities)):
-                steps[name](arm.modalities[number % len(arm.modalities)], number)
-            if round_number:  # the first warms up
-                durations[name].append((time.perf_counter() - began) / (STEPS_A_ROUND * len(arm.modalities)))
+            for _ in range(STEPS_A_ROUND):
+                step()
+            if number:  # the first warms up
+                durations[name].append((time.perf_counter() - began) / STEPS_A_ROUND)
     per_step = {name: statistics.median(values) for name, values in durations.items()}
-    return {name: round(STEPS * per_step[OURS] / per_step[alike[name]]) for name in arms}
+    found = {name: round(STEPS * per_step[CROSS] / one) for name, one in per_step.items()}
+    record.write_text(json.dumps(found, indent=2) + "\n")
+    return found
 
 
-def _steps_of(config: Config) -> Any:
+def _steps_of(config: Config) -> Callable[[], None]:
+    """Return what trains one step, with all that the step waits for."""
     pretrainer = build_pretrainer(config)
     optimizer = torch.optim.AdamW(pretrainer.parameters())
+    kind = TrainingData if config.data.pairs is None else PairData
+    data = kind(config, rank=0, world_size=1, pin_memory=False, console=QUIET)
+    stream = enumerate(data.batches(0, ROUNDS * STEPS_A_ROUND))
 
-    def step(modality: str, number: int) -> None:
-        volume = torch.rand(BATCH_SIZE, CHANNELS[modality], SIDE, SIDE, SIDE, generator=torch_generator("time", number))
-        with torch.autocast("cpu", torch.bfloat16):
-            loss = pretrainer(volume, torch_generator("mask", number)).loss
-        loss.backward()
+    def step() -> None:
+        index, batch = next(stream)
+        views = data.augmented(batch, index, torch.device("cpu"))  # type: ignore[arg-type]
+        pretrainer(views, torch_generator("mask", index)).loss.backward()  # type: ignore[arg-type]
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         pretrainer.after_step()
@@ -145,5 +139,5 @@ def pretrained(name: str, data: Path, out: Path, *, steps: int, seed: int) -> Pa
     """Pretrain an arm, unless it is done, and return its run folder."""
     config = configuration(name, ARMS[name], data, out, steps=steps, seed=seed)
     if not (config.run_folder() / "figures" / "losses.png").exists():
-        pretrain(config, resume=True)
+        pretrain(config, resume=True, console=QUIET)
     return config.run_folder()

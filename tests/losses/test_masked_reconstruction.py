@@ -46,6 +46,16 @@ def test_predicting_each_patchs_mean_scores_the_baseline():
     assert float(error.baseline) == pytest.approx(1.0)
 
 
+def test_without_normalisation_the_intensities_are_predicted():
+    patches, guess, hard = patches_and_guess()
+    patches[3, 1] = 0.5  # constant: must not count
+    patches, guess = patches.numpy(), guess.numpy()
+    counted = patches.std(-1) >= 0.02
+    error = MaskedReconstruction(normalised=False)(torch.from_numpy(guess), torch.from_numpy(patches), hard)
+    assert float(error.loss) == pytest.approx(np.square(guess - patches).mean(-1)[counted].mean(), rel=1e-6)
+    assert float(error.baseline) == pytest.approx(patches.var(-1)[counted].mean(), rel=1e-6)
+
+
 def test_air_alone_gives_zero_and_a_gradient():
     guess = torch.randn(4, 1, 8, requires_grad=True)
     error = MaskedReconstruction()(guess, torch.zeros(4, 1, 8), torch.tensor([True, False, True, False]))

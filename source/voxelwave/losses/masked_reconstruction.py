@@ -1,4 +1,4 @@
-"""Mean squared error on hidden patches, each normalised by its own mean and variance."""
+"""Mean squared error on hidden patches, as they are or each normalised by its own mean and variance."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class MaskedError(NamedTuple):
 
 
 class PatchStatistics(NamedTuple):
-    """Mean and standard deviation of each patch and channel, and which vary enough to count."""
+    """What each patch and channel is normalised by (0 and 1 where it is not), and which vary enough to count."""
 
     mean: Float[Tensor, "*patch 1"]
     std: Float[Tensor, "*patch 1"]
@@ -31,11 +31,19 @@ class MaskedReconstruction:
 
     A patch whose standard deviation is below `min_std` (in units of the scaled intensity, 0 to 1) is air or a
     saturated window: it has no structure to predict and does not count. `easy_weight` and `hard_weight` weigh the
-    tokens of the two levels of the mask. Raises ValueError for negative weights, two of 0, or a `min_std` of 0 or less.
+    tokens of the two levels of the mask; `normalised: false` predicts the intensities themselves.
+    Raises ValueError for negative weights, two of 0, or a `min_std` of 0 or less.
     Source: He et al., MAE, 2022, section 4.1 (normalised pixel targets).
     """
 
-    def __init__(self, *, min_std: float = 0.02, easy_weight: float = 1.0, hard_weight: float = 1.0) -> None:
+    def __init__(
+        self,
+        *,
+        min_std: float = 0.02,
+        easy_weight: float = 1.0,
+        hard_weight: float = 1.0,
+        normalised: bool = True,
+    ) -> None:
         if min(easy_weight, hard_weight) < 0 or easy_weight + hard_weight == 0:
             raise ValueError(f"weights must be 0 or more and not both 0, got {easy_weight} and {hard_weight}")
         if min_std <= 0:
@@ -43,11 +51,14 @@ class MaskedReconstruction:
         self.min_std = min_std
         self.easy_weight = easy_weight
         self.hard_weight = hard_weight
+        self.normalised = normalised
 
     def statistics(self, patches: Float[Tensor, "*patch voxel"]) -> PatchStatistics:
         """Return what a patch is normalised by; the deviation is clamped at `min_std`."""
         variance, mean = torch.var_mean(patches, dim=-1, keepdim=True, correction=0)
         std = variance.sqrt()
+        if not self.normalised:
+            return PatchStatistics(torch.zeros_like(mean), torch.ones_like(std), std[..., 0] >= self.min_std)
         return PatchStatistics(mean, std.clamp_min(self.min_std), std[..., 0] >= self.min_std)
 
     def __call__(
@@ -60,7 +71,7 @@ class MaskedReconstruction:
         mean, std, varies = self.statistics(patches)
         target = (patches - mean) / std
         error = (predicted.float() - target).square().mean(-1)
-        return self.weigh(error, target.square().mean(-1), varies, hard)
+        return self.weigh(error, target.var(-1, correction=0), varies, hard)
 
     def weigh(
         self,
