@@ -25,7 +25,7 @@ class Backbone(Protocol):
     """What the objective, and what is built downstream, ask of a backbone; `backbones.waveformer` is one.
 
     Attributes:
-        stems: the patch embedding of each channel count, by its number as text.
+        stems: the first layer of each channel count, by its number as text; all of the patch embedding, or its start.
         blocks: one for each of `depth`; the last ones can be removed, and the backbone then ends before them.
         norm: along the channels, for the tokens of any depth.
     """
