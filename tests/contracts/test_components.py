@@ -17,7 +17,10 @@ from voxelwave.registry import (
     SAMPLINGS,
 )
 
-SMALL = {"waveformer": {"patch_size": 4, "embed_dim": 24, "depth": 2, "num_heads": 2}}
+SMALL = {
+    "waveformer": {"patch_size": 4, "embed_dim": 24, "depth": 2, "num_heads": 2},
+    "residual_cnn": {"patch_size": 4, "embed_dim": 24, "depth": 2},
+}
 REGISTRIES = (BACKBONES, MASKINGS, CONTRASTIVE_LOSSES, MODALITIES, SAMPLINGS, EMBEDDINGS, METRIC_LOSSES)
 EVERYTHING = [(registry, name) for registry in REGISTRIES for name in registry.names()]
 

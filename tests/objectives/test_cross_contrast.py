@@ -1,5 +1,7 @@
 """Places of two views are matched by their affines, and nothing hidden reaches what is compared."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -86,8 +88,9 @@ def test_features_between_tokens_are_interpolated_from_those_that_count():
     assert torch.allclose(found.flatten(), torch.tensor([1.0, 3.0, 3.0]), atol=1e-5)
 
 
-def test_hidden_voxels_change_neither_loss_nor_places():
-    model = build_pretrainer(config())
+@pytest.mark.parametrize("cross_weight", [0.0, 0.5])
+def test_hidden_voxels_change_neither_loss_nor_places(cross_weight):
+    model = build_pretrainer(config(cross_reconstruction_weight=cross_weight))
     views = view(0), view(1, channels=3, to_mm=affine((4, 0, 0)))
     levels = [model.draw(of.seen, drawn) for drawn in [generator()] for of in views]
     changed = []
@@ -133,6 +136,125 @@ def test_a_step_learns_to_tell_places_of_two_contrasts_of_the_same_volume():
     assert losses[-1] < losses[0] - 0.3
 
 
+def crossing(weight=0.5):
+    """A model whose cross-modal heads do not predict almost 0, as they do at first."""
+    model = build_pretrainer(config(cross_reconstruction_weight=weight))
+    for parameter in model.cross_heads.parameters():
+        torch.nn.init.normal_(parameter, std=0.3, generator=generator(9))
+    return model
+
+
+def turned(shift):
+    """An affine by which no token lies on another one's centre."""
+    matrix = affine(shift, spacing=1.1)
+    matrix[0, 1], matrix[1, 0] = 0.2, -0.2
+    return matrix
+
+
+def test_hidden_patches_are_predicted_from_the_other_view_as_by_plain_loops():
+    model = crossing().requires_grad_(False)
+    views = view(0), view(1, channels=3, to_mm=turned((-2, 3, 1)))
+    views[0].clean[:, :, :4, :8] = 0.0  # air, which does not count
+    drawn = generator()
+    levels = [model.draw(of.seen, drawn) for of in views]
+    deep = [model.backbone(of.seen, level.hidden).double() for of, level in zip(views, levels, strict=True)]
+    tokens = list(itertools.product(range(4), repeat=3))
+
+    def patch(of, sample, token):
+        where = tuple(slice(PATCH * side, PATCH * side + PATCH) for side in token)
+        return views[of].clean[(sample, slice(None), *where)].flatten(1).double()
+
+    def counts(of, sample, token):
+        return bool(levels[of].visible[(sample, *token)]) and bool(
+            (patch(of, sample, token).std(1, correction=0) >= 0.02).any()
+        )
+
+    def feature(of, sample, token):
+        return deep[of][(sample, slice(None), *token)]
+
+    directions = []
+    for target, source in ((0, 1), (1, 0)):
+        head = model.cross_heads[str(views[target].clean.shape[1])].double()
+        errors, way = [], torch.linalg.inv(views[source].to_mm[0].double()) @ views[target].to_mm[0].double()
+        for sample, token in itertools.product(range(2), tokens):
+            if not levels[target].hidden[(sample, *token)]:
+                continue
+            # 1. Where the token lies among those of the other view, and what these show around it.
+            voxel = [(side + 0.5) * PATCH - 0.5 for side in token]
+            place = ((way @ torch.tensor([*voxel, 1.0]).double())[:3] + 0.5) / PATCH - 0.5
+            total, found = 0.0, 0.0
+            for other in tokens:
+                weight = float((1 - (place - torch.tensor(other)).abs()).clamp_min(0).prod())
+                if weight and counts(source, sample, other):
+                    total, found = total + weight, found + weight * feature(source, sample, other)
+            if total < 0.5:
+                continue
+            # 2. The contrast of the view: the mean of what it shows itself.
+            shown = [feature(target, sample, other) for other in tokens if counts(target, sample, other)]
+            predicted = head(torch.cat([found / total, sum(shown) / len(shown)])).view(-1, PATCH**3)
+            # 3. Each channel of the patch, normalised by itself, where it varies.
+            for true, guess in zip(patch(target, sample, token), predicted, strict=True):
+                std = true.std(correction=0)
+                if std >= 0.02:
+                    errors.append(float(((guess - (true - true.mean()) / std) ** 2).mean()))
+        assert len(errors) >= 5
+        directions.append(sum(errors) / len(errors))
+    model.cross_heads.float()
+    assert float(model(views, generator()).logs["cross_reconstruction"]) == pytest.approx(sum(directions) / 2, rel=1e-4)
+
+
+def test_what_is_predicted_across_follows_what_the_other_view_shows():
+    model = crossing()
+    one, other = view(0), view(1, channels=3, to_mm=turned((-2, 3, 1)))
+    before, changed, target = (
+        model(views, generator()).logs["cross_reconstruction"]
+        for views in (
+            (one, other),
+            (one._replace(seen=1 - one.seen), other),
+            (one, other._replace(clean=torch.rand_like(other.clean))),
+        )
+    )
+    assert before != changed
+    assert before != target
+
+
+def test_without_a_weight_nothing_is_predicted_across_and_all_else_is_the_same():
+    without, with_it = build_pretrainer(config()), build_pretrainer(config(cross_reconstruction_weight=0.5))
+    weights, more = without.state_dict(), with_it.state_dict()
+    assert {name.split(".")[0] for name in more.keys() - weights.keys()} == {"cross_heads"}
+    assert all(torch.equal(value, more[name]) for name, value in weights.items())
+    views = view(0), view(1, channels=3)
+    plain, crossed = (model(views, generator()).logs for model in (without, with_it))
+    assert crossed.keys() - plain.keys() == {"cross_reconstruction"}
+    assert all(torch.equal(plain[name], crossed[name]) for name in plain.keys() - {"loss"})
+    torch.testing.assert_close(crossed["loss"], plain["loss"] + 0.5 * crossed["cross_reconstruction"])
+
+
+def test_views_that_share_nothing_predict_nothing_across_and_keep_the_graph():
+    model = crossing()
+    output = model((view(0), view(1, to_mm=affine((500, 0, 0)))), generator())
+    assert output.logs["cross_reconstruction"] == 0
+    output.loss.backward()
+    assert all(parameter.grad.abs().max() == 0 for parameter in model.cross_heads["1"].parameters())
+
+
+def test_predicting_across_trains_backbone_and_heads():
+    model = crossing()
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name.startswith(("cross_heads", "backbone")))
+    views = view(0), view(1, channels=3, to_mm=turned((-2, 3, 1)))
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-3)
+    errors = []
+    for _ in range(15):
+        output = model(views, generator())
+        optimizer.zero_grad()
+        output.loss.backward()
+        assert all(parameter.grad.abs().max() > 0 for parameter in model.cross_heads.parameters())
+        optimizer.step()
+        errors.append(float(output.logs["cross_reconstruction"]))
+    assert errors[-1] < 0.8 * errors[0]
+
+
 def test_supervised_synthesis_learns_the_tissue_of_each_voxel():
     model = build_pretrainer(config("supervised_synthesis"))
     of = view(0)
@@ -148,6 +270,11 @@ def test_supervised_synthesis_learns_the_tissue_of_each_voxel():
     assert {"cross_entropy", "dice", "accuracy"} <= set(output.logs)
     pictures = model.pictures(of.seen, generator())
     assert pictures["tissues"].shape == of.seen.shape
+
+
+def test_a_negative_weight_is_refused():
+    with pytest.raises(InputError, match="cross_reconstruction_weight is at least 0, got -1"):
+        build_pretrainer(config(cross_reconstruction_weight=-1))
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,10 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from voxelwave.backbones.inputs import check_input
 from voxelwave.backbones.wavelet_attention import HighBands, WaveletBlock
 from voxelwave.contracts import Grid
-from voxelwave.ops.patches import nested_order, patchify, token_grid
+from voxelwave.ops.patches import nested_order, patchify
 from voxelwave.registry import BACKBONES
 
 
@@ -93,7 +94,7 @@ class WaveFormer3D(nn.Module):
         depths: Sequence[int] = (),
     ) -> tuple[Float[Tensor, "batch embed d h w"], list[Float[Tensor, "batch embed d h w"]]]:
         """Return the feature grid and the raw grids after the asked `depths` (0 is the patch embedding)."""
-        grid = self._check(volume, hidden)
+        grid = check_input(volume, hidden, counts=self.stems.keys(), patch_size=self.patch_size)
         # 1. Choose the tokens to compute, and embed only what is visible.
         layout = self._layout(grid, hidden, volume)
         tokens = self._embed(volume, grid, hidden, layout)
@@ -106,19 +107,6 @@ class WaveFormer3D(nn.Module):
         # 3. Back onto the grid.
         to_grid = [self._to_grid(x, grid, hidden, layout) for x in (self.norm(tokens), *(kept[d] for d in depths))]
         return to_grid[0], to_grid[1:]
-
-    def _check(self, volume: Tensor, hidden: Tensor | None) -> Grid:
-        if volume.ndim != 5 or str(volume.shape[1]) not in self.stems:
-            accepted = " or ".join(self.stems)
-            raise ValueError(
-                f"the backbone takes volumes [batch, {accepted}, depth, height, width], got {list(volume.shape)}"
-            )
-        grid = token_grid(volume.shape[-3:], self.patch_size)
-        if hidden is not None and hidden.shape != (len(volume), *grid):
-            raise ValueError(f"`hidden` must be [{len(volume)}, {', '.join(map(str, grid))}], got {list(hidden.shape)}")
-        if hidden is not None and bool(hidden.flatten(1).all(1).any()):
-            raise ValueError("`hidden` hides every token of a sample: at least one must stay visible")
-        return grid
 
     def _padded(self, grid: Grid) -> Grid:
         """The grid rounded up to whole wavelet blocks."""

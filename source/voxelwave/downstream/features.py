@@ -53,7 +53,7 @@ class FeaturePyramid(nn.Module):
 
     Attributes:
         depths: after which blocks; a copy of the backbone without those above the last of them is kept.
-        channels, strides: of each level. A transformer keeps its grid: every stride is the patch size.
+        channels, strides: of each level. Blocks keep the grid: every stride is the patch size.
         report: what loading did with every key; None for a backbone that was not loaded.
         description: architecture, preprocessing, data, as in `backbone.json`.
 

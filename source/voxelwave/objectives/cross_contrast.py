@@ -7,13 +7,13 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, UInt8
-from torch import Tensor
+from torch import Tensor, nn
 
-from voxelwave.contracts import Masking, StepOutput
+from voxelwave.contracts import Masking, MaskLevels, StepOutput
 from voxelwave.losses.masked_reconstruction import MaskedReconstruction
 from voxelwave.losses.place_contrast import PlaceContrast
-from voxelwave.objectives.masked_modeling import Backbone, MaskedVoxels
-from voxelwave.ops.patches import patchify
+from voxelwave.objectives.masked_modeling import Backbone, MaskedVoxels, linear_head
+from voxelwave.ops.patches import patchify, token_grid
 from voxelwave.registry import OBJECTIVES
 from voxelwave.sparse.decoder import LightDecoder
 from voxelwave.sparse.encoder import SparseEncoder
@@ -43,7 +43,11 @@ class CrossContrast(MaskedVoxels):
 
     Each view has its own contrast, crop, affine and mask, so that neither the field of view nor the intensities tell a
     place. The contrast weighs `contrastive_weight`; for the other settings see `losses.place_contrast.PlaceContrast`.
-    Sources: anatomix (Dey et al., 2025) contrasts voxels between two appearances; MAE (He et al., 2022).
+    With `cross_reconstruction_weight` above 0, hidden patches of a view are also predicted from what the other view
+    shows at their places; what the view itself shows tells in which contrast.
+    Sources: anatomix (Dey et al., 2025) contrasts voxels between two appearances; MAE (He et al., 2022); CroCo
+    (Weinzaepfel et al., 2022) completes a view from another one of the same scene.
+    Raises ValueError for a negative `cross_reconstruction_weight`.
     """
 
     def __init__(
@@ -58,6 +62,7 @@ class CrossContrast(MaskedVoxels):
         temperature: float = 0.1,
         margin_mm: float = 0.0,
         projection_dim: int = 128,
+        cross_reconstruction_weight: float = 0.0,
     ) -> None:
         contrast = PlaceContrast(
             backbone.channels, temperature=temperature, margin_mm=margin_mm, projection_dim=projection_dim
@@ -68,6 +73,19 @@ class CrossContrast(MaskedVoxels):
             contrastive_weight=contrastive_weight,
             shallow_depth=0,
         )
+        if cross_reconstruction_weight < 0:
+            raise ValueError(f"cross_reconstruction_weight is at least 0, got {cross_reconstruction_weight}")
+        self.cross_reconstruction_weight = cross_reconstruction_weight
+        # Last, and only where it is used: all other weights begin as they would without it.
+        self.cross_heads: nn.ModuleDict | None = None
+        if cross_reconstruction_weight:
+            width, voxels = 2 * backbone.channels, backbone.patch_size**3
+            self.cross_heads = nn.ModuleDict(
+                {
+                    str(count): nn.Sequential(nn.Linear(width, width), nn.GELU(), linear_head(width, count * voxels))
+                    for count in backbone.in_channels
+                }
+            )
 
     def forward(  # type: ignore[override]  # of a pair, where the other objectives see one volume
         self, views: tuple[PairedView, PairedView], generator: torch.Generator
@@ -87,15 +105,23 @@ class CrossContrast(MaskedVoxels):
             errors.append(self.reconstruction(predicted, patches, hidden.hard[hidden.hidden]))
         # 3. The places of the first view that the second shows, too.
         counted = [of.visible & self.tissue(view.clean) for view, of in zip(views, levels, strict=True)]
-        there = corresponding(views[0].to_mm, views[1].to_mm, counted[0].shape[1:], patch_size=self.backbone.patch_size)
+        there = self._corresponding(views[0], views[1])
         other, covered = interpolated(deep[1], counted[1], there.tokens)
         both = counted[0] & covered
         contrast, alignment = self.contrastive(
             *(deep[0].movedim(1, -1)[both], other[both], there.places_mm[both], both.nonzero()[:, 0])
         )
-        # 4. Together.
+        # 4. Predict the hidden patches of each from what the other shows at their places.
+        crossed = {}
+        if self.cross_heads is not None:
+            back = interpolated(deep[0], counted[0], self._corresponding(views[1], views[0]).tokens)
+            own = [mean_of_counted(*of) for of in zip(deep, counted, strict=True)]
+            both_ways = zip(views, levels, [(other, covered), back], own, strict=True)
+            crossed["cross_reconstruction"] = torch.stack([self._crossed(*of) for of in both_ways]).mean()
+        # 5. Together.
         reconstruction = (errors[0].loss + errors[1].loss) / 2
         loss = reconstruction + self.contrastive_weight * contrast
+        loss = loss + sum(self.cross_reconstruction_weight * value for value in crossed.values())
         logs = {
             "loss": loss,
             "reconstruction": reconstruction,
@@ -103,8 +129,37 @@ class CrossContrast(MaskedVoxels):
             **{name: sum(getattr(of, name) for of in errors) / 2 for name in ("easy", "hard", "baseline")},
             "alignment": alignment,
             "shared_places": both.sum() / len(both),
+            **crossed,
         }
         return StepOutput(loss, {name: torch.as_tensor(value).detach() for name, value in logs.items()})
+
+    def _corresponding(self, view: PairedView, other: PairedView) -> Correspondence:
+        grid = token_grid(view.clean.shape, self.backbone.patch_size)
+        return corresponding(view.to_mm, other.to_mm, grid, patch_size=self.backbone.patch_size)
+
+    def _crossed(
+        self,
+        view: PairedView,
+        levels: MaskLevels,
+        shown: tuple[Float[Tensor, "batch d h w embed"], Bool[Tensor, "batch d h w"]],
+        own: Float[Tensor, "batch embed"],
+    ) -> Float[Tensor, ""]:
+        """Return the error of the hidden patches of `view` that the other view shows; where it shows none that is 0.
+
+        Args:
+            view, levels: whose hidden patches are predicted.
+            shown: the other view's features at the places of all tokens of `view`, and where there are any.
+            own: what tells the contrast of `view`, and nothing of a place.
+        """
+        assert self.cross_heads is not None
+        features, covered = shown
+        chosen, count = levels.hidden & covered, view.clean.shape[1]
+        known = torch.cat([features[chosen], own[chosen.nonzero()[:, 0]]], 1)
+        predicted: Tensor = self.cross_heads[str(count)](known).unflatten(1, (count, -1))
+        if not len(predicted):
+            return predicted.float().sum()  # 0, and the head stays in the graph
+        patches = patchify(view.clean, self.backbone.patch_size)[chosen.flatten(1)]
+        return self.reconstruction(predicted, patches, levels.hard[chosen]).loss
 
 
 class Correspondence(NamedTuple):
@@ -145,6 +200,15 @@ def interpolated(
         found = F.grid_sample(stacked, where.float(), padding_mode="zeros", align_corners=False).movedim(1, -1)
     covered = found[..., -1]
     return found[..., :-1] / covered.clamp_min(1e-6).unsqueeze(-1), covered >= COVERED
+
+
+def mean_of_counted(
+    features: Float[Tensor, "batch embed d h w"], counted: Bool[Tensor, "batch d h w"]
+) -> Float[Tensor, "batch embed"]:
+    """Return the mean over the counted tokens of each sample, 0 where there are none."""
+    weights = counted.unsqueeze(1).float()
+    mean: Tensor = (features.float() * weights).sum((2, 3, 4)) / weights.sum((2, 3, 4)).clamp_min(1)
+    return mean
 
 
 def _moved(

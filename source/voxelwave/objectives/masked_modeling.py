@@ -25,7 +25,7 @@ class Backbone(Protocol):
     """What the objective, and what is built downstream, ask of a backbone; `backbones.waveformer` is one.
 
     Attributes:
-        stems: the patch embedding of each channel count, by its number as text.
+        stems: the first layer of each channel count, by its number as text; all of the patch embedding, or its start.
         blocks: one for each of `depth`; the last ones can be removed, and the backbone then ends before them.
         norm: along the channels, for the tokens of any depth.
     """
@@ -160,7 +160,7 @@ class MaskedVoxels(MaskedModeling):
         super().__init__(*parts, **settings)  # type: ignore[arg-type]
         voxels = self.backbone.patch_size**3
         self.heads = nn.ModuleDict(
-            {str(channels): _head(decoder_width, channels * voxels) for channels in self.backbone.in_channels}
+            {str(channels): linear_head(decoder_width, channels * voxels) for channels in self.backbone.in_channels}
         )
 
     def compare(self, volume: Tensor, levels: MaskLevels) -> tuple[MaskedError, Tensor, Tensor]:
@@ -220,7 +220,7 @@ class MaskedFeatures(MaskedModeling):
         super().__init__(*parts, **settings)  # type: ignore[arg-type]
         self.stop_gradient = stop_gradient
         self.layer_norm = layer_norm
-        self.head = _head(decoder_width, self.backbone.channels)
+        self.head = linear_head(decoder_width, self.backbone.channels)
         self.teacher = ExponentialMovingAverage(self.backbone, momentum=ema_momentum) if ema_momentum else None
 
     def compare(self, volume: Tensor, levels: MaskLevels) -> tuple[MaskedError, Tensor, Tensor]:
@@ -279,7 +279,7 @@ class MaskedFeatures(MaskedModeling):
             self.teacher.update(self.backbone)
 
 
-def _head(width: int, out: int) -> nn.Linear:
+def linear_head(width: int, out: int) -> nn.Linear:
     """A linear head that starts near 0, which for normalised patches is the guess of each patch's mean."""
     head = nn.Linear(width, out)
     nn.init.trunc_normal_(head.weight, std=0.02)

@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from voxelwave.backbones.residual_cnn import ResidualCNN
 from voxelwave.backbones.waveformer import WaveFormer3D
 from voxelwave.downstream.classification import ClassificationModel
 from voxelwave.downstream.features import FeaturePyramid
@@ -8,10 +9,14 @@ from voxelwave.downstream.segmentation import SegmentationModel
 from voxelwave.jobs.finetune.layers import freeze, parameter_groups
 
 DEPTH = 3
+BACKBONES = {
+    "waveformer": lambda: WaveFormer3D((1, 3), patch_size=4, embed_dim=12, depth=DEPTH, num_heads=2),
+    "residual_cnn": lambda: ResidualCNN((1, 3), patch_size=4, embed_dim=12, depth=DEPTH),
+}
 
 
-def model(kind):
-    features = FeaturePyramid(WaveFormer3D((1, 3), patch_size=4, embed_dim=12, depth=DEPTH, num_heads=2))
+def model(kind, backbone="waveformer"):
+    features = FeaturePyramid(BACKBONES[backbone]())
     if kind == "segmentation":
         return SegmentationModel(features, num_classes=3, width=4)
     return ClassificationModel(features, num_targets=2)
@@ -20,17 +25,18 @@ def model(kind):
 def layer_of(name):
     """The layer of a parameter: 0 for the patch embedding, 1 to n for the blocks, n + 1 for the head."""
     name = name.removeprefix("features.backbone.")
-    if name.startswith(("stems", "mask_token")):
+    if name.startswith(("stems", "mask_token", "to_tokens")):
         return 0
     if name.startswith("blocks."):
         return int(name.split(".")[1]) + 1
     return DEPTH if name.startswith("norm.") else DEPTH + 1
 
 
+@pytest.mark.parametrize("backbone", BACKBONES)
 @pytest.mark.parametrize("kind", ["segmentation", "classification"])
 @pytest.mark.parametrize(("decay", "scale_of_all"), [(0.5, 1.0), (0.75, 0.1), (1.0, 1.0), (1.0, 0.1)])
-def test_every_depth_learns_at_the_rate_of_the_formula(kind, decay, scale_of_all):
-    of = model(kind)
+def test_every_depth_learns_at_the_rate_of_the_formula(backbone, kind, decay, scale_of_all):
+    of = model(kind, backbone)
     names = {id(parameter): name for name, parameter in of.named_parameters()}
     seen = {}
     for group in parameter_groups(of, weight_decay=0.1, layer_decay=decay, lr_scale=scale_of_all):

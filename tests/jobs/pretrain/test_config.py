@@ -74,7 +74,7 @@ def test_mri_steps_come_first_whatever_the_order_of_the_sources(raw_config):
             "unknown key 'model.backbone.embed_dims'; backbone 'waveformer' takes: patch_size",
         ),
         ("model.backbone.depth=deep", "key 'model.backbone.depth': .*valid integer.*got 'deep'"),
-        ("model.backbone.name=unet", "unknown backbone 'unet'; known: waveformer"),
+        ("model.backbone.name=unet", "unknown backbone 'unet'; known: residual_cnn, waveformer"),
         ("masking.ratio=0.5", "unknown key 'masking.ratio'; masking 'mim' takes: global_ratio"),
         ("loss.tau=0.1", "unknown key 'loss.tau'; contrastive loss 'spatial_infonce' takes: temperature"),
         ("loss.reconstruction.x=1", "unknown key 'loss.reconstruction.x'"),

@@ -10,9 +10,10 @@ from torch import nn
 from voxelwave.downstream.features import FeaturePyramid
 from voxelwave.ops.torchvision_operators import make_torchvision_importable
 
-# In order; what none of them matches is the head. timm takes the last norm to be of the last block.
+# In order; what none of them matches is the head. timm takes the last norm to be of the last block. Whatever else a
+# backbone has lies before its blocks: the patch embedding, which may be several layers, and the token of hidden places.
 LAYERS = {
-    "stem": r"features\.backbone\.(?:stems|mask_token)",
+    "stem": r"features\.backbone\.(?!blocks\.|norm\.)",
     "blocks": [(r"features\.backbone\.blocks\.(\d+)\.", None), (r"features\.backbone\.norm", (99999,))],
 }
 
