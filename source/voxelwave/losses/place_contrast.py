@@ -40,6 +40,8 @@ def place_infonce(
 class PlaceContrast(nn.Module):
     """Contrast places of two views of the same heads; one projector for both views, which is dropped afterwards.
 
+    The projector normalises over the places of a view (Chen et al., 2020, "SimCLR", section 4.2): at the start all
+    features are nearly alike, and without that hundreds of steps pass before any two places are told apart.
     Raises ValueError for a setting out of range.
     Example: `loss, alignment = PlaceContrast(96)(one, other, places_mm, heads)`.
     """
@@ -54,7 +56,13 @@ class PlaceContrast(nn.Module):
                 f"{margin_mm} and {projection_dim}"
             )
         self.temperature, self.margin_mm = temperature, margin_mm
-        self.projector = nn.Sequential(nn.Linear(channels, channels), nn.GELU(), nn.Linear(channels, projection_dim))
+        self.projector = nn.Sequential(
+            nn.Linear(channels, channels, bias=False),
+            nn.BatchNorm1d(channels, track_running_stats=False),
+            nn.GELU(),
+            nn.Linear(channels, projection_dim, bias=False),
+            nn.BatchNorm1d(projection_dim, affine=False, track_running_stats=False),
+        )
 
     def forward(
         self,

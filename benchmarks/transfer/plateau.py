@@ -1,0 +1,163 @@
+"""Fine-tuning on one and two labelled heads until it no longer gets better, each arm at the rates that suit it best.
+
+python benchmarks/transfer/plateau.py [--seeds 0 1 2 3 4] [--out FOLDER] [--workers N] [--steps 3200]
+
+Needs the runs that study.py left in FOLDER. The rates of every arm are chosen from the same grid on other heads. Every
+finished cell is a line of results/transfer_plateau.jsonl; called again, the study goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import multiprocessing
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import torch
+from arms import ARMS, BACKBONE, CROSS, CURRENT, QUIET, SUPERVISED, pretrained
+from scans import CHOICE_FIT, CHOICE_TEST, CLASSES, CROP, FIT, TEST, image_of, labels_of
+from study import RESULTS, end_with_parent
+
+from voxelwave.jobs.finetune.config import check_finetune_config
+from voxelwave.jobs.finetune.run import finetune
+
+CELLS = RESULTS / "transfer_plateau.jsonl"
+SCRATCH = "scratch"
+COMPARED = (SCRATCH, CURRENT, CROSS, SUPERVISED)
+RATES, SHARES = (1e-3, 3e-3, 1e-2), (0.1, 0.3, 1.0)  # of learning, and of the backbone's in it
+LABELLED = (1, 2)
+TESTED = {CHOICE_TEST: 8, TEST: 64}
+Cell = dict[str, Any]
+
+
+def write_cases(folder: Path, fit: str, test: str, *, first: int, labelled: int) -> Path:
+    """Write a list of T1 heads: `labelled` to train on, begun at number `first`, and those that are tested."""
+    path = folder / f"plateau {fit} {first} {labelled}.csv"
+    with path.open("w", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["image", "label", "modality", "split"])
+        for of, split, numbers in (
+            (fit, "train", range(first, first + labelled)),
+            (test, "test", range(TESTED[test])),
+        ):
+            writer.writerows([image_of(folder, of, "T1", n), labels_of(folder, of, n), "mri", split] for n in numbers)
+    return path
+
+
+def fill(
+    arm: str, seed: int, labelled: int, rate: float, share: float, *, steps: int, choice: bool, folder: Path
+) -> Cell:
+    """Fine-tune and test; of a seed it is another head that is labelled."""
+    torch.set_num_threads(1)
+    pretraining = json.loads((folder / "steps.json").read_text())
+    run = None
+    if arm != SCRATCH:
+        run = str(pretrained(arm, folder, folder / "runs", steps=pretraining[arm], seed=seed))
+    cases = write_cases(
+        folder,
+        *((CHOICE_FIT, CHOICE_TEST) if choice else (FIT, TEST)),
+        first=seed * max(LABELLED),
+        labelled=labelled,
+    )
+    raw = {
+        "run": {
+            "name": f"plateau {arm} {seed} {labelled} {rate} {share} {choice}".replace(" ", "_"),
+            "out_dir": str(folder / "plateau"),
+            "seed": seed,
+            "tensorboard": False,
+            "figures": False,
+        },
+        "task": {
+            "name": "segmentation",
+            "classes": {str(number): [int(tissue)] for tissue, number in CLASSES.items()},
+            "other_labels": "background",
+            "width": 8,
+            "hausdorff": False,
+        },
+        "backbone": {"path": run, "lr_scale": share, "scratch": BACKBONE},
+        "data": {
+            "cases": str(cases),
+            "modality": "mri",
+            "crop_size": [CROP] * 3,
+            "spacing_mm": "native",
+            "folds": 1,
+            "augment": {"mri": {"flip": {"axes": [0]}, "affine": {}, "gamma": {}, "noise": {}}},
+        },
+        "training": {"max_steps": steps, "batch_size": 2, "learning_rate": rate},
+    }
+    config = check_finetune_config(raw)
+    shutil.rmtree(config.run_folder(), ignore_errors=True)
+    finetune(config, console=QUIET)
+    with (config.run_folder() / "results.csv").open(newline="") as stream:
+        rows = [row for row in csv.DictReader(stream) if row["part"] == "test"]
+    by_head: dict[str, list[float]] = {}
+    for row in rows:
+        if row["dice"]:
+            by_head.setdefault(row["case"], []).append(float(row["dice"]))
+    shutil.rmtree(config.run_folder())
+    dice = [round(sum(of) / len(of), 4) for of in by_head.values()]
+    settings = {"labelled": labelled, "rate": rate, "share": share, "steps": steps, "choice": choice}
+    return {"arm": arm, "seed": seed, **settings, "dice": dice}
+
+
+def read_cells() -> list[Cell]:
+    """Return the cells that are filled."""
+    return [json.loads(line) for line in CELLS.read_text().splitlines()] if CELLS.exists() else []
+
+
+def grid(arms: Sequence[str]) -> Iterator[tuple[str, int, int, float, float]]:
+    """Yield what every arm's rates are chosen from: one labelled head, one seed of pretraining that is not tested."""
+    for arm, rate, share in product(arms, RATES, SHARES):
+        yield arm, 100, 1, rate, share
+
+
+def best_rates(cells: Sequence[Cell], arm: str) -> tuple[float, float]:
+    """Return the rate and the share that an arm does best with on the heads for choices."""
+    own = [cell for cell in cells if cell["choice"] and cell["arm"] == arm]
+    best = max(own, key=lambda cell: sum(cell["dice"]) / len(cell["dice"]))
+    return best["rate"], best["share"]
+
+
+def main() -> None:
+    """Choose rates, and fill the cells that are missing."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, nargs="+", default=range(5))
+    parser.add_argument("--out", type=Path, default=Path("data/transfer"))
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--steps", type=int, default=3200)
+    parser.add_argument("--arms", default=",".join(COMPARED))
+    arguments = parser.parse_args()
+    folder, arms = arguments.out.absolute(), [arm for arm in arguments.arms.split(",") if arm in (SCRATCH, *ARMS)]
+    os.environ["OMP_NUM_THREADS"] = "1"
+    torch.set_num_threads(1)
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(arguments.workers, mp_context=context, initializer=end_with_parent) as pool:
+        for choice in (True, False):
+            asked = grid(arms) if choice else product(arms, arguments.seeds, LABELLED)
+            filled = {
+                (cell["arm"], cell["seed"], cell["labelled"], cell["rate"], cell["share"])
+                for cell in read_cells()
+                if cell["choice"] == choice
+            }
+            planned = [one if choice else (*one, *best_rates(read_cells(), one[0])) for one in asked]
+            jobs = [
+                pool.submit(fill, *one, steps=arguments.steps, choice=choice, folder=folder)
+                for one in planned
+                if one not in filled
+            ]
+            for job in as_completed(jobs):
+                cell = job.result()
+                print({**cell, "dice": sum(cell["dice"]) / len(cell["dice"])}, flush=True)
+                with CELLS.open("a", encoding="utf-8") as stream:
+                    stream.write(json.dumps(cell, separators=(",", ":")) + "\n")
+
+
+if __name__ == "__main__":
+    main()
