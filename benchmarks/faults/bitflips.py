@@ -40,8 +40,8 @@ from voxelwave.jobs.pretrain.run import FREE_TO_CHANGE
 KINDS = ("refused", "harmless", "silent", "crashed")
 HEAD = f"file | bytes | what reads it | {' | '.join(KINDS)}"
 NOTES = """
-Single bits, drawn without repetition by a seed. A configuration is written for people, who edit it: it has no
-checksum, and what is silent there are letters and digits within a name, a number or a comment."""
+Single bits, drawn without repetition by a seed. A flip is harmless where what is read is the same: in the padding of a
+checkpoint, or in the line of a configuration that holds its checksum."""
 
 Reader = Callable[[Path], Any]
 
