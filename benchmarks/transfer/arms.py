@@ -43,15 +43,31 @@ class Arm:
     pairs: bool = False
 
 
+def _cross(**settings: Any) -> dict[str, Any]:
+    # Half of two masks of 60 % is but 16 %: of the places that both views show few would be left to contrast.
+    mask = {"name": "mim", "block_side": 2, "global_ratio": 0.25}
+    return {"objective": {"name": "cross_contrast", "contrastive_weight": 1.0, **settings}, "masking": mask}
+
+
 CURRENT, CROSS, SUPERVISED = "present objective", "cross-contrast", "supervised synthesis"
 MAE, NOISE_ONLY, CNN = "plain MAE", "smooth noise", "residual CNN, MAE"
+ENCODER = " with its encoder"  # the name of an arm whose SparK encoder is measured along with the backbone
 SIMPLE_MAE = {"masking": {"name": "random", "ratio": 0.6}, "loss.contrastive_weight": 0.0}
 ARMS = {
     CURRENT: Arm(),
-    CROSS: Arm({"objective": {"name": "cross_contrast"}}, pairs=True),
+    CROSS: Arm(_cross(), pairs=True),
     SUPERVISED: Arm({"objective": {"name": "supervised_synthesis"}}, pairs=True),
     MAE: Arm({**SIMPLE_MAE, "model.backbone.wavelet_levels": 0}),
     NOISE_ONLY: Arm(modalities=("mri",), volumes=NOISE),
+    CNN: Arm(
+        {**SIMPLE_MAE, "model.backbone": {"name": "residual_cnn", "patch_size": PATCH, "embed_dim": 64, "depth": 3}}
+    ),
+}
+# What one setting is worth; of fewer seeds.
+ABLATIONS = {
+    "present, intensities as target": Arm({"loss.reconstruction": {"normalised": False}}),
+    "present, three-scale decoder": Arm({"model.encoder_widths": [48, 64, 96]}),
+    "cross-contrast, predicts the other view": Arm(_cross(cross_reconstruction_weight=0.5), pairs=True),
 }
 
 
@@ -90,7 +106,7 @@ def configuration(name: str, arm: Arm, data: Path, out: Path, *, steps: int, see
         raw["loss"] = {"contrastive_weight": 0.1, "shallow_depth": 3}
     for key, value in arm.overrides.items():
         if isinstance(value, dict):
-            raw[key] = {**raw.get(key, {}), **value} if key == "objective" else value
+            raw[key] = value
         else:
             apply_override(raw, f"{key}={value}")
     return check_config(raw)
@@ -101,7 +117,10 @@ def equal_time(data: Path, record: Path) -> dict[str, int]:
     if record.exists():
         known: dict[str, int] = json.loads(record.read_text())
         return known
-    steps = {name: _steps_of(configuration(name, arm, data, data, steps=1, seed=0)) for name, arm in ARMS.items()}
+    steps = {
+        name: _steps_of(configuration(name, arm, data, data, steps=1, seed=0))
+        for name, arm in (ARMS | ABLATIONS).items()
+    }
     durations: dict[str, list[float]] = {name: [] for name in steps}
     for number in range(ROUNDS):
         for name, step in steps.items():
@@ -137,7 +156,7 @@ def _steps_of(config: Config) -> Callable[[], None]:
 
 def pretrained(name: str, data: Path, out: Path, *, steps: int, seed: int) -> Path:
     """Pretrain an arm, unless it is done, and return its run folder."""
-    config = configuration(name, ARMS[name], data, out, steps=steps, seed=seed)
+    config = configuration(name, (ARMS | ABLATIONS)[name], data, out, steps=steps, seed=seed)
     if not (config.run_folder() / "figures" / "losses.png").exists():
         pretrain(config, resume=True, console=QUIET)
     return config.run_folder()

@@ -18,13 +18,19 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from torch import nn
 
 from voxelwave.data.listing.cases import Case
 from voxelwave.downstream.features import FeaturePyramid
 from voxelwave.downstream.load_backbone import load_backbone
+from voxelwave.engine.checkpoint import load_checkpoint
 from voxelwave.evaluation.representation import effective_rank
+from voxelwave.jobs.pretrain.config import load_config
+from voxelwave.jobs.pretrain.pretrainer import build_pretrainer
 from voxelwave.jobs.probe.correspondence import Answers, compare_scans
+from voxelwave.objectives.masked_modeling import MaskedVoxels
 from voxelwave.ops.seeding import numpy_generator
+from voxelwave.sparse.volume import SparseVolume
 
 FITTED_ON = ("T1", "CT")
 ASKED = ("T1", "T2", "FLAIR", "CT")
@@ -51,7 +57,26 @@ class Heads:
         self.folder = folder
 
 
-def network_tokens(features: FeaturePyramid, crops: Crops) -> np.ndarray:
+class WithEncoder(nn.Module):
+    """The backbone of a run and its SparK encoder, whose finest scale is put behind the features of each token."""
+
+    def __init__(self, run: Path) -> None:
+        super().__init__()
+        pretrainer = build_pretrainer(load_config(run / "config.yaml"))
+        pretrainer.load_state_dict(load_checkpoint(run / "last.pth")["model"])
+        assert isinstance(pretrainer, MaskedVoxels)
+        self.pretrainer = pretrainer
+
+    def forward(self, volume: torch.Tensor) -> list[torch.Tensor]:
+        """Return one grid."""
+        deep, _ = self.pretrainer.backbone.forward_intermediates(volume)
+        everywhere = torch.ones(len(deep), *deep.shape[2:], dtype=torch.bool)
+        fine = self.pretrainer.encoder(SparseVolume.at(deep, everywhere))[0]
+        encoded = fine.features.unflatten(0, everywhere.shape).movedim(-1, 1)
+        return [torch.cat([deep, encoded], 1)]
+
+
+def network_tokens(features: FeaturePyramid | WithEncoder, crops: Crops) -> np.ndarray:
     """Return the features of the tokens of brain."""
     rows = []
     with torch.no_grad():
@@ -155,6 +180,16 @@ def measure(run: Path | None, heads: Heads, scans: Mapping[str, Path], *, untrai
             contrast: round(effective_rank(torch.from_numpy(network_tokens(features, crops))), 1)
             for contrast, crops in heads.fitted.items()
         },
+    }
+
+
+def measure_encoder(run: Path, heads: Heads) -> Any:
+    """Measure the backbone of a run together with its encoder."""
+    features = WithEncoder(run).eval()
+    return {
+        "transfers": transfers(heads, lambda crops, _: network_tokens(features, crops)),
+        "places": {},
+        "asked": {contrast: asked_tokens(heads, contrast).tolist() for contrast in ASKED},
     }
 
 

@@ -1,6 +1,6 @@
 """What pretraining brings: frozen features of each arm beside random weights and raw voxels, and fine-tuning.
 
-python benchmarks/transfer/study.py [--seeds 0 1 2 3 4] [--out FOLDER] [--workers N] [--choice] [--arms A,B]
+python benchmarks/transfer/study.py [--seeds 0 1 2 3 4] [--out FOLDER] [--workers N] [--choice] [--arms A B]
 
 Every finished cell is a line of results/transfer_cells.jsonl; called again, the study goes on. Heads and runs are kept
 in FOLDER. Real scans are looked for in $VOXELWAVE_REAL_DATA, else in ../shared/data, and left out where they are
@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from arms import ARMS, CURRENT, equal_time, pretrained
-from endpoints import RAW_CROP, RAW_SCAN, Heads, measure, measure_raw
+from arms import ABLATIONS, ARMS, CROSS, CURRENT, ENCODER, equal_time, pretrained
+from endpoints import RAW_CROP, RAW_SCAN, Heads, measure, measure_encoder, measure_raw
 from scans import real_volumes, write_heads, write_real
 from summary import RANDOM, score_lines, write_report
 
@@ -31,6 +31,9 @@ from voxelwave.downstream.load_backbone import load_backbone
 
 RESULTS = Path(__file__).parents[1] / "results"
 CELLS = RESULTS / "transfer_cells.jsonl"
+ONCE = (RAW_CROP, RAW_SCAN)  # no seed changes them
+ENCODERS = tuple(f"{arm}{ENCODER}" for arm in (CURRENT, CROSS))
+ABLATED = 2  # seeds of an ablation
 Cell = dict[str, Any]
 
 
@@ -45,7 +48,11 @@ def fill(arm: str, seed: int, steps: dict[str, int], folder: Path, choice: bool)
     began = time.perf_counter()
     source = real_volumes()
     scans = write_real(source, folder / "real") if source else {}
-    if arm in (RAW_CROP, RAW_SCAN):
+    if arm.endswith(ENCODER):
+        of = arm.removesuffix(ENCODER)
+        run = pretrained(of, folder, folder / "runs", steps=steps[of], seed=seed)
+        measured = measure_encoder(run, _heads(folder, choice))
+    elif arm in ONCE:
         measured = measure_raw(_heads(folder, choice), arm)
     elif arm == RANDOM:
         # Of the architecture of the first arm, whose preprocessing is that of all.
@@ -81,21 +88,24 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=range(5))
     parser.add_argument("--out", type=Path, default=Path("data/transfer"))
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes of one thread each")
-    parser.add_argument("--arms", default=",".join((RAW_CROP, RAW_SCAN, *ARMS, RANDOM)).replace(", ", "; "))
+    parser.add_argument("--arms", nargs="+", default=[*ONCE, *ARMS, RANDOM, *ABLATIONS, *ENCODERS])
     parser.add_argument("--choice", action="store_true")
     arguments = parser.parse_args()
     folder = arguments.out.absolute()
     folder.mkdir(parents=True, exist_ok=True)
     os.environ["OMP_NUM_THREADS"] = "1"
     torch.set_num_threads(1)
-    arms = [name.replace("; ", ", ") for name in arguments.arms.split(",")]
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(arguments.workers, mp_context=context, initializer=end_with_parent) as pool:
         write_heads(folder, pool)
         steps = equal_time(folder, folder / "steps.json")
         filled = {(cell["arm"], cell["seed"]) for cell in read_cells()} if not arguments.choice else set()
+        # Seed by seed; of one that is not asked of an arm there is nothing to do.
         asked = [
-            (arm, seed) for seed in arguments.seeds for arm in arms if seed == 0 or arm not in (RAW_CROP, RAW_SCAN)
+            (arm, seed)
+            for seed in arguments.seeds
+            for arm in arguments.arms
+            if not (arm in ONCE and seed > 0) and not (arm in (*ABLATIONS, *ENCODERS) and seed >= ABLATED)
         ]
         jobs = [
             pool.submit(fill, arm, seed, steps, folder, arguments.choice)
@@ -106,7 +116,7 @@ def main() -> None:
             cell = job.result()
             print("\n".join(score_lines(cell)), flush=True)
             if not arguments.choice:
-                if cell["arm"] not in (RAW_CROP, RAW_SCAN):
+                if cell["arm"] not in ONCE:
                     cell.pop("asked")  # the same for all
                 with CELLS.open("a", encoding="utf-8") as stream:
                     stream.write(json.dumps(cell, separators=(",", ":")) + "\n")

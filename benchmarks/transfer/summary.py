@@ -36,9 +36,8 @@ class Study:
     """All cells of a study, and draws of seeds and of heads."""
 
     def __init__(self, cells: Sequence[Cell]) -> None:
-        self.by_arm = {
-            arm: [cell for cell in cells if cell["arm"] == arm] for arm in (RAW_CROP, RAW_SCAN, RANDOM, *ARMS)
-        }
+        named = dict.fromkeys((RAW_CROP, RAW_SCAN, RANDOM, *ARMS, *(cell["arm"] for cell in cells)))
+        self.by_arm = {arm: [cell for cell in cells if cell["arm"] == arm] for arm in named}
         self.by_arm = {arm: sorted(of, key=lambda cell: int(cell["seed"])) for arm, of in self.by_arm.items() if of}
         self.asked = next(cell["asked"] for cell in cells if "asked" in cell)
         heads = len(next(iter(self.asked.values())))
@@ -96,9 +95,10 @@ def score_lines(cell: Cell) -> list[str]:
 def write_report(cells: Sequence[Cell], steps: Mapping[str, int], results: Path) -> None:
     """Write `transfer.json`, `transfer.md` and `transfer.png`."""
     study = Study(cells)
-    arms = list(study.by_arm)
-    scores = {(arm, name): study.draws(arm, name, balanced_accuracy) for arm in arms for name in ENDPOINTS}
-    counts = {arm: len(study.by_arm[arm]) for arm in arms}
+    arms = [arm for arm in study.by_arm if arm in (RAW_CROP, RAW_SCAN, RANDOM, *ARMS)]
+    ablated = [arm for arm in study.by_arm if arm not in arms]
+    scores = {(arm, name): study.draws(arm, name, balanced_accuracy) for arm in study.by_arm for name in ENDPOINTS}
+    counts = {arm: len(of) for arm, of in study.by_arm.items()}
     texts = [
         "# Transfer",
         f"Pretraining steps of equal time: {dict(steps)}. Seeds: {counts}. "
@@ -121,6 +121,16 @@ def write_report(cells: Sequence[Cell], steps: Mapping[str, int], results: Path)
             ],
         )
     )
+    texts += [
+        "## Settings: differences from the arm that they are of, points",
+        table(
+            "endpoint | " + " | ".join(ablated),
+            [
+                (name, *(shown(scores[arm, name] - scores[_base(arm), name], "+") for arm in ablated))
+                for name in ENDPOINTS
+            ],
+        ),
+    ]
     few = [name for name in ENDPOINTS if name.endswith(", 1")]
     overlaps = {(arm, name): study.draws(arm, name, dice) for arm in arms for name in few}
     texts += [
@@ -162,11 +172,15 @@ def write_report(cells: Sequence[Cell], steps: Mapping[str, int], results: Path)
                 ]
                 for name in ENDPOINTS
             }
-            for arm in arms
+            for arm in study.by_arm
         },
     }
     (results / "transfer.json").write_text(json.dumps(figures, indent=1) + "\n")
     _draw(scores, arms, results / "transfer.png")
+
+
+def _base(arm: str) -> str:
+    return CROSS if arm.startswith(CROSS) else CURRENT
 
 
 def _draw(scores: Mapping[tuple[str, str], np.ndarray], arms: Sequence[str], path: Path) -> None:

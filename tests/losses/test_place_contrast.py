@@ -41,13 +41,15 @@ def test_places_that_find_themselves_are_counted():
     assert place_infonce(one, one.roll(1, 0), places, heads, temperature=0.1, margin_mm=0)[1] == 0
 
 
-def test_what_all_features_of_a_view_have_in_common_tells_nothing():
+def test_what_all_features_have_in_common_tells_nothing_but_what_one_view_has_does():
     one, other = torch.randn(2, 20, 6, generator=generator(), dtype=torch.float64)
     places, heads = 20 * torch.rand(20, 3, generator=generator(1)), torch.zeros(20, dtype=torch.int64)
-    contrast = PlaceContrast(6).double()
+    contrast, shift = PlaceContrast(6).double(), 100 * torch.rand(6, generator=generator(2))
     expected, _ = contrast(one, other, places, heads)
-    loss, _ = contrast(one + 100 * torch.rand(6, generator=generator(2)), other, places, heads)
-    torch.testing.assert_close(loss, expected, rtol=1e-3, atol=0)
+    both, _ = contrast(one + shift, other + shift, places, heads)
+    torch.testing.assert_close(both, expected, rtol=1e-3, atol=0)
+    apart, _ = contrast(one + shift, other, places, heads)
+    assert apart > 1.5 * expected
 
 
 def test_with_fewer_than_two_places_there_is_nothing_to_tell_apart():

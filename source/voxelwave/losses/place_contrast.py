@@ -40,8 +40,9 @@ def place_infonce(
 class PlaceContrast(nn.Module):
     """Contrast places of two views of the same heads; one projector for both views, which is dropped afterwards.
 
-    The projector normalises over the places of a view (Chen et al., 2020, "SimCLR", section 4.2): at the start all
-    features are nearly alike, and without that hundreds of steps pass before any two places are told apart.
+    The projector normalises over the places of both views together (Chen et al., 2020, "SimCLR", appendix B): at the
+    start all features are nearly alike, and without that hundreds of steps pass before any two places are told apart.
+    Normalised apart, the views could differ by a shift, and what was fitted on one would not read the other.
     Raises ValueError for a setting out of range.
     Example: `loss, alignment = PlaceContrast(96)(one, other, places_mm, heads)`.
     """
@@ -75,8 +76,7 @@ class PlaceContrast(nn.Module):
         if len(one) < 2:
             nothing = sum(parameter.sum() for parameter in self.projector.parameters()) * 0.0 + one.sum() * 0.0
             return nothing, nothing.detach()
+        projected = self.projector(torch.cat([one, other]))
         return place_infonce(
-            *(self.projector(one), self.projector(other), places_mm, heads),
-            temperature=self.temperature,
-            margin_mm=self.margin_mm,
+            *(*projected.chunk(2), places_mm, heads), temperature=self.temperature, margin_mm=self.margin_mm
         )
