@@ -65,7 +65,7 @@ ARMS = {
 }
 # What one setting is worth; of fewer seeds.
 ABLATIONS = {
-    "present, intensities as target": Arm({"loss.reconstruction": {"normalised": False}}),
+    "present, intensities as target": Arm({"loss.reconstruction": {"intensities": True}}),
     "present, three-scale decoder": Arm({"model.encoder_widths": [48, 64, 96]}),
     "cross-contrast, predicts the other view": Arm(_cross(cross_reconstruction_weight=0.5), pairs=True),
 }

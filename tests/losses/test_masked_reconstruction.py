@@ -51,7 +51,7 @@ def test_without_normalisation_the_intensities_are_predicted():
     patches[3, 1] = 0.5  # constant: must not count
     patches, guess = patches.numpy(), guess.numpy()
     counted = patches.std(-1) >= 0.02
-    error = MaskedReconstruction(normalised=False)(torch.from_numpy(guess), torch.from_numpy(patches), hard)
+    error = MaskedReconstruction(intensities=True)(torch.from_numpy(guess), torch.from_numpy(patches), hard)
     assert float(error.loss) == pytest.approx(np.square(guess - patches).mean(-1)[counted].mean(), rel=1e-6)
     assert float(error.baseline) == pytest.approx(patches.var(-1)[counted].mean(), rel=1e-6)
 

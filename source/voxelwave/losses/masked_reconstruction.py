@@ -31,7 +31,7 @@ class MaskedReconstruction:
 
     A patch whose standard deviation is below `min_std` (in units of the scaled intensity, 0 to 1) is air or a
     saturated window: it has no structure to predict and does not count. `easy_weight` and `hard_weight` weigh the
-    tokens of the two levels of the mask; `normalised: false` predicts the intensities themselves.
+    tokens of the two levels of the mask; `intensities` predicts them as they are.
     Raises ValueError for negative weights, two of 0, or a `min_std` of 0 or less.
     Source: He et al., MAE, 2022, section 4.1 (normalised pixel targets).
     """
@@ -42,7 +42,7 @@ class MaskedReconstruction:
         min_std: float = 0.02,
         easy_weight: float = 1.0,
         hard_weight: float = 1.0,
-        normalised: bool = True,
+        intensities: bool = False,
     ) -> None:
         if min(easy_weight, hard_weight) < 0 or easy_weight + hard_weight == 0:
             raise ValueError(f"weights must be 0 or more and not both 0, got {easy_weight} and {hard_weight}")
@@ -51,13 +51,13 @@ class MaskedReconstruction:
         self.min_std = min_std
         self.easy_weight = easy_weight
         self.hard_weight = hard_weight
-        self.normalised = normalised
+        self.intensities = intensities
 
     def statistics(self, patches: Float[Tensor, "*patch voxel"]) -> PatchStatistics:
         """Return what a patch is normalised by; the deviation is clamped at `min_std`."""
         variance, mean = torch.var_mean(patches, dim=-1, keepdim=True, correction=0)
         std = variance.sqrt()
-        if not self.normalised:
+        if self.intensities:
             return PatchStatistics(torch.zeros_like(mean), torch.ones_like(std), std[..., 0] >= self.min_std)
         return PatchStatistics(mean, std.clamp_min(self.min_std), std[..., 0] >= self.min_std)
 

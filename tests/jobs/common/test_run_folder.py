@@ -34,3 +34,8 @@ def test_a_changed_an_added_and_a_missing_setting_are_named(now, message):
 
 def test_what_is_free_to_change_may_differ():
     check_settings_stay(FOLDER, {"config": BEFORE}, changed("training", rate=0.2), {"training": ("rate",)})
+
+
+@pytest.mark.parametrize("off", [False, 0.0, None, ""])
+def test_a_setting_that_the_version_of_the_run_did_not_know_may_be_there_if_it_is_off(off):
+    check_settings_stay(FOLDER, {"config": BEFORE}, changed("training", added=off), {})

@@ -93,6 +93,8 @@ def check_settings_stay(
 ) -> None:
     """Raise InputError where a run is to go on with another setting, which is named.
 
+    A setting that the run's version did not know may be there as long as it is off: false, 0, empty.
+
     Args:
         config: resolved, as plain values.
         free_to_change: keys by section that may differ between a run and its continuation.
@@ -100,6 +102,8 @@ def check_settings_stay(
     before, now = _flat(checkpoint["config"]), _flat(config)
     free = {f"{section}.{key}" for section, keys in free_to_change.items() for key in keys}
     for key in sorted((before.keys() | now.keys()) - free):
+        if key not in before and not now[key]:
+            continue  # what is off now was unknown to the version that began the run
         if before.get(key) != now.get(key):
             raise InputError(
                 f"cannot resume {folder}: '{key}' was {before.get(key)} and is {now.get(key)} now; "
