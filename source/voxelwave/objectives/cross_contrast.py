@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -49,6 +49,8 @@ class CrossContrast(MaskedVoxels):
     (Weinzaepfel et al., 2022) completes a view from another one of the same scene.
     Raises ValueError for a negative `cross_reconstruction_weight`.
     """
+
+    needs_labels: ClassVar = False
 
     def __init__(
         self,

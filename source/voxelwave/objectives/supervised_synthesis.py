@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -28,6 +30,8 @@ class SupervisedSynthesis(nn.Module):
     masks nor a decoder are used. The loss is cross-entropy plus 1 − Dice over the tissues that a batch holds.
     Source: Billot et al., 2023, "SynthSeg", section 3.
     """
+
+    needs_labels: ClassVar = True
 
     def __init__(
         self,

@@ -6,7 +6,8 @@ import pytest
 from scipy import ndimage
 
 from voxelwave.data.batches.alternating import Draw
-from voxelwave.data.batches.pairs import Geometry, HeadPairs, cut_labels, draw_affines, rotation
+from voxelwave.data.batches.pair_geometry import Geometry, draw_affines, rotation
+from voxelwave.data.batches.pairs import HeadPairs, cut_labels, tissue_places
 from voxelwave.data.label_maps import LabelMap
 from voxelwave.errors import InputError
 from voxelwave.ops.seeding import numpy_generator
@@ -24,7 +25,7 @@ def head():
 
 
 def test_a_view_shows_the_nearest_label_of_each_of_its_voxels(head):
-    for to_mm in draw_affines(head, GEOMETRY, numpy_generator("views")):
+    for to_mm in draw_affines(tissue_places(head), GEOMETRY, numpy_generator("views")):
         way = np.linalg.inv(head.affine) @ to_mm
         expected = ndimage.affine_transform(
             head.array, way[:3, :3], way[:3, 3], output_shape=GEOMETRY.crop_size, order=0, mode="grid-constant"
@@ -45,7 +46,7 @@ def test_two_views_differ_and_share_what_they_must(head, shared):
     geometry = Geometry((16, 16, 16), spacing_mm=2.0, shared=shared)
     centres, spacings = [], []
     for number in range(40):
-        affines = list(draw_affines(head, geometry, numpy_generator("shared", number)))
+        affines = list(draw_affines(tissue_places(head), geometry, numpy_generator("shared", number)))
         middle = np.array([7.5, 7.5, 7.5, 1])
         centres.append(np.abs((affines[0] - affines[1]) @ middle)[:3])
         spacings += [np.linalg.norm(affine[:3, :3], axis=0) for affine in affines]

@@ -81,13 +81,21 @@ def test_an_error_of_a_worker_is_told_as_what_it_is():
     assert not isinstance(error.value, ProcessFault)
 
 
-def test_that_there_is_no_room_in_shared_memory_is_told(monkeypatch):
+class Nested(Pids):
+    """Items that hold their tensor as batches of pairs do."""
+
+    def __getitem__(self, index):
+        return ((super().__getitem__(index), "scan"), "mri+mri")
+
+
+@pytest.mark.parametrize("items", [Pids, Nested])
+def test_that_there_is_no_room_in_shared_memory_is_told(monkeypatch, items):
     def full(storage, *_):
         raise RuntimeError("unable to allocate shared memory(shm) for file </torch_1>: No space left on device (28)")
 
     monkeypatch.setattr(torch.UntypedStorage, "_share_fd_cpu_", full)
     with pytest.raises(ProcessFault, match=r"^a batch finds no room in shared memory \(/dev/shm\): use fewer workers"):
-        list(loader())
+        list(loader(items(), timeout_s=20.0))
 
 
 @pytest.mark.parametrize("stopped", [True, False])

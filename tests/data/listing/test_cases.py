@@ -42,6 +42,18 @@ def test_the_case_and_blanks_of_a_column_mean_nothing(table):
     assert find_cases(table)[0].targets == {"patient": 1, "Grade": 2}
 
 
+def test_the_session_is_what_the_list_or_the_path_says(table, heads, tmp_path):
+    assert {case.session for case in find_cases(table)} == {""}
+    folder = tmp_path / "sub-01" / "ses-02"
+    folder.mkdir(parents=True)
+    (folder / "sub-01_ses-02_T1w.nii.gz").symlink_to(heads / "mri" / "head_0000_T1.nii.gz")
+    row = "sub-01/ses-02/sub-01_ses-02_T1w.nii.gz,mri"
+    for columns, cell, session in (("image,modality", "", "ses-02"), ("image,modality,Session", ",first", "first")):
+        table.write_text(f"{columns}\n{row}{cell}\n")
+        (case,) = find_cases(table)
+        assert (case.session, case.targets) == (session, {})
+
+
 def test_whole_numbers_may_be_written_as_tables_with_gaps_write_them(table):
     table.write_text(table.read_text().replace(",1,2", ",1.0,2.0"))
     assert find_cases(table)[0].targets == {"lesion": 1, "grade": 2}

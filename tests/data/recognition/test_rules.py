@@ -8,7 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from voxelwave.data.recognition.rules import contradiction, modality_by_content, modality_by_name, subject_by_name
+from voxelwave.data.recognition.rules import (
+    contradiction,
+    modality_by_content,
+    modality_by_name,
+    session_by_name,
+    subject_by_name,
+)
 
 ROOT = Path("/scans/set")
 
@@ -161,3 +167,17 @@ def test_a_subject_does_not_depend_on_which_folder_of_a_set_was_named():
 )
 def test_a_pattern_is_asked_first(pattern, subject):
     assert subject_by_name(ROOT / "site3/p12_scan_T1.nii", ROOT, re.compile(pattern)) == subject
+
+
+@pytest.mark.parametrize(
+    ("path", "session"),
+    [
+        ("sub-01/ses-02/anat/sub-01_ses-02_T1w.nii.gz", "ses-02"),
+        ("sub-01_ses-pre_T1w.nii.gz", "ses-pre"),
+        ("ses-1/T1.nii", "ses-1"),
+        ("sub-01/anat/sub-01_T1w.nii.gz", ""),
+        ("glasses-1/T1.nii", ""),
+    ],
+)
+def test_the_session_of_a_scan_is_that_of_bids(path, session):
+    assert session_by_name(path) == session

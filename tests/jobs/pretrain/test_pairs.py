@@ -11,6 +11,7 @@ from support.stopping import stop_after
 from voxelwave import load_backbone
 from voxelwave.errors import InputError
 from voxelwave.jobs.pretrain.config import check_config
+from voxelwave.jobs.pretrain.rendered_pair_data import RenderedPairData
 from voxelwave.jobs.pretrain.run import pretrain
 
 pytestmark = pytest.mark.usefixtures("undrawn")
@@ -59,14 +60,21 @@ def test_the_loader_cuts_the_same_pairs_with_workers(raw):
 def test_the_backbone_of_a_run_on_pairs_reads_both_modalities(raw, objective):
     config = configured(raw, objective, objective={"name": objective})
     assert pretrain(config, console=QUIET)
-    backbone = load_backbone(config.run_folder())
-    for channels in (1, 3):
-        deepest = backbone(torch.rand(1, channels, 16, 16, 16))[-1]
-        assert deepest.shape == (1, 24, 4, 4, 4)
+    for place in (config.run_folder(), config.run_folder() / "last.pth"):
+        backbone = load_backbone(place)
+        for channels in (1, 3):
+            deepest = backbone(torch.rand(1, channels, 16, 16, 16))[-1]
+            assert deepest.shape == (1, 24, 4, 4, 4)
     described = json.loads((config.run_folder() / "backbone.json").read_text())
     assert set(described["preprocessing"]["modalities"]) == {"mri", "ct"}
     first, last = (record["loss"] for record in (records(config)[0], records(config)[-1]))
     assert np.isfinite([first, last]).all()
+
+
+def test_what_is_probed_and_pictured_of_a_modality_is_of_it(raw):
+    raw["data"]["pairs"]["contrasts"] = ["T1", "CT"]
+    data = RenderedPairData(check_config(raw), rank=0, world_size=1, pin_memory=False, console=QUIET)
+    assert {name: batch.volume.shape[1] for name, batch in data.probe_batches().items()} == {"mri": 1, "ct": 3}
 
 
 def test_cases_without_label_maps_cannot_be_rendered(raw, heads, tmp_path):

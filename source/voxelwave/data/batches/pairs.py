@@ -1,46 +1,25 @@
-"""Two views of one head: each with its own crop, turn, stretch, spacing and contrast."""
+"""Two views of one generated head, cut out of its label map: each has its own place and contrast."""
 
 from __future__ import annotations
 
-import math
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Float64, UInt8
 from numpy import ndarray
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from voxelwave.contracts import Grid
 from voxelwave.data.batches.alternating import Draw
+from voxelwave.data.batches.pair_geometry import Geometry, Places, draw_affines
 from voxelwave.data.label_maps import LabelMap, read_labels
 from voxelwave.errors import InputError, UnusableVolume
 from voxelwave.ops.seeding import numpy_generator
-
-ATTEMPTS = 20  # to find two crops that share enough of a head
-
-
-@dataclass(frozen=True)
-class Geometry:
-    """How a view may differ from the head that it shows.
-
-    Attributes:
-        spacing_mm: of a view, before it is stretched.
-        degrees: about each axis, at most.
-        log_stretch: of the spacing along each axis, at most.
-        shared: of a crop's sides that two crops of one head have in common, at least.
-    """
-
-    crop_size: Grid
-    spacing_mm: float = 3.0
-    degrees: float = 10.0
-    log_stretch: float = 0.15
-    shared: float = 0.5
 
 
 class HeadView(NamedTuple):
@@ -94,7 +73,7 @@ class HeadPairs(Dataset[PairSample]):
             chosen = [str(name) for name in generator.choice(names[0], 2, replace=False)]
         else:
             chosen = [str(generator.choice(of)) for of in names]
-        affines = draw_affines(head, self._geometry, generator)
+        affines = draw_affines(tissue_places(head), self._geometry, generator)
         one, other = (
             HeadView(cut_labels(head, to_mm, self._geometry.crop_size), torch.from_numpy(to_mm).float(), contrast)
             for to_mm, contrast in zip(affines, chosen, strict=True)
@@ -129,39 +108,16 @@ class PairedLabels(NamedTuple):
     files: list[str]
 
 
-def draw_affines(head: LabelMap, geometry: Geometry, generator: np.random.Generator) -> Iterator[ndarray]:
-    """Yield the way from voxels to mm of two crops, both around tissue, that share at least `geometry.shared`."""
+def tissue_places(head: LabelMap) -> Places:
+    """Return what draws voxels that are not air, in mm."""
     inside = np.flatnonzero(head.array)
-    side_mm = geometry.spacing_mm * np.array(geometry.crop_size)
-    centres: list[ndarray] = []
-    for attempt in range(ATTEMPTS):
+
+    def draw(generator: np.random.Generator) -> Float64[ndarray, "2 3"]:
         places = np.stack(np.unravel_index(generator.choice(inside, 2), head.array.shape), -1)
-        centres = list(places @ head.affine[:3, :3].T + head.affine[:3, 3])
-        # The last attempt shows the same place twice: where a crop is as large as the head any two would do.
-        if attempt == ATTEMPTS - 1:
-            centres[1] = centres[0]
-        if np.all(np.abs(centres[0] - centres[1]) <= (1 - geometry.shared) * side_mm):
-            break
-    for centre in centres:
-        angles = np.radians(generator.uniform(-geometry.degrees, geometry.degrees, 3))
-        spacing = geometry.spacing_mm * np.exp(generator.uniform(-geometry.log_stretch, geometry.log_stretch, 3))
-        linear = rotation(angles) * spacing
-        affine = np.eye(4)
-        affine[:3, :3] = linear
-        affine[:3, 3] = centre - linear @ ((np.array(geometry.crop_size) - 1) / 2)
-        yield affine
+        placed: Float64[ndarray, "2 3"] = places @ head.affine[:3, :3].T + head.affine[:3, 3]
+        return placed
 
-
-def rotation(angles: ndarray) -> ndarray:
-    """Return the rotation about the first, then the second, then the third axis, in radians."""
-    matrix = np.eye(3)
-    for axis, angle in enumerate(angles):
-        first, second = (axis + 1) % 3, (axis + 2) % 3
-        turn = np.eye(3)
-        turn[first, first] = turn[second, second] = math.cos(angle)
-        turn[first, second], turn[second, first] = -math.sin(angle), math.sin(angle)
-        matrix = turn @ matrix
-    return matrix
+    return draw
 
 
 def cut_labels(head: LabelMap, to_mm: ndarray, size: Grid) -> UInt8[Tensor, "depth height width"]:

@@ -155,10 +155,18 @@ class _Noted(Dataset[Any]):
 def _shared(collate: Callable[[Any], Any], samples: Any) -> Any:
     """Return a batch in shared memory: where there is no room, the thread that sends batches would tell nobody."""
     batch = collate(samples)
-    for part in [batch] if isinstance(batch, Tensor) else batch:
-        if isinstance(part, Tensor):
-            part.share_memory_()
+    for tensor in _tensors(batch):
+        tensor.share_memory_()
     return batch
+
+
+def _tensors(part: Any) -> Iterator[Tensor]:
+    """Yield the tensors of a batch, those of tuples within tuples, as of the views of pairs, among them."""
+    if isinstance(part, Tensor):
+        yield part
+    elif isinstance(part, (tuple, list)):
+        for inner in part:
+            yield from _tensors(inner)
 
 
 def _start_worker(_: int, *, parent: int) -> None:

@@ -13,13 +13,14 @@ from voxelwave.data.listing.manifest import Row, is_prepared, stored_rows
 from voxelwave.data.listing.scans import files_of
 from voxelwave.data.reading.dicom_header import Series
 from voxelwave.data.recognition.labels import without_suffix
+from voxelwave.data.recognition.rules import session_by_name
 from voxelwave.errors import InputError
 from voxelwave.ops.files import absolute, free_stem
 from voxelwave.ops.tables import read_csv
 from voxelwave.registry import MODALITIES
 
 CASES = "cases.csv"
-COLUMNS = ("image", "label", "subject", "modality", "split")
+COLUMNS = ("image", "label", "subject", "session", "modality", "split")
 # What is no target, whatever numbers it holds, but whose scan it is by another name.
 SUBJECT = re.compile(
     r"(subjects?|patients?|participants?|cases?)([ _-]?(id|no|nr|number|name))?|sub|pid", re.IGNORECASE
@@ -35,6 +36,7 @@ class Case:
         image, label: files; a case need not have a label map.
         modality: "mri", "ct", …
         subject: whose scan it is; never parted by a split.
+        session: which visit of the subject it is of; "" where nothing tells.
         targets: whole numbers by name, for classification; a target that is not known is not there.
         split: as the list has it: "train", "test", … or "".
         series: the files of a DICOM series, of which `image` is the folder.
@@ -44,6 +46,7 @@ class Case:
     image: Path
     modality: str
     subject: str
+    session: str = ""
     label: Path | None = None
     targets: Mapping[str, int] = field(default_factory=dict)
     split: str = ""
@@ -63,9 +66,9 @@ class Case:
 def find_cases(path: str | Path, *, modality: str = "", label: str = "") -> list[Case]:
     """List the cases of a CSV, of a folder with a `cases.csv`, or of one that `voxelwave prepare` wrote, in order.
 
-    A CSV has a column `image` and may have `label`, `subject`, `modality` and `split`; every other column is a target
-    of whole numbers, empty where it is not known. Paths are relative to the CSV. An image without a subject is taken
-    as the only one of its subject.
+    A CSV has a column `image` and may have `label`, `subject`, `session`, `modality` and `split`; every other column is
+    a target of whole numbers, empty where it is not known. Paths are relative to the CSV. An image without a subject is
+    taken as the only one of its subject, one without a session as of that which BIDS' `ses-…` in its path names.
 
     Args:
         modality: of the images for which the list says none; images of other modalities are left out. "" takes all.
@@ -144,6 +147,7 @@ def _case(row: Mapping[str, str], folder: Path, where: str, targets: Sequence[st
         image=image,
         modality=named,
         subject=(row.get("subject") or "").strip(),
+        session=(row.get("session") or "").strip() or session_by_name(image.as_posix()),
         label=files["label"],
         targets={name: _target(row[name], f"{where}, column '{name}'") for name in targets if row[name].strip()},
         split=(row.get("split") or "").strip(),
@@ -204,6 +208,7 @@ def prepared_cases(folder: Path, *, label: str | None) -> list[Case]:
                 image=folder / row.output,
                 modality=row.modality,
                 subject=row.subject,
+                session=session_by_name(row.file),
                 label=folder / own[0].output if own else None,
                 split=row.split,
             )

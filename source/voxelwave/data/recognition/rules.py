@@ -40,6 +40,7 @@ OF_A_SCAN = re.compile(
 CHANNEL = re.compile(r"_\d{4}$")  # of nnU-Net, below imagesTr and imagesTs
 OF_NO_DATA_SET = ("rawdata", "sourcedata", "images")
 BIDS_SUBJECT = re.compile(r"(?:^|_)(sub-[A-Za-z0-9]+)(?=_|$)")
+BIDS_SESSION = re.compile(r"(?:^|(?<=[_/]))ses-[A-Za-z0-9]+")
 
 
 class Told(NamedTuple):
@@ -118,6 +119,12 @@ def subject_by_name(path: Path, root: Path, pattern: re.Pattern[str] | None = No
         stem = CHANNEL.sub("", stem)
     names = (stem, *folders, root_name)
     return next(("_".join(words) for name in names if (words := _own_words(name))), stem)
+
+
+def session_by_name(path: str) -> str:
+    """Return BIDS' `ses-…` of a path, by which the visits of a subject are told apart; "" where there is none."""
+    found = BIDS_SESSION.search(path)
+    return found[0] if found else ""
 
 
 def _own_words(name: str) -> list[str]:

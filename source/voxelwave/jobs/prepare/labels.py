@@ -15,7 +15,7 @@ from voxelwave.data.listing.manifest import LABEL, Row
 from voxelwave.data.listing.scans import Scan
 from voxelwave.data.reading.volume import Affine
 from voxelwave.data.recognition.labels import without_suffix
-from voxelwave.data.recognition.rules import subject_by_name
+from voxelwave.data.recognition.rules import session_by_name, subject_by_name
 from voxelwave.data.store import StoredVolume
 from voxelwave.errors import UnusableVolume
 from voxelwave.jobs.prepare.preparation import Preparation
@@ -87,9 +87,9 @@ def _images_of(scan: Scan, candidates: Images, how: Preparation) -> list[Row]:
     def on_grid(key: str | Path) -> list[Row]:
         alike = candidates.get((shape, key), ())
         images = [image for affine, image in alike if np.abs(affine - grid_affine).max() < SAME_GRID_MM]
-        return [image for image in images if session in (None, _session(image.file))]
+        return [image for image in images if session in ("", session_by_name(image.file))]
 
-    place, session = Path(scan.name), _session(scan.name)
+    place, session = Path(scan.name), session_by_name(scan.name)
     subject = subject_by_name(scan.path, scan.root, how.subject)
     images = on_grid(subject)
     images = images or [image for image in on_grid(place.parent) if subject.startswith(f"{image.subject}_")]
@@ -110,8 +110,3 @@ def _shared(label: Path, image: Row) -> int:
 
 def _name(image: Row) -> str:
     return without_suffix(Path(image.file).name.partition("#")[0])
-
-
-def _session(file: str) -> str | None:
-    found = re.search(r"(?<=[_/])ses-[A-Za-z0-9]+", file)
-    return found[0] if found else None

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
+from voxelwave.data.augmentations import SpatialAugmentation
 from voxelwave.engine.runtime import Precision
 from voxelwave.errors import InputError
 from voxelwave.jobs.common.config import (
@@ -21,6 +22,7 @@ from voxelwave.jobs.common.config import (
     complete,
 )
 from voxelwave.jobs.common.config_file import naming, read_config, validated
+from voxelwave.jobs.pretrain.pairs_config import DEFAULT_OF_VIEWS, PairsConfig
 from voxelwave.losses.masked_reconstruction import MaskedReconstruction
 from voxelwave.registry import (
     AUGMENTATIONS,
@@ -41,31 +43,6 @@ class SourceConfig(Section):
     path: str
     modality: str
     split: Literal["train", "test"] | None = None
-
-
-class PairsConfig(Section):
-    """Pairs of views of one head, rendered of its label map while training.
-
-    `cases` is a list of cases with label maps of generated heads, or a folder that `synthesize` or `prepare` wrote.
-    A view has one of the `contrasts`, two views of a head different ones, at `spacing_mm`, stretched by up to
-    exp(`log_stretch`) along each axis and turned by up to `degrees` about each. `shared` is the part of a crop's sides
-    that the two have in common at least, `stripped` the probability that a view has no skull.
-    """
-
-    cases: str
-    contrasts: Annotated[list[Literal["T1", "T2", "FLAIR", "MRA", "random", "CT"]], Field(min_length=2)]
-    spacing_mm: PositiveFloat = 1.0
-    degrees: Annotated[float, Field(ge=0, le=180)] = 10.0
-    log_stretch: Annotated[float, Field(ge=0, le=1)] = 0.15
-    shared: Annotated[float, Field(ge=0, le=1)] = 0.5
-    stripped: Annotated[float, Field(ge=0, le=1)] = 0.3
-
-    @field_validator("contrasts")
-    @classmethod
-    def _once(cls, contrasts: list[str]) -> list[str]:
-        if len(set(contrasts)) < len(contrasts):
-            raise ValueError("two views of a head are of different contrasts: name each once")
-        return contrasts
 
 
 class DataConfig(Section):
@@ -195,10 +172,11 @@ class Config(JobConfig):
     training: TrainingConfig = TrainingConfig()
 
     def modalities(self) -> list[str]:
-        """The modalities of the sources in the order of their steps: by number of channels, so that MRI comes first."""
+        """The modalities that are trained on in the order of their steps: by number of channels, so MRI comes first."""
         names = {source.modality for source in self.data.sources}
-        if self.data.pairs is not None:
-            names = {"ct" if contrast == "CT" else "mri" for contrast in self.data.pairs.contrasts}
+        if (pairs := self.data.pairs) is not None:
+            names = {"ct" if contrast == "CT" else "mri" for contrast in pairs.contrasts or ()}
+            names |= set(pairs.modalities or ())
         return sorted(names, key=lambda name: (MODALITIES.get(name).channels, name))
 
 
@@ -221,7 +199,7 @@ def _resolve(config: Config) -> Config:
     """Check each component's settings against its constructor and fill in its defaults."""
     loss, pairs = config.loss, config.data.pairs
     if (pairs is None) == (not config.data.sources):
-        raise InputError("one of data.sources and data.pairs is needed: volumes, or heads of which pairs are rendered")
+        raise InputError("one of data.sources and data.pairs is needed: volumes, or pairs of views")
     if (pairs is None) != (config.objective is None):
         raise InputError("data.pairs and objective go together: an objective for pairs, or none of the two")
     config.model.backbone = complete(BACKBONES, config.model.backbone, "model.backbone")
@@ -234,12 +212,19 @@ def _resolve(config: Config) -> Config:
     config.loss = LossConfig(**{**declared, "reconstruction": reconstruction}, **contrastive)
     if config.objective is not None:
         config.objective = complete(OBJECTIVES, config.objective, "objective")
+        name = config.objective.name
+        if pairs is not None and OBJECTIVES.get(name).needs_labels and not pairs.of_labels:
+            raise InputError(
+                f"objective '{name}' needs the tissue of every voxel, which views of scans have none of: take "
+                f"data.pairs.source: rendered, or another objective"
+            )
     check_modalities(
         {
             "data.modalities": config.data.modalities,
             "data.steps": config.data.steps,
             "data.augment": config.data.augment,
             "training.batch_size": config.training.batch_size,
+            "data.pairs.modalities": (pairs and pairs.modalities) or (),
         }
     )
     for modality in config.modalities():
@@ -248,8 +233,24 @@ def _resolve(config: Config) -> Config:
         config.data.modalities[modality] = MODALITIES.settings(modality, given, section)
         config.data.augment[modality] = {
             name: AUGMENTATIONS.settings(name, settings, f"data.augment.{modality}.{name}")
-            for name, settings in config.data.augment.get(modality, DEFAULT_AUGMENTATIONS).items()
+            for name, settings in config.data.augment.get(modality, _default_augmentations(config, modality)).items()
         }
+        moving = [name for name in config.data.augment[modality] if _moves_voxels(name)]
+        if moving and pairs is not None and not pairs.of_labels:
+            raise InputError(
+                f"key 'data.augment.{modality}.{moving[0]}': it moves voxels, of which the place is known in a pair: "
+                f"leave it out, and turn and stretch by data.pairs.degrees and log_stretch"
+            )
         if modality not in config.training.batch_size:
             raise InputError(f"key 'training.batch_size' says nothing of modality '{modality}': add `{modality}: 2`")
     return config
+
+
+def _default_augmentations(config: Config, modality: str) -> dict[str, dict[str, Any]]:
+    if config.data.pairs is None or config.data.pairs.of_labels:
+        return DEFAULT_AUGMENTATIONS
+    return DEFAULT_OF_VIEWS.get(modality, {"noise": {}})
+
+
+def _moves_voxels(name: str) -> bool:
+    return issubclass(AUGMENTATIONS.get(name), SpatialAugmentation)

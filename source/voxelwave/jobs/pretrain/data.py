@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -111,20 +112,14 @@ class TrainingData:
 
     def batches(self, start_step: int, end_step: int) -> Iterator[Batch]:
         """Load the batches of a range of steps, in order, and say of each file once why it had to be passed over."""
-        sampler, told = self._schedule.batches(start_step, end_step), set[str]()
         loader = make_loader(
             self._dataset,
-            sampler,
+            self._schedule.batches(start_step, end_step),
             num_workers=self._data.num_workers,
             pin_memory=self._pin_memory,
             timeout_s=self._timeout_s,
         )
-        for batch in loader:
-            for problem in batch.problems:
-                if problem not in told:
-                    told.add(problem)
-                    self._console.say(f"left out {problem}")
-            yield batch
+        yield from said_once(loader, self._console)
 
     def augmented(self, batch: Batch, index: int, device: torch.device) -> Tensor:
         """Return the volumes of training batch number `index` on `device`, augmented there."""
@@ -170,6 +165,17 @@ class TrainingData:
             spacing_mm=self._data.spacing_mm,
             cached_volumes=cached_volumes,
         )
+
+
+def said_once(batches: Iterable[Any], console: Console) -> Iterator[Any]:
+    """Yield batches, and say each of their `problems` once."""
+    told = set[str]()
+    for batch in batches:
+        for problem in batch.problems:
+            if problem not in told:
+                told.add(problem)
+                console.say(f"left out {problem}")
+        yield batch
 
 
 def _check_content(config: Config, sources: list[Source]) -> bool:

@@ -24,6 +24,8 @@ from voxelwave.jobs.pretrain.figures import draw_curves, draw_reconstructions
 from voxelwave.jobs.pretrain.gauges import OnlineProbe, Saturation
 from voxelwave.jobs.pretrain.pair_data import PairData
 from voxelwave.jobs.pretrain.pretrainer import Pretrainer, build_pretrainer, count_parameters, weight_decay_groups
+from voxelwave.jobs.pretrain.rendered_pair_data import RenderedPairData
+from voxelwave.jobs.pretrain.scan_pair_data import ScanPairData
 from voxelwave.jobs.pretrain.sparse_choice import NOTHING_SPARSE, choose_sparse
 from voxelwave.objectives.masked_modeling import MaskedModeling
 from voxelwave.ops.seeding import torch_generator
@@ -62,7 +64,9 @@ def _train(config: Config, session: Session) -> bool:
     training, fabric, console = config.training, session.fabric, session.console
     # 1. Data: which files, and which batch belongs to which step. The model is built first: it checks its settings.
     pretrainer = build_pretrainer(config)
-    data = (TrainingData if config.data.pairs is None else PairData)(
+    pairs = config.data.pairs
+    kind = TrainingData if pairs is None else RenderedPairData if pairs.of_labels else ScanPairData
+    data = kind(
         config,
         rank=fabric.global_rank,
         world_size=fabric.world_size,
