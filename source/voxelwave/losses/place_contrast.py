@@ -38,31 +38,36 @@ def place_infonce(
 
 
 class PlaceContrast(nn.Module):
-    """Contrast places of two views of the same heads; one projector for both views, which is dropped afterwards.
+    """Contrast places of two views of the same heads.
 
-    The projector normalises over the places of both views together (Chen et al., 2020, "SimCLR", appendix B): at the
-    start all features are nearly alike, and without that hundreds of steps pass before any two places are told apart.
-    Normalised apart, the views could differ by a shift, and what was fitted on one would not read the other.
+    Features are normalised over the places of both views together (as in the projection head of Chen et al., 2020,
+    "SimCLR"): at the start all are nearly alike, and without that hundreds of steps pass before any two places are told
+    apart. With a `projection_dim` above 0 a projector comes before, which is dropped afterwards; what tells the
+    contrasts apart may then stay in the features.
     Raises ValueError for a setting out of range.
     Example: `loss, alignment = PlaceContrast(96)(one, other, places_mm, heads)`.
     """
 
     def __init__(
-        self, channels: int, *, temperature: float = 0.1, margin_mm: float = 0.0, projection_dim: int = 128
+        self, channels: int, *, temperature: float = 0.1, margin_mm: float = 0.0, projection_dim: int = 0
     ) -> None:
         super().__init__()
-        if temperature <= 0 or margin_mm < 0 or projection_dim < 1:
+        if temperature <= 0 or margin_mm < 0 or projection_dim < 0:
             raise ValueError(
-                f"temperature is above 0, margin_mm at least 0 and projection_dim at least 1, got {temperature}, "
+                f"temperature is above 0, margin_mm and projection_dim at least 0, got {temperature}, "
                 f"{margin_mm} and {projection_dim}"
             )
         self.temperature, self.margin_mm = temperature, margin_mm
+        layers: list[nn.Module] = []
+        if projection_dim:
+            layers = [
+                nn.Linear(channels, channels, bias=False),
+                nn.BatchNorm1d(channels, track_running_stats=False),
+                nn.GELU(),
+                nn.Linear(channels, projection_dim, bias=False),
+            ]
         self.projector = nn.Sequential(
-            nn.Linear(channels, channels, bias=False),
-            nn.BatchNorm1d(channels, track_running_stats=False),
-            nn.GELU(),
-            nn.Linear(channels, projection_dim, bias=False),
-            nn.BatchNorm1d(projection_dim, affine=False, track_running_stats=False),
+            *layers, nn.BatchNorm1d(projection_dim or channels, affine=False, track_running_stats=False)
         )
 
     def forward(
