@@ -1,4 +1,4 @@
-"""InfoNCE between two views of one head: the feature of a place finds the feature of the same place in the other."""
+"""InfoNCE between two views of one head: the feature of a place finds that of the same place in the other view."""
 
 from __future__ import annotations
 
@@ -17,22 +17,26 @@ def place_infonce(
     temperature: float,
     margin_mm: float,
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-    """Return the mean loss over all places and both directions, and the share of places that find themselves first.
+    """Return the mean loss over the places of both views, and the share of those that find each other first.
 
-    Row i of both is of place i. Its negatives are the other places of its own head further away than `margin_mm`
-    (along any axis), and all places of the other heads. Source: van den Oord et al., 2018, equation 4, with features
-    of unit length, in both directions as in CLIP (Radford et al., 2021, figure 3).
+    Row i of both is of place i. The negatives of a place are the other places of its own head further away than
+    `margin_mm` (along any axis), and all places of the other heads: in the other view and in its own. Without those of
+    its own view the loss would not change if all features of one view were shifted, and what is fitted on one contrast
+    would not read the other. Source: Chen et al., 2020, "SimCLR", equation 1.
     """
     precise = torch.promote_types(one.dtype, torch.float32)
-    one, other = (F.normalize(x.to(precise), dim=-1) for x in (one, other))
+    features = F.normalize(torch.cat([one, other]).to(precise), dim=-1)
     with torch.autocast(one.device.type, enabled=False):
-        logits = one @ other.T / temperature
+        logits = features @ features.T / temperature
         near = (places_mm[:, None] - places_mm).abs().amax(-1) <= margin_mm
         near &= heads[:, None] == heads
-        near.fill_diagonal_(False)
-        logits = logits.masked_fill(near, -torch.inf)
-        own = torch.arange(len(one), device=one.device)
-        loss = (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
+        near.fill_diagonal_(True)
+        # Itself and its neighbours are no negatives in either view; in the other view itself is what is to be found.
+        elsewhere = near.clone().fill_diagonal_(False)
+        left_out = torch.cat([torch.cat([near, elsewhere], 1), torch.cat([elsewhere, near], 1)])
+        logits = logits.masked_fill(left_out, -torch.inf)
+        own = torch.arange(2 * len(one), device=one.device).roll(len(one))
+        loss = F.cross_entropy(logits, own)
         found = (logits.argmax(1) == own).float().mean()
     return loss, found.detach()
 

@@ -43,6 +43,8 @@ class CrossContrast(MaskedVoxels):
 
     Each view has its own contrast, crop, affine and mask, so that neither the field of view nor the intensities tell a
     place. The contrast weighs `contrastive_weight`; for the other settings see `losses.place_contrast.PlaceContrast`.
+    Hidden patches are predicted from the features after block `reconstruction_depth` (0 is the last): what they need of
+    the contrast of a view need not stay in the features after it.
     With `cross_reconstruction_weight` above 0, hidden patches of a view are also predicted from what the other view
     shows at their places; what the view itself shows tells in which contrast.
     Sources: anatomix (Dey et al., 2025) contrasts voxels between two appearances; MAE (He et al., 2022); CroCo
@@ -60,11 +62,12 @@ class CrossContrast(MaskedVoxels):
         decoder: LightDecoder,
         reconstruction: MaskedReconstruction,
         *,
-        contrastive_weight: float = 0.3,
+        contrastive_weight: float = 1.0,
         temperature: float = 0.1,
         margin_mm: float = 0.0,
-        projection_dim: int = 128,
+        projection_dim: int = 0,
         cross_reconstruction_weight: float = 0.0,
+        reconstruction_depth: int = 0,
     ) -> None:
         contrast = PlaceContrast(
             backbone.channels, temperature=temperature, margin_mm=margin_mm, projection_dim=projection_dim
@@ -77,7 +80,10 @@ class CrossContrast(MaskedVoxels):
         )
         if cross_reconstruction_weight < 0:
             raise ValueError(f"cross_reconstruction_weight is at least 0, got {cross_reconstruction_weight}")
+        if not 0 <= reconstruction_depth <= backbone.depth:
+            raise ValueError(f"reconstruction_depth lies in 0…{backbone.depth}, got {reconstruction_depth}")
         self.cross_reconstruction_weight = cross_reconstruction_weight
+        self.reconstruction_depth = reconstruction_depth or backbone.depth
         # Last, and only where it is used: all other weights begin as they would without it.
         self.cross_heads: nn.ModuleDict | None = None
         if cross_reconstruction_weight:
@@ -95,13 +101,16 @@ class CrossContrast(MaskedVoxels):
         """Return the loss of one batch; `generator` (CPU) draws the masks."""
         # 1. Both views, each under its own mask.
         levels = [self.draw(view.seen, generator) for view in views]
-        deep = [
-            self.backbone.forward_intermediates(view.seen, hidden.hidden)[0]
+        depths = [self.reconstruction_depth]
+        grids = [
+            self.backbone.forward_intermediates(view.seen, hidden.hidden, depths)
             for view, hidden in zip(views, levels, strict=True)
         ]
+        deep = [final for final, _ in grids]
         # 2. Predict the hidden patches of each, without what the scanner added.
         errors = []
-        for view, hidden, features in zip(views, levels, deep, strict=True):
+        for view, hidden, (_, (inner,)) in zip(views, levels, grids, strict=True):
+            features = self.backbone.norm(inner.movedim(1, -1)).movedim(-1, 1)
             predicted = self._predict(features, hidden, view.clean.shape[1])
             patches = patchify(view.clean, self.backbone.patch_size)[hidden.hidden.flatten(1)]
             errors.append(self.reconstruction(predicted, patches, hidden.hard[hidden.hidden]))
