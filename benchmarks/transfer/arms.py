@@ -18,7 +18,7 @@ from voxelwave.jobs.common.config_file import apply_override
 from voxelwave.jobs.common.console import Console
 from voxelwave.jobs.pretrain.config import Config, check_config
 from voxelwave.jobs.pretrain.data import TrainingData
-from voxelwave.jobs.pretrain.pair_data import PairData
+from voxelwave.jobs.pretrain.rendered_pair_data import RenderedPairData
 from voxelwave.jobs.pretrain.pretrainer import build_pretrainer
 from voxelwave.jobs.pretrain.run import pretrain
 from voxelwave.ops.seeding import torch_generator
@@ -139,7 +139,7 @@ def _steps_of(config: Config) -> Callable[[], None]:
     """Return what trains one step, with all that the step waits for."""
     pretrainer = build_pretrainer(config)
     optimizer = torch.optim.AdamW(pretrainer.parameters())
-    kind = TrainingData if config.data.pairs is None else PairData
+    kind = TrainingData if config.data.pairs is None else RenderedPairData
     data = kind(config, rank=0, world_size=1, pin_memory=False, console=QUIET)
     stream = enumerate(data.batches(0, ROUNDS * STEPS_A_ROUND))
 
