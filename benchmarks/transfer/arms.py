@@ -14,12 +14,12 @@ from typing import Any
 import torch
 from scans import CONTRASTS, CROP, NOISE, PATCH, PRETRAIN, SPACING_MM
 
-from voxelwave.jobs.common.config_file import apply_override
+from voxelwave.jobs.common.config_file import set_key
 from voxelwave.jobs.common.console import Console
 from voxelwave.jobs.pretrain.config import Config, check_config
 from voxelwave.jobs.pretrain.data import TrainingData
-from voxelwave.jobs.pretrain.rendered_pair_data import RenderedPairData
 from voxelwave.jobs.pretrain.pretrainer import build_pretrainer
+from voxelwave.jobs.pretrain.rendered_pair_data import RenderedPairData
 from voxelwave.jobs.pretrain.run import pretrain
 from voxelwave.ops.seeding import torch_generator
 
@@ -105,10 +105,7 @@ def configuration(name: str, arm: Arm, data: Path, out: Path, *, steps: int, see
         ]
         raw["loss"] = {"contrastive_weight": 0.1, "shallow_depth": 3}
     for key, value in arm.overrides.items():
-        if isinstance(value, dict):
-            raw[key] = value
-        else:
-            apply_override(raw, f"{key}={value}")
+        set_key(raw, key, value)
     return check_config(raw)
 
 
