@@ -52,7 +52,11 @@ def _cross(**settings: Any) -> dict[str, Any]:
 CURRENT, CROSS, SUPERVISED = "present objective", "cross-contrast", "supervised synthesis"
 MAE, NOISE_ONLY, CNN = "plain MAE", "smooth noise", "residual CNN, MAE"
 ENCODER = " with its encoder"  # the name of an arm whose SparK encoder is measured along with the backbone
-SIMPLE_MAE = {"masking": {"name": "random", "ratio": 0.6}, "loss.contrastive_weight": 0.0}
+SIMPLE_MAE = {
+    "masking": {"name": "random", "ratio": 0.6},
+    "loss.contrastive_weight": 0.0,
+    "loss.shallow_depth": 0,
+}
 ARMS = {
     CURRENT: Arm(),
     CROSS: Arm(_cross(), pairs=True),
