@@ -101,6 +101,8 @@ def configuration(objective: str, size: Size, place: Path) -> dict[str, Any]:
     raw["model"]["decoder_width"] = 8 if size.tiny else 192
     if OBJECTIVES[objective]:
         raw["objective"] = OBJECTIVES[objective]
+        # Two views that hide 60 % each would share but 16 % of their places.
+        raw["masking"]["global_ratio"] = 0.25
     return raw
 
 

@@ -9,6 +9,7 @@ import torch
 from voxelwave.errors import InputError
 from voxelwave.jobs.pretrain.config import check_config
 from voxelwave.jobs.pretrain.pretrainer import build_pretrainer
+from voxelwave.objectives import cross_contrast
 from voxelwave.objectives.cross_contrast import PairedView, corresponding, interpolated
 
 PATCH = 4
@@ -114,11 +115,47 @@ def test_what_is_predicted_is_the_view_without_what_the_scanner_added():
 
 
 def test_views_that_share_nothing_are_only_reconstructed():
-    model = build_pretrainer(config())
+    model = build_pretrainer(config(projection_dim=8))
     output = model((view(0), view(1, to_mm=affine((500, 0, 0)))), generator())
     assert output.logs["contrastive"] == output.logs["shared_places"] == 0
     output.loss.backward()
     assert all(parameter.grad is not None for parameter in model.contrastive.parameters())
+
+
+def test_of_more_places_than_memory_is_meant_for_some_are_contrasted_spread_over_all_heads(monkeypatch):
+    model = build_pretrainer(config())
+    seen = []
+    contrast = model.contrastive.forward
+
+    def remembered(one, other, places_mm, heads):
+        seen.append((places_mm, heads))
+        return contrast(one, other, places_mm, heads)
+
+    monkeypatch.setattr(model.contrastive, "forward", remembered)
+    views = view(0), view(1, channels=3)
+    whole = model(views, generator()).logs
+    monkeypatch.setattr(cross_contrast, "MOST_PLACES", 5)
+    some = model(views, generator()).logs
+    (all_places, all_heads), (places, heads) = seen
+    assert len(all_places) > len(places) == 5
+    assert set(heads.tolist()) == set(all_heads.tolist()) == {0, 1}
+    assert {tuple(of) for of in places.tolist()} <= {tuple(of) for of in all_places.tolist()}
+    assert some["shared_places"] == whole["shared_places"]
+
+
+def test_what_predicts_hidden_patches_may_leave_the_features_after_a_block():
+    models = {depth: build_pretrainer(config(reconstruction_depth=depth)) for depth in (0, 1, 2)}
+    views = view(0), view(1, channels=3)
+    logs = {depth: model(views, generator()).logs for depth, model in models.items()}
+    assert logs[0] == logs[2]  # of two blocks
+    assert logs[1]["reconstruction"] != logs[0]["reconstruction"]
+    assert logs[1]["contrastive"] == logs[0]["contrastive"]
+    # From the first block on, the second has nothing to do with the prediction.
+    with torch.no_grad():
+        models[1].backbone.blocks[1].mlp[0].weight.zero_()
+    again = models[1](views, generator()).logs
+    assert again["reconstruction"] == logs[1]["reconstruction"]
+    assert again["contrastive"] != logs[1]["contrastive"]
 
 
 def test_a_step_learns_to_tell_places_of_two_contrasts_of_the_same_volume():

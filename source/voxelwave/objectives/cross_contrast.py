@@ -6,7 +6,7 @@ from typing import ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor, nn
 
 from voxelwave.contracts import Masking, MaskLevels, StepOutput
@@ -18,6 +18,7 @@ from voxelwave.registry import OBJECTIVES
 from voxelwave.sparse.decoder import LightDecoder
 from voxelwave.sparse.encoder import SparseEncoder
 
+MOST_PLACES = 4096  # of a batch that are contrasted with each other: memory grows with their square
 COVERED = 0.5  # of the weights that a feature is interpolated with; below, it would be of hidden neighbours
 
 
@@ -119,8 +120,9 @@ class CrossContrast(MaskedVoxels):
         there = self._corresponding(views[0], views[1])
         other, covered = interpolated(deep[1], counted[1], there.tokens)
         both = counted[0] & covered
+        rows = _some(both.nonzero())
         contrast, alignment = self.contrastive(
-            *(deep[0].movedim(1, -1)[both], other[both], there.places_mm[both], both.nonzero()[:, 0])
+            *(grid[rows.unbind(1)] for grid in (deep[0].movedim(1, -1), other, there.places_mm)), rows[:, 0]
         )
         # 4. Predict the hidden patches of each from what the other shows at their places.
         crossed = {}
@@ -220,6 +222,13 @@ def mean_of_counted(
     weights = counted.unsqueeze(1).float()
     mean: Tensor = (features.float() * weights).sum((2, 3, 4)) / weights.sum((2, 3, 4)).clamp_min(1)
     return mean
+
+
+def _some(rows: Int[Tensor, "row index"]) -> Int[Tensor, "some index"]:
+    """Return as many rows as are contrasted at most, evenly spread."""
+    if len(rows) <= MOST_PLACES:
+        return rows
+    return rows[torch.linspace(0, len(rows) - 1, MOST_PLACES, device=rows.device).round().long()]
 
 
 def _moved(
