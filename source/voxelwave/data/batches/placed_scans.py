@@ -131,16 +131,18 @@ def cut_scan(scan: PlacedScan, to_mm: Affine, size: Grid) -> Float[Tensor, "chan
     start = np.clip(np.floor(corners.min(0)).astype(int) - step, 0, grid - step)
     stop = np.clip(np.ceil(corners.max(0)).astype(int) + 2 * step, start + step, grid)
     part = scan.volume.cut(_grid(start), _grid(stop - start))
-    part = F.avg_pool3d(part, _grid(step))
+    if (step > 1).any():
+        part = F.avg_pool3d(part, _grid(step))
     # 2. Where each voxel of the view lies, from -1 to 1 over that part, and whether the scan is there at all.
     places, inside = [], torch.ones(size, dtype=torch.bool)
     for axis, (row, side) in enumerate(zip(way[:3], scan.volume.grid, strict=True)):
+        scale, shift = 2 / (step[axis] * part.shape[1 + axis]), 0.5 - start[axis]
         # A linear map of a grid is a sum of three vectors: one for the planes, one for the rows, one for the columns.
-        planes, rows, columns = (torch.from_numpy(row[of] * np.arange(size[of])) for of in range(3))
-        place = (planes + row[3])[:, None, None] + rows[:, None] + columns
-        inside &= (place >= -0.5) & (place <= side - 0.5)
-        pooled = (place - start[axis] + 0.5) / step[axis]
-        places.append((2 * pooled / part.shape[1 + axis] - 1).float())
+        planes, rows, columns = (torch.from_numpy(scale * row[of] * np.arange(size[of])).float() for of in range(3))
+        place = (planes + (scale * (row[3] + shift) - 1))[:, None, None] + rows[:, None] + columns
+        low, high = (scale * (end + shift) - 1 for end in (-0.5 - ROUNDED, side - 0.5 + ROUNDED))
+        inside &= (place >= low) & (place <= high)
+        places.append(place)
     # 3. torch counts the last axis first.
     there = torch.stack(places[::-1], -1)
     view: Tensor = F.grid_sample(part[None], there[None], padding_mode="border", align_corners=False)[0]
