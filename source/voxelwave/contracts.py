@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Bool, Float, Int8
+from jaxtyping import Bool, Complex, Float, Int, Int8
 from torch import Tensor
 
 Grid = tuple[int, int, int]
@@ -52,4 +52,29 @@ class Masking(Protocol):
 
     def __call__(self, grid: Grid, batch_size: int, generator: torch.Generator) -> MaskLevels:
         """Return the levels of `batch_size` grids."""
+        ...
+
+
+NumLines = int | Int[Tensor, " batch"] | None
+
+
+@runtime_checkable
+class Reconstruction(Protocol):
+    """Makes an image of undersampled k-space; a trained network does, and so does a classical method."""
+
+    def __call__(
+        self,
+        kspace: Complex[Tensor, "batch slice coil height width"],
+        sampled: Bool[Tensor, "batch ... width"],
+        num_low_frequencies: NumLines = None,
+    ) -> Float[Tensor, "batch height width"]:
+        """Return the magnitude of the centre slice, in the unit of the k-space.
+
+        Args:
+            kspace: of adjacent slices, centred and orthonormal as in `physics/fourier.py`. What is not sampled is not
+                read.
+            sampled: which lines, `[batch, width]`, or which places, `[batch, height, width]`, all slices alike.
+            num_low_frequencies: how many lines around the origin are sampled without a gap, for each sample or for
+                all; where it is None, `sampled` tells.
+        """
         ...

@@ -18,7 +18,7 @@ EXTRAS = PROJECT["optional-dependencies"]
 ASKED = {
     "run torch-cpu": [*PROJECT["dependencies"], *EXTRAS["dicom"], *PYPROJECT["build-system"]["requires"]],
     "run torch-pypi": [*PROJECT["dependencies"], *EXTRAS["dicom"], *PYPROJECT["build-system"]["requires"]],
-    "run dev": [*EXTRAS["dicom"], *EXTRAS["export"], *EXTRAS["dev"]],
+    "run dev": [*EXTRAS["classical"], *EXTRAS["dicom"], *EXTRAS["export"], *EXTRAS["dev"]],
     "run dev umap": EXTRAS["umap"],
     "minkowski": GROUPS["minkowski"],
     "tools": GROUPS["tools"],

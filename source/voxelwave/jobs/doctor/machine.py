@@ -36,6 +36,7 @@ class Finding:
 
 
 EXTRAS = {
+    "classical": "reconstruct by compressed sensing and GRAPPA",
     "dicom": "read DICOM series and NRRD",
     "export": "write ONNX, bundles and Parquet",
     "umap": "draw maps by UMAP",

@@ -1,0 +1,34 @@
+"""The normal operator of an acquisition, Aᴴ M A: what is left of an image after it was sampled."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Complex
+from torch import Tensor
+
+from voxelwave.physics.acquisition import combine, expand
+
+
+class NormalOperator:
+    """`MultiCoilAcquisition.forward` and then its `adjoint`, for the same places in all slices.
+
+    Of whole lines, `[batch, width]`, it needs transforms along the width alone: those along the height cancel, as do
+    the shifts that centre the image.
+    """
+
+    def __init__(
+        self,
+        maps: Complex[Tensor, "batch slice coil height width"],
+        sampled: Bool[Tensor, "batch ... width"],
+    ) -> None:
+        self.maps = maps
+        self.axes = (-1,) if sampled.ndim == 2 else (-2, -1)
+        lines = sampled[:, None] if sampled.ndim == 2 else sampled
+        self.kept = torch.fft.ifftshift(lines, dim=self.axes)[:, None, None]
+
+    def __call__(
+        self, image: Complex[Tensor, "batch slice height width"]
+    ) -> Complex[Tensor, "batch slice height width"]:
+        """Return `image` as its sampled places show it."""
+        kspace = torch.fft.fftn(expand(image, self.maps), dim=self.axes)
+        return combine(torch.fft.ifftn(torch.where(self.kept, kspace, 0), dim=self.axes), self.maps)
