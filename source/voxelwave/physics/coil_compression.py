@@ -23,8 +23,9 @@ def compression_matrix(calibration: Calibration, *, num_virtual: int) -> Complex
 
 def kept_energy(calibration: Calibration) -> Float[Tensor, " coil"]:
     """Return the share of the energy of `calibration` that the first 1, 2, … virtual coils hold together."""
-    energies = torch.linalg.svdvals(calibration.movedim(-3, 0).flatten(1)).square()
-    return energies.cumsum(0) / energies.sum()
+    energies: Tensor = torch.linalg.svdvals(calibration.movedim(-3, 0).flatten(1)).square()
+    shares: Tensor = energies.cumsum(0) / energies.sum()
+    return shares
 
 
 def compress(
@@ -78,7 +79,8 @@ def compress_geometrically(
 def _leading(values: Complex[Tensor, "coil sample"], num_virtual: int) -> Complex[Tensor, "virtual coil"]:
     # Of the coils' own products: the samples are many, and of their singular vectors nothing is needed.
     _, vectors = torch.linalg.eigh(values @ values.mH)
-    return vectors.flip(1)[:, :num_virtual].mH
+    leading: Tensor = vectors.flip(1)[:, :num_virtual].mH
+    return leading
 
 
 def _along_readout(kspace: Calibration, *, inverse: bool) -> Calibration:

@@ -209,6 +209,16 @@ def test_sizes_that_cannot_be_are_refused_before_anything_is_read(path, shape, e
     refused(path, expected)
 
 
+@pytest.mark.parametrize("settings", [{}, {"chunks": (1, 1, 32, 24)}, {"compression": "gzip"}])
+def test_a_small_file_that_claims_to_be_large_is_refused(path, settings):
+    with h5py.File(path, "w") as file:
+        file.create_dataset("kspace", (SLICES, COILS, 2048, 2048), "c8", **settings)
+    refused(path, r"claims the shape \(4, 3, 2048, 2048\), of which most was never written")
+    with h5py.File(path, "w") as file:
+        file.create_dataset("kspace", data=np.tile(VALUES, (1, 1, 8, 8)), compression="gzip", compression_opts=9)
+    assert KspaceFile(path).slice(0).shape == (1, COILS, 8 * ROWS, 8 * COLUMNS)
+
+
 def test_the_bound_is_a_setting_and_holds_for_chunks_and_maps_too(path):
     written(path, kspace=VALUES)
     refused(path, "most_values = 1000", most_values=1000)

@@ -17,6 +17,7 @@ from voxelwave.errors import DamagedVolume, UnusableVolume
 MOST_VALUES = 2**28  # of one slice, all coils: 2 GiB as complex64
 MOST_SLICES, MOST_COILS = 2**14, 2**10
 MOST_AXES = 5
+MOST_COMPRESSION = 1100  # to one; deflate reaches 1032
 LONGEST_TEXT, LONGEST_HEADER = 200, 2**22
 # Filters that HDF5 and h5py bring along; any other is a plugin, loaded by its number.
 FILTERS = (
@@ -65,9 +66,7 @@ def dataset(group: h5py.Group, name: str) -> h5py.Dataset:
         raise UnusableVolume(f"'{name}' is a group, one array of slices of one size is needed")
     if found.external or found.is_virtual:
         raise UnusableVolume(f"the values of '{name}' are said to lie in other files: store them in this one")
-    properties = found.id.get_create_plist()
-    numbers = [properties.get_filter(place)[0] for place in range(properties.get_nfilters())]
-    if unknown := [number for number in numbers if number not in FILTERS]:
+    if unknown := [number for number in _filters(found) if number not in FILTERS]:
         raise UnusableVolume(f"'{name}' is compressed by filter {unknown[0]}, which is not HDF5's own: use gzip")
     return found
 
@@ -90,6 +89,10 @@ def numbers(group: h5py.Group, name: str, *, num_axes: tuple[int, ...], most_val
         raise UnusableVolume(
             f"'{name}' is stored in chunks of {prod(found.chunks):.3g} values: store it in smaller ones"
         )
+    # Parts that were never written take no room in a file, and would be read as zeros.
+    held = found.id.get_storage_size() * (MOST_COMPRESSION if _filters(found) else 1)
+    if held < prod(shape) * found.dtype.itemsize:
+        raise UnusableVolume(f"'{name}' claims the shape {shape}, of which most was never written")
     return found
 
 
@@ -134,6 +137,11 @@ def text(group: h5py.Group, name: str) -> str:
     if len(value) > LONGEST_HEADER:
         raise UnusableVolume(f"'{name}' is a text of {len(value)} letters, and at most {LONGEST_HEADER} are read")
     return value
+
+
+def _filters(found: h5py.Dataset) -> list[int]:
+    properties = found.id.get_create_plist()
+    return [properties.get_filter(place)[0] for place in range(properties.get_nfilters())]
 
 
 def _decoded(value: bytes | str) -> str:

@@ -150,7 +150,7 @@ class MRAugment:
         )
 
 
-def moved(images: Images, moves: Moves) -> Images:
+def moved(images: Images, moves: Moves) -> Complex64[Tensor, "slice coil rows columns"]:
     """Return `images` after `moves`; what comes in over an edge is their reflection."""
     # 1. What keeps pixels as they are.
     for wanted, axis in ((moves.flip_horizontal, -1), (moves.flip_vertical, -2)):
@@ -180,9 +180,9 @@ def _affine(images: Images, moves: Moves) -> Images:
     inverse = torch.linalg.inv(moves.scale * turn @ shear)
     half = torch.tensor([max(width - 1, 1), max(height - 1, 1)], dtype=torch.float64) / 2
     # 2. grid_sample counts from -1, the centre of the first pixel, to 1, that of the last one.
-    theta = torch.zeros(1, 2, 3)
-    theta[0, :, :2] = inverse * half / half[:, None]
-    grid = F.affine_grid(theta, [1, 1, height, width], align_corners=True)
+    y, x = (torch.arange(side, dtype=torch.float64) - (side - 1) / 2 for side in (height, width))
+    pixels = torch.stack([x.expand(height, width), y[:, None].expand(height, width)], dim=-1)
+    grid = (pixels @ inverse.T / half)[None].float()
     # 3. Parts, coils and slices as channels: all move alike, and phases between coils stay.
     channels = torch.view_as_real(images).movedim(-1, 2).reshape(1, -1, height, width)
     looked_up = F.grid_sample(channels, grid, mode="bilinear", padding_mode="reflection", align_corners=True)

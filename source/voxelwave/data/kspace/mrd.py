@@ -83,7 +83,7 @@ class MrdSource:
         # 1. Lines of one place, averages, are added up.
         chosen = np.flatnonzero((self.slice_of >= start) & (self.slice_of < stop))
         with opened(self.path) as file:
-            for number, line in zip(chosen, read_lines(self._data(file), self.rows[chosen]), strict=True):
+            for number, line in zip(chosen.tolist(), read_lines(self._data(file), self.rows[chosen]), strict=True):
                 place = int(self.slice_of[number]) - start, int(self.column[number])
                 whole[place[0], :, self.start : self.start + self.num_samples, place[1]] += self._line(number, line)
                 counts[place] += 1
@@ -156,14 +156,14 @@ class MrdSource:
         # 1. Columns that every slice has.
         present = np.zeros((num_slices, width), dtype=bool)
         present[self.slice_of, self.column] = True
-        sampled = present.all(0)
+        sampled = np.asarray(present.all(0))
         if (present != sampled).any():
             notes.append("slices differ in the lines that were measured: the mask has those of all slices")
         if not sampled.any():
             raise UnusableVolume("its slices have no line in common")
         # 2. Which side is cut off: partial Fourier, or a resolution below that of the image.
-        first, *_, last = (*np.flatnonzero(sampled)[[0, -1]].tolist(),)
-        gap = int(np.diff(np.flatnonzero(sampled)).max(initial=1))
+        columns = np.flatnonzero(sampled)
+        first, last, gap = int(columns[0]), int(columns[-1]), int(np.diff(columns).max(initial=1))
         if abs((width // 2 - first) - (last - (width - 1) // 2)) > gap:
             notes.append(f"partial Fourier: columns {first} to {last} of {width} were measured, the others are 0")
         return KspaceInfo(

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import h5py
 import numpy as np
-from jaxtyping import Shaped
+from jaxtyping import Bool, Int, Shaped
 from numpy import ndarray
 
 from voxelwave.errors import UnusableVolume
@@ -42,13 +42,13 @@ NOISE, CALIBRATION, CALIBRATION_AND_IMAGING, REVERSE = 19, 20, 21, 22
 # Navigators, phase correction, feedback, dummies, correction of the surface coil, phase stabilisation.
 NO_IMAGE = (NOISE, 23, 24, 26, 27, 28, 29, 30, 31)
 
-Heads = Shaped[ndarray, " acquisition"]
+Heads = Shaped[ndarray, " _"]
 
 
-def flagged(heads: Heads, *flags: int) -> Shaped[ndarray, " acquisition"]:
+def flagged(heads: Heads, *flags: int) -> Bool[ndarray, " _"]:
     """Tell which acquisitions have one of these flags."""
     bits = np.uint64(sum(1 << (flag - 1) for flag in flags))
-    raised: Shaped[ndarray, " acquisition"] = (heads["flags"].astype(np.uint64) & bits) != 0
+    raised: Bool[ndarray, " _"] = (heads["flags"].astype(np.uint64) & bits) != 0
     return raised
 
 
@@ -69,7 +69,7 @@ def _names(dtype: np.dtype[np.void]) -> tuple[str, ...]:
     return dtype["head"].names or ()
 
 
-def read_lines(data: h5py.Dataset, rows: Shaped[ndarray, " row"]) -> Iterator[Shaped[ndarray, " value"]]:
+def read_lines(data: h5py.Dataset, rows: Int[ndarray, " row"]) -> Iterator[Shaped[ndarray, " value"]]:
     """Yield the values of the acquisitions `rows`, in this order, float32 with real and imaginary part in turn."""
     values = data.fields("data")
     # Neighbours in the file in one go.

@@ -32,7 +32,7 @@ class KspaceItem(NamedTuple):
         target: the image to be reconstructed, the centre of it; None where the file has none.
         data_range: the largest value of the target, as its scores take it; 0 where there is no target.
         file: the name of the file, without its folder.
-        index: of the slice in the file.
+        slice_index: its number in the file.
         acquisition: contrast or protocol, as the file names it.
     """
 
@@ -41,7 +41,7 @@ class KspaceItem(NamedTuple):
     target: Float32[Tensor, "rows columns"] | None
     data_range: float
     file: str
-    index: int
+    slice_index: int
     acquisition: str
 
 
@@ -115,6 +115,9 @@ class KspaceSlices(Dataset[KspaceItem]):
         measured = kspace.ne(0).any(dim=0).any(dim=0).any(dim=0)
         # 2. Moves of the image, which also fill what was not measured.
         if self.augment is not None:
+            inner = measured.nonzero()[:, 0]
+            if not bool(measured[int(inner[0]) : int(inner[-1])].all()):
+                raise InputError(f"{file.path}: is undersampled, and only whole images can be augmented: leave it out")
             generator = torch_generator(self.seed, "augment", self.epoch, item)
             moved = self.augment(kspace, target, generator, epoch=self.epoch)
             if moved is not None:

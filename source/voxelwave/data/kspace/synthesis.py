@@ -48,10 +48,10 @@ def synthesize_kspace(
     seen = torch.polar(padded, smooth_phase((height, columns), generator).expand_as(padded))
     maps = birdcage_maps(num_coils, (height, columns), rotation=turn, phase=phase)
     kspace = fft2c(expand(seen, maps))
-    sigma = noise * float(images.max())
-    return kspace + coil_noise(
-        num_coils, len(images) * height * columns, generator, sigma=sigma, correlation=correlation
-    ).unflatten(1, (len(images), height, columns)).movedim(1, 0)
+    num_samples = len(images) * height * columns
+    added = coil_noise(num_coils, num_samples, generator, sigma=noise * float(images.max()), correlation=correlation)
+    measured: Kspace = kspace + added.unflatten(1, (len(images), height, columns)).movedim(1, 0)
+    return measured
 
 
 def smooth_phase(shape: tuple[int, int], generator: torch.Generator) -> Float32[Tensor, "height width"]:

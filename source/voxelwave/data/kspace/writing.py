@@ -149,7 +149,7 @@ def _record(
     step: int = 0,
     flags: int = 0,
     header: RawHeader | None = None,
-) -> tuple[np.void, np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return one acquisition; without a header it is of no image and has no centre."""
     head = np.zeros((), dtype=HEAD)
     coils, samples = values.shape
@@ -160,4 +160,4 @@ def _record(
     head["read_dir"], head["phase_dir"], head["slice_dir"] = np.eye(3)
     head["idx"]["kspace_encode_step_1"], head["idx"]["slice"] = step, slice_number
     stored = np.ascontiguousarray(values.numpy()).view(np.float32).ravel()
-    return head[()], np.zeros(0, dtype=np.float32), stored
+    return head, np.zeros(0, dtype=np.float32), stored
