@@ -1,5 +1,6 @@
 """ISMRMRD files, against what was put in, and against the package `ismrmrd` where it is installed."""
 
+import resource
 from dataclasses import replace
 
 import h5py
@@ -199,6 +200,11 @@ def without_the_end(table):
     return table
 
 
+def with_another_trajectory(table):
+    table[2]["traj"] = np.zeros(7, dtype=np.float32)
+    return table
+
+
 def with_another_coil(table):
     table[0]["head"]["active_channels"] = COILS + 1
     return table
@@ -218,6 +224,7 @@ def with_another_coil(table):
         (edit("flags", 1 << 21), "has lines that were measured backwards"),
         (edit("flags", 1 << 22, slice(None)), "holds no lines of an image"),
         (without_the_end, "acquisition 5 holds 95 values, not 3 coils × 32 samples"),
+        (with_another_trajectory, "acquisition 2 holds .* or another trajectory than its head says"),
         (edit("slice", np.arange(SLICES * COLUMNS), slice(None)), "its slices have no line in common"),
     ],
 )
@@ -228,13 +235,59 @@ def test_acquisitions_that_are_no_volume_are_refused(path, change, expected):
     refused(path, expected)
 
 
+def test_a_header_that_claims_far_more_than_was_measured_is_refused(path):
+    values = kspace()
+    header = replace(plain_header(values), encoded_size=(4096, 4096, 1), center_line=2048)
+    write_mrd(path, values, header)
+    refused(path, r"its header claims \(4096, 4096\), of which next to nothing was measured")
+
+
+@pytest.mark.parametrize("chunks", [None, (1,), (64,), (96,)])
+def test_a_length_that_is_not_in_the_file_is_refused_before_there_is_room_for_it(path, chunks):
+    values = kspace()
+    write_mrd(path, values, plain_header(values))
+    with h5py.File(path, "r+") as file:
+        table = file["dataset/data"][:]
+        del file["dataset/data"]
+        file["dataset"].create_dataset("data", data=table, chunks=chunks)
+    assert torch.equal(KspaceFile(path).slice(1)[0], values[1])
+    # The length of each entry of one line stands before the place of its values, which the file begins a heap with.
+    damaged, length = bytearray(path.read_bytes()), np.uint32(2 * COILS * ROWS).tobytes()
+    place = next(
+        place
+        for place in range(len(damaged) - 16)
+        if damaged[place : place + 4] == length
+        and damaged[(at := int.from_bytes(damaged[place + 4 : place + 12], "little")) : at + 4] == b"GCOL"
+    )
+    damaged[place : place + 4] = np.uint32(2**32 - 8).tobytes()
+    path.write_bytes(damaged)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    refused(path, "acquisition 0 holds 2147483644 values, not 3 coils × 32 samples")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**16  # kB
+
+
+def test_compressed_acquisitions_are_refused(path):
+    values = kspace()
+    write_mrd(path, values, plain_header(values))
+    with h5py.File(path, "r+") as file:
+        table = file["dataset/data"][:]
+        del file["dataset/data"]
+        file["dataset"].create_dataset("data", data=table, compression="gzip")
+    refused(path, "'/dataset/data' is compressed, which is not read of entries of any length: decompress it")
+
+
 def test_other_trajectories_and_other_records_are_refused(path):
     values = kspace()
     write_mrd(path, values, replace(plain_header(values), trajectory="radial"))
     refused(path, "its trajectory is 'radial', a Cartesian one is needed")
     for dtype, expected in (
         (np.dtype([("head", HEAD), ("data", "<f4")]), "not laid out as ISMRMRD does"),
-        (np.dtype([("head", [("flags", "<u8")]), ("data", h5py.vlen_dtype(np.float32))]), "lack 'version'"),
+        (
+            np.dtype(
+                [("head", [("flags", "<u8")]), *((name, h5py.vlen_dtype(np.float32)) for name in ("traj", "data"))]
+            ),
+            "lack 'version'",
+        ),
     ):
         with h5py.File(path, "r+") as file:
             del file["dataset/data"]

@@ -73,12 +73,14 @@ class KspaceFile:
         start, stop = int(wanted[0]), int(wanted[-1]) + 1
         with self._named(f"slices {start} to {stop - 1}: " if neighbours else f"slice {index}: "):
             kspace = torch.from_numpy(self._source.read(start, stop))
-            if not bool(torch.view_as_real(kspace).isfinite().all()):
+            # A sum is finite where its terms are, and is several times as fast as to look at each.
+            parts = torch.view_as_real(kspace)
+            if not (bool(parts.sum().isfinite()) or bool(parts.isfinite().all())):
                 raise UnusableVolume("its k-space holds NaN or infinite values, which a transform would spread")
             if not bool(kspace[index - start].any()):
                 raise UnusableVolume("its k-space is all 0")
         self._look_at_peak(kspace, start)
-        return kspace[torch.from_numpy(wanted - start)]
+        return kspace if len(kspace) == len(wanted) else kspace[torch.from_numpy(wanted - start)]
 
     def target(self, index: int) -> Float32[Tensor, "rows columns"] | None:
         """Return the image to be reconstructed of one slice, None where the file has none."""

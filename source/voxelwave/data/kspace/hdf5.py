@@ -10,6 +10,7 @@ from pathlib import Path
 
 import h5py
 import numpy as np
+from jaxtyping import Int64, UInt8
 
 from voxelwave.data.reading.unreadable import as_unusable
 from voxelwave.errors import DamagedVolume, UnusableVolume
@@ -17,6 +18,7 @@ from voxelwave.errors import DamagedVolume, UnusableVolume
 MOST_VALUES = 2**28  # of one slice, all coils: 2 GiB as complex64
 MOST_SLICES, MOST_COILS = 2**14, 2**10
 MOST_AXES = 5
+ENTRY, LARGEST_ENTRY = 16, 2**12  # bytes of an entry of any length, how long it is and where; of a record
 MOST_COMPRESSION = 1100  # to one; deflate reaches 1032
 LONGEST_TEXT, LONGEST_HEADER = 200, 2**22
 # Filters that HDF5 and h5py bring along; any other is a plugin, loaded by its number.
@@ -133,10 +135,51 @@ def text(group: h5py.Group, name: str) -> str:
     found = dataset(group, name)
     if prod(found.shape) != 1 or h5py.check_string_dtype(found.dtype) is None or found.dtype.itemsize > LONGEST_HEADER:
         raise UnusableVolume(f"'{name}' is no text")
-    value = _decoded(found[()] if found.shape == () else found[:].ravel()[0])
-    if len(value) > LONGEST_HEADER:
-        raise UnusableVolume(f"'{name}' is a text of {len(value)} letters, and at most {LONGEST_HEADER} are read")
-    return value
+    of_any_length = found.dtype.kind == "O"
+    if of_any_length and (length := int(lengths(stored_entries(found))[0])) > LONGEST_HEADER:
+        raise UnusableVolume(f"'{name}' claims to be a text of {length} letters, and at most {LONGEST_HEADER} are read")
+    return _decoded(found[()] if found.shape == () else found[:].ravel()[0])
+
+
+def stored_entries(found: h5py.Dataset) -> UInt8[np.ndarray, "entry size"]:
+    """Return the bytes of each entry of an array of texts, rows or records, as they lie in the file.
+
+    What an entry of any length, such as a text, refers to is not read. HDF5 would make room for as much as it claims
+    before looking whether the file holds as much, and for a field of a record it would read all its other fields too.
+
+    Raises UnusableVolume for entries that are compressed, or not laid out as HDF5 does.
+    """
+    if _filters(found):
+        raise UnusableVolume(f"'{found.name}' is compressed, which is not read of entries of any length: decompress it")
+    size, each = found.id.get_storage_size(), found.size
+    if not found.chunks:
+        step, rest = divmod(size, each)
+        if rest or not 0 < step <= LARGEST_ENTRY or (offset := found.id.get_offset()) is None:
+            raise UnusableVolume(f"'{found.name}' is not laid out as HDF5 does: the file is damaged")
+        with Path(found.file.filename).open("rb") as file:
+            file.seek(offset)
+            return np.frombuffer(file.read(size), np.uint8).reshape(each, step)
+    chunks: list[h5py.h5d.StoreInfo] = []
+    found.id.chunk_iter(chunks.append)
+    count = prod(found.chunks)
+    steps = {divmod(chunk.size, count) for chunk in chunks}
+    starts = sorted(chunk.chunk_offset for chunk in chunks)
+    whole = starts == [(start,) for start in range(0, each, count)]
+    step, rest = steps.pop() if len(steps) == 1 else (0, 0)
+    if rest or not whole or not 0 < step <= LARGEST_ENTRY:
+        raise UnusableVolume(f"'{found.name}' is not laid out as HDF5 does: the file is damaged")
+    held = b"".join(found.id.read_direct_chunk(start)[1] for start in starts)
+    return np.frombuffer(held, np.uint8).reshape(-1, step)[:each]
+
+
+def lengths(entries: UInt8[np.ndarray, "entry size"], place: int = 0) -> Int64[np.ndarray, " entry"]:
+    """Return how much an entry of any length says that it holds, `place` bytes behind the start of each of `entries`.
+
+    Source: HDF5 file format, section VIII, variable-length types: the length, then where it lies.
+    """
+    if place + ENTRY > entries.shape[1]:
+        raise UnusableVolume("its texts or acquisitions are not laid out as HDF5 does: the file is damaged")
+    return np.ascontiguousarray(entries[:, place : place + 4]).view("<u4")[:, 0].astype(np.int64)
 
 
 def _filters(found: h5py.Dataset) -> list[int]:

@@ -8,31 +8,28 @@ from pathlib import Path
 
 import h5py
 import numpy as np
-from jaxtyping import Complex64, Int, Shaped
+from jaxtyping import Complex64, Shaped
 from numpy import ndarray
 
-from voxelwave.data.kspace.hdf5 import MOST_COILS, check_size, dataset, has, member, opened, text
+from voxelwave.data.kspace.hdf5 import check_size, dataset, has, member, opened, text
 from voxelwave.data.kspace.info import KspaceInfo, SlicePlace, Vector, as_complex64
 from voxelwave.data.kspace.mrd_records import (
-    CALIBRATION,
-    CALIBRATION_AND_IMAGING,
     DATA,
     GROUP,
-    NO_IMAGE,
     NOISE,
-    REVERSE,
     XML,
     Heads,
     check_record,
     flagged,
+    read_heads,
     read_lines,
 )
-from voxelwave.data.kspace.raw_header import RawHeader, parse_raw_header
+from voxelwave.data.kspace.mrd_volume import check_lengths, check_one_volume, image_rows
+from voxelwave.data.kspace.raw_header import parse_raw_header
 from voxelwave.errors import UnusableVolume
 
 MOST_ACQUISITIONS = 2**20
-# Counters that have to be the same for all lines of the one volume that is read.
-ONE_VOLUME = ("kspace_encode_step_2", "contrast", "phase", "repetition", "set")
+MOST_FILLED = 64  # encoded over measured values: far beyond any acceleration with any partial echo
 LENGTH = (0.99, 1.01)  # of a direction
 
 
@@ -51,15 +48,21 @@ class MrdSource:
         with opened(path) as file:
             group = member(file, GROUP)
             self.header = parse_raw_header(text(group, XML))
-            heads = self._data(file).fields("head")[:]
+            heads, num_values, num_places = read_heads(self._data(file))
         # 1. What is of the image, and what is noise.
         self.noise_rows = np.flatnonzero(flagged(heads, NOISE))
-        self.rows = _image_rows(heads, self.header)
+        self.rows = image_rows(heads, self.header)
         if not len(self.rows):
             kind = "noise scans only" if len(self.noise_rows) else "no lines of an image"
             raise UnusableVolume(f"holds {kind}, {len(heads)} acquisitions: record the image, too")
         chosen = heads[self.rows]
-        _check_one_volume(chosen, self.header)
+        check_one_volume(chosen, self.header)
+        # What an acquisition holds is what its head says: neither is read before they agree.
+        for rows in (self.noise_rows, self.rows):
+            check_lengths(heads, num_values, num_places, rows)
+        self.noise_coils = {*heads["active_channels"][self.noise_rows].tolist()}
+        if num_values[self.noise_rows].sum() > 2 * most_values:
+            raise UnusableVolume(f"its noise scan has more than most_values = {most_values} values")
         # 2. Where each line goes.
         self.num_samples, self.num_coils = int(chosen["number_of_samples"][0]), int(chosen["active_channels"][0])
         self.discarded = np.stack([chosen["discard_pre"], chosen["discard_post"]], 1).astype(np.int64)
@@ -70,6 +73,11 @@ class MrdSource:
         if self.column.min() < 0 or self.column.max() >= width:
             lines = f"{steps.min()} to {steps.max()}, with line {self.header.center_line} at the centre"
             raise UnusableVolume(f"its lines {lines}, do not fit into the {width} that were encoded")
+        held = self.num_samples * len(np.unique(self.column))
+        if self.header.encoded_size[0] * width > MOST_FILLED * held:
+            raise UnusableVolume(
+                f"its header claims {self.header.encoded_size[:2]}, of which next to nothing was measured"
+            )
         check_size("data", (len(slices), self.num_coils, self.header.encoded_size[0], width), most_values=most_values)
         self.notes: list[str] = []
         self.start = self._readout_start(chosen)
@@ -104,15 +112,11 @@ class MrdSource:
         """Return what the noise scan measured, all its acquisitions one behind the other."""
         if not len(self.noise_rows):
             raise UnusableVolume("holds no noise scan")
-        parts: list[Complex64[ndarray, "coil sample"]] = []
+        if self.noise_coils != {self.num_coils}:
+            raise UnusableVolume(f"its noise scan is not of the {self.num_coils} coils of its image")
         with opened(self.path) as file:
-            for line in read_lines(self._data(file), self.noise_rows):
-                if len(line) % (2 * self.num_coils):
-                    raise UnusableVolume(f"its noise scan is not of the {self.num_coils} coils of its image")
-                parts.append(_complex(line, self.num_coils))
-                if sum(part.size for part in parts) > self.most_values:
-                    raise UnusableVolume(f"its noise scan has more than most_values = {self.most_values} values")
-        return np.concatenate(parts, axis=1)
+            lines = read_lines(self._data(file), self.noise_rows)
+            return np.concatenate([_complex(line, self.num_coils) for line in lines], axis=1)
 
     def _data(self, file: h5py.File) -> h5py.Dataset:
         data = dataset(member(file, GROUP), DATA)
@@ -122,9 +126,6 @@ class MrdSource:
         return data
 
     def _line(self, number: int, stored: Shaped[ndarray, " value"]) -> Complex64[ndarray, "coil sample"]:
-        if len(stored) != 2 * self.num_coils * self.num_samples:
-            wanted = f"{self.num_coils} coils × {self.num_samples} samples"
-            raise UnusableVolume(f"acquisition {self.rows[number]} holds {len(stored) // 2} values, not {wanted}")
         line = _complex(stored, self.num_coils)
         before, after = self.discarded[number]
         line[:, :before] = 0
@@ -199,35 +200,6 @@ class MrdSource:
             self.notes.append("its lines do not say where they lie")
             return ()
         return tuple(SlicePlace(*(_vector(vector) for vector in each)) for each in vectors)
-
-
-def _image_rows(heads: Heads, header: RawHeader) -> Int[ndarray, " row"]:
-    """Return the numbers of the acquisitions that belong to the image."""
-    of_image = ~flagged(heads, *NO_IMAGE) & (heads["encoding_space_ref"] == 0)
-    if header.calibration != "embedded":
-        # Lines for calibration alone may have another contrast; embedded ones are of the same scan.
-        of_image &= ~flagged(heads, CALIBRATION) | flagged(heads, CALIBRATION_AND_IMAGING)
-    return np.flatnonzero(of_image)
-
-
-def _check_one_volume(chosen: Heads, header: RawHeader) -> None:
-    if header.trajectory != "cartesian":
-        raise UnusableVolume(f"its trajectory is '{header.trajectory}', a Cartesian one is needed")
-    if flagged(chosen, REVERSE).any():
-        raise UnusableVolume("has lines that were measured backwards, which need a correction of their phase first")
-    for name in ONE_VOLUME:
-        if len(found := np.unique(chosen["idx"][name])) > 1:
-            raise UnusableVolume(
-                f"holds {len(found)} values of '{name}', one two-dimensional volume is needed: split it"
-            )
-    for name, thing in (("number_of_samples", "lines of differing size"), ("active_channels", "differing coil counts")):
-        if len(found := np.unique(chosen[name])) > 1:
-            raise UnusableVolume(f"has {thing}: {name} is {', '.join(map(str, found[:4]))}")
-    samples, coils = int(chosen["number_of_samples"][0]), int(chosen["active_channels"][0])
-    if not 0 < coils <= MOST_COILS or not 0 < samples <= header.encoded_size[0]:
-        raise UnusableVolume(
-            f"claims lines of {samples} samples and {coils} coils, of {header.encoded_size[0]} encoded"
-        )
 
 
 def _complex(stored: Shaped[ndarray, " value"], num_coils: int) -> Complex64[ndarray, "coil sample"]:

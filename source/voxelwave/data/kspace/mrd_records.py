@@ -6,9 +6,10 @@ from collections.abc import Iterator
 
 import h5py
 import numpy as np
-from jaxtyping import Bool, Int, Shaped
+from jaxtyping import Bool, Int, Int64, Shaped
 from numpy import ndarray
 
+from voxelwave.data.kspace.hdf5 import lengths, stored_entries
 from voxelwave.errors import UnusableVolume
 
 GROUP, DATA, XML = "dataset", "data", "xml"
@@ -55,7 +56,9 @@ def flagged(heads: Heads, *flags: int) -> Bool[ndarray, " _"]:
 def check_record(dtype: np.dtype[np.void]) -> None:
     """Raise UnusableVolume for records that do not have ISMRMRD's fields."""
     names = dtype.names or ()
-    if not {"head", "data"} <= {*names} or h5py.check_vlen_dtype(dtype["data"]) != np.dtype("<f4"):
+    if {*names} != {"head", "traj", "data"} or any(
+        h5py.check_vlen_dtype(dtype[name]) != np.dtype("<f4") for name in ("data", "traj")
+    ):
         raise UnusableVolume("its acquisitions are not laid out as ISMRMRD does")
     for wanted, found in ((HEAD, dtype["head"]), (COUNTERS, dtype["head"]["idx"] if "idx" in _names(dtype) else None)):
         for name in wanted.names or ():
@@ -67,6 +70,16 @@ def check_record(dtype: np.dtype[np.void]) -> None:
 
 def _names(dtype: np.dtype[np.void]) -> tuple[str, ...]:
     return dtype["head"].names or ()
+
+
+def read_heads(data: h5py.Dataset) -> tuple[Heads, Int64[ndarray, " acquisition"], Int64[ndarray, " acquisition"]]:
+    """Return the head of each acquisition, and how many floats it says that its values and its trajectory have."""
+    layout, entries = data.id.get_type(), stored_entries(data)
+    numbers = {name: layout.get_member_index(name.encode()) for name in ("head", "data", "traj")}
+    places = {name: layout.get_member_offset(number) for name, number in numbers.items()}
+    head = layout.get_member_type(numbers["head"]).dtype
+    stored = np.ascontiguousarray(entries[:, places["head"] : places["head"] + head.itemsize])
+    return stored.view(head)[:, 0], lengths(entries, places["data"]), lengths(entries, places["traj"])
 
 
 def read_lines(data: h5py.Dataset, rows: Int[ndarray, " row"]) -> Iterator[Shaped[ndarray, " value"]]:
