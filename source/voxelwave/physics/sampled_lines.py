@@ -40,15 +40,6 @@ def num_center_lines(sampled: Bool[Tensor, " width"]) -> int:
     return 2 * min(left, right)
 
 
-def center_lines(sampled: Bool[Tensor, " width"]) -> Bool[Tensor, " width"]:
-    """Return the `num_center_lines` around the origin."""
-    kept = torch.zeros_like(sampled)
-    half, rest = divmod(num_center_lines(sampled), 2)
-    origin = len(sampled) // 2
-    kept[origin - half : origin + half + rest] = True
-    return kept
-
-
 def acceleration_of(sampled: Bool[Tensor, " width"]) -> Acceleration:
     """Read the acceleration from sampled lines; raises ValueError where there are none.
 
