@@ -11,7 +11,9 @@ from voxelwave.cli import COMMANDS
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = sorted(
-    path for place in (".", "docs", "docs/jobs", "data", "checkpoints") for path in ROOT.glob(f"{place}/*.md")
+    path
+    for place in (".", "docs", "docs/jobs", "docs/formats", "data", "checkpoints")
+    for path in ROOT.glob(f"{place}/*.md")
 )
 LINK = re.compile(r"\]\((?!https?:)([^)#\s]*)(?:#([^)\s]*))?\)")
 

@@ -17,6 +17,8 @@ SHAPES = [(32, 32), (33, 47), (16, 61), (64, 40)]
 # What makes the number of samples exact, where it is not by itself, and the draws random, where they are not.
 EXACT = {"equispaced": {"exact": True}}
 RANDOM = {"equispaced": {"offset": None}}
+# Those whose number is right on average only: fastMRI's masks are what they are, and so are random bins with a centre.
+INEXACT = ("fastmri", "random_spaced")
 # Samplings of single places; the others choose lines along the width.
 OF_PLACES = ("poisson_disc",)
 
@@ -66,6 +68,8 @@ def test_it_says_of_every_place_whether_it_is_sampled_and_the_centre_is(name, sh
 @every_shape
 @pytest.mark.parametrize("acceleration", [1, 2, 3.7, 8, 12])
 def test_the_number_of_samples_is_exact(name, shape, acceleration):
+    if name in INEXACT:
+        pytest.skip("exact on average only")
     settings = {"acceleration": acceleration, "center_fraction": 0.06, **EXACT.get(name, {})}
     sampled = SAMPLINGS.build(name, **settings)(shape, torch_generator(1))
     num_places = math.prod(shape) if name in OF_PLACES else shape[1]
@@ -114,7 +118,7 @@ def test_an_acceleration_beyond_the_width_is_refused(name):
         sampling((32, 16), torch_generator(1))
 
 
-@every_sampling
+@pytest.mark.parametrize("name", [name for name in SAMPLINGS.names() if name != "random_spaced"])
 def test_a_centre_beyond_what_an_exact_sampling_may_take_is_refused(name):
     with pytest.raises(ValueError, match=r"the centre alone.*lower center_fraction or acceleration"):
         SAMPLINGS.get(name)(acceleration=4, center_fraction=0.6, **EXACT.get(name, {}))

@@ -4,8 +4,8 @@ import torch
 from support.tiny_unets import TINY_SENSITIVITY
 from voxelwave.ops.seeding import torch_generator
 from voxelwave.physics.acquisition import MultiCoilAcquisition
+from voxelwave.physics.sampled_lines import sampled_places
 from voxelwave.unrolled.normal_operator import NormalOperator
-from voxelwave.unrolled.sampled_lines import sampled_places
 from voxelwave.unrolled.sensitivity import SensitivityNetwork
 
 

@@ -45,3 +45,16 @@ def ifft2c(kspace: Shaped[Tensor, "*shape"]) -> Shaped[Tensor, "*shape"]:
     shifted = torch.fft.ifftshift(as_complex(kspace), dim=AXES)
     image = torch.fft.fftshift(torch.fft.ifft2(shifted, norm="ortho"), dim=AXES)
     return image if kspace.is_complex() else as_pairs(image)
+
+
+def center_crop(image: Shaped[Tensor, "... height width"], size: tuple[int, int]) -> Shaped[Tensor, "... rows columns"]:
+    """Return the middle of `image`, a view; of an odd rest one more is cut behind than before, as fastMRI cuts it.
+
+    Raises ValueError for a `size` beyond the image or below 1.
+    """
+    height, width = image.shape[-2:]
+    (rows, columns) = size
+    if not (1 <= rows <= height and 1 <= columns <= width):
+        raise ValueError(f"the middle of an image of {height}×{width} cannot be {rows}×{columns}")
+    top, left = (height - rows) // 2, (width - columns) // 2
+    return image[..., top : top + rows, left : left + columns]

@@ -14,7 +14,7 @@ from voxelwave.contracts import NumLines
 from voxelwave.errors import InputError
 from voxelwave.physics.acquisition import expand, root_sum_of_squares, sample
 from voxelwave.physics.fourier import ifft2c
-from voxelwave.unrolled.sampled_lines import center_lines, sampled_places
+from voxelwave.physics.sampled_lines import center_lines, sampled_places
 from voxelwave.unrolled.sensitivity import MapEstimate
 from voxelwave.unrolled.zero_filled import Volumes
 

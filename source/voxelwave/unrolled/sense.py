@@ -10,8 +10,8 @@ from torch import Tensor
 
 from voxelwave.contracts import NumLines
 from voxelwave.physics.acquisition import MultiCoilAcquisition, expand, root_sum_of_squares
+from voxelwave.physics.sampled_lines import sampled_places
 from voxelwave.unrolled.normal_operator import NormalOperator
-from voxelwave.unrolled.sampled_lines import sampled_places
 from voxelwave.unrolled.sensitivity import MapEstimate, low_resolution_maps
 from voxelwave.unrolled.zero_filled import Volumes
 

@@ -14,9 +14,9 @@ from torch.utils.checkpoint import checkpoint
 from voxelwave.contracts import NumLines
 from voxelwave.physics.acquisition import root_sum_of_squares, sample
 from voxelwave.physics.fourier import ifft2c
+from voxelwave.physics.sampled_lines import center_lines, sampled_places
 from voxelwave.unrolled.normalising import as_channels, as_groups, normalised
 from voxelwave.unrolled.prompt_unet import Level, PromptUnet, UnetShape
-from voxelwave.unrolled.sampled_lines import center_lines, sampled_places
 from voxelwave.unrolled.zero_filled import Volumes, zero_filled_coils
 
 SMALL_UNET = UnetShape(

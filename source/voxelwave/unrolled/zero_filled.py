@@ -8,7 +8,7 @@ from torch import Tensor
 from voxelwave.contracts import NumLines
 from voxelwave.physics.acquisition import root_sum_of_squares, sample
 from voxelwave.physics.fourier import ifft2c
-from voxelwave.unrolled.sampled_lines import sampled_places
+from voxelwave.physics.sampled_lines import sampled_places
 
 Volumes = Complex[Tensor, "batch slice coil height width"]
 

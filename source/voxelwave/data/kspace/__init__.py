@@ -1,1 +1,1 @@
-"""Complex multi-coil images: generated phantoms, and transforms of them."""
+"""Complex multi-coil images and k-space: generated phantoms and transforms of them, files, and slices of files."""
