@@ -101,8 +101,9 @@ def write_report(cells: Sequence[Cell], steps: Mapping[str, int], results: Path)
     counts = {arm: len(of) for arm, of in study.by_arm.items()}
     texts = [
         "# Transfer",
-        f"Pretraining steps of equal time: {dict(steps)}. Seeds: {counts}. "
-        "In brackets 95 % of draws of seeds and heads.",
+        "Steps of pretraining, all of one duration, and seeds: "
+        + "; ".join(f"{arm} {steps[arm]}, {counts[arm]}" for arm in arms if arm in steps)
+        + ". In brackets 95 % of draws of seeds and heads.",
         "## Tissues of tokens: balanced accuracy, points",
         "`A→B, n`: a probe of frozen features was fitted on n labelled heads in A and asked for other heads in B.",
         table(
@@ -121,16 +122,17 @@ def write_report(cells: Sequence[Cell], steps: Mapping[str, int], results: Path)
             ],
         )
     )
-    texts += [
-        "## Settings: differences from the arm that they are of, points",
-        table(
-            "endpoint | " + " | ".join(ablated),
-            [
-                (name, *(shown(scores[arm, name] - scores[_base(arm), name], "+") for arm in ablated))
-                for name in ENDPOINTS
-            ],
-        ),
-    ]
+    if ablated:
+        texts += [
+            "## Settings: differences from the arm that they are of, points",
+            table(
+                "endpoint | " + " | ".join(ablated),
+                [
+                    (name, *(shown(scores[arm, name] - scores[_base(arm), name], "+") for arm in ablated))
+                    for name in ENDPOINTS
+                ],
+            ),
+        ]
     few = [name for name in ENDPOINTS if name.endswith(", 1")]
     overlaps = {(arm, name): study.draws(arm, name, dice) for arm in arms for name in few}
     texts += [
