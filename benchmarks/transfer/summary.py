@@ -199,5 +199,5 @@ def _draw(scores: Mapping[tuple[str, str], np.ndarray], arms: Sequence[str], pat
         axis.axhline(100 / 6, color="grey", lw=0.8, ls=":")
         axis.set_xticks(range(len(names)), [name.split(",")[0] for name in names])
         axis.set(title=f"{labelled} labelled", ylabel="balanced accuracy of tissues, points")
-    axis.legend(loc="upper right", fontsize=8)
+    figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=4)
     figure.savefig(path, dpi=90)
