@@ -91,10 +91,12 @@ def raw_tokens(crops: Crops, *, place: str, over_channels: bool) -> np.ndarray:
     return np.concatenate([raw, crops.in_crop if place == RAW_CROP else crops.in_scan], 1)
 
 
-def transfers(heads: Heads, tokens: Any) -> dict[str, Counts]:
+def transfers(heads: Heads, tokens: Any, *, reads_ct: bool = True) -> dict[str, Counts]:
     """Fit and ask for each transfer and number of labelled heads; `tokens(crops, both)` gives what is probed."""
     found: dict[str, Counts] = {}
     for origin, goal in TRANSFERS:
+        if "CT" in (origin, goal) and not reads_ct:
+            continue
         mixed = (origin == "CT") != (goal == "CT")
         fitted, asked = heads.fitted[origin], heads.asked[goal]
         train, test = tokens(fitted, mixed), tokens(asked, mixed)
@@ -171,14 +173,18 @@ def measure(run: Path | None, heads: Heads, scans: Mapping[str, Path], *, untrai
     """Measure the features of a run, or of `untrained` weights."""
     features = untrained if run is None else load_backbone(run).eval()
     assert features is not None
-    backbones = {"features": features}
+    backbones, reads_ct = {"features": features}, 3 in features.in_channels
     return {
-        "transfers": transfers(heads, lambda crops, _: network_tokens(features, crops)),
-        "places": {**generated_places(heads, backbones), **(real_places(scans, backbones) if scans else {})},
+        "transfers": transfers(heads, lambda crops, _: network_tokens(features, crops), reads_ct=reads_ct),
+        "places": {
+            **(generated_places(heads, backbones) if reads_ct else {}),
+            **(real_places(scans, backbones) if scans else {}),
+        },
         "asked": {contrast: asked_tokens(heads, contrast).tolist() for contrast in ASKED},
         "effective rank": {
             contrast: round(effective_rank(torch.from_numpy(network_tokens(features, crops))), 1)
             for contrast, crops in heads.fitted.items()
+            if contrast != "CT" or reads_ct
         },
     }
 

@@ -51,6 +51,8 @@ class Study:
         asked = self.weights @ np.array(self.asked[goal]) * (DRAWS if labelled == "1" else 1)
         by_seed = []
         for cell in self.by_arm[arm]:
+            if endpoint not in cell["transfers"]:  # of an arm that reads no CT
+                return np.full(RESAMPLES + 1, np.nan)
             counts = cell["transfers"][endpoint]
             hits = self.weights @ np.array(counts["hits"])
             told = self.weights @ np.array(counts.get("told", counts["hits"]))
@@ -76,6 +78,8 @@ def dice(hits: np.ndarray, told: np.ndarray, asked: np.ndarray) -> np.ndarray:
 
 def shown(draws: np.ndarray, sign: str = "", scale: float = 100) -> str:
     """Write a value and its interval."""
+    if np.isnan(draws[0]):
+        return "–"
     low, high = np.percentile(draws[1:], INTERVAL)
     return f"{scale * draws[0]:{sign}.1f} [{scale * low:{sign}.1f}, {scale * high:{sign}.1f}]"
 
@@ -85,7 +89,8 @@ def score_lines(cell: Cell) -> list[str]:
     lines = [f"{cell['arm']}, seed {cell['seed']}, {cell['duration_s']} s"]
     if "asked" in cell:
         study = Study([cell])
-        scores = [f"{name}: {100 * study.draws(cell['arm'], name, balanced_accuracy)[0]:.1f}" for name in ENDPOINTS]
+        names = [name for name in ENDPOINTS if name in cell["transfers"]]
+        scores = [f"{name}: {100 * study.draws(cell['arm'], name, balanced_accuracy)[0]:.1f}" for name in names]
         lines.append("  " + "; ".join(scores))
     for name, by_arm in cell["places"].items():
         lines.append(f"  {name}: " + ", ".join(f"{arm} {np.mean(values):.3f}" for arm, values in by_arm.items()))
@@ -173,6 +178,7 @@ def write_report(cells: Sequence[Cell], steps: Mapping[str, int], results: Path)
                     round(float(x), 4) for x in (scores[arm, name][0], *np.percentile(scores[arm, name][1:], INTERVAL))
                 ]
                 for name in ENDPOINTS
+                if not np.isnan(scores[arm, name][0])
             }
             for arm in study.by_arm
         },
