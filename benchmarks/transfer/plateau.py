@@ -1,4 +1,4 @@
-"""Fine-tuning on one and two labelled heads until it no longer gets better, each arm at the rates that suit it best.
+"""Fine-tuning on one and two labelled heads for many steps, each arm at the rates that suit it best.
 
 python benchmarks/transfer/plateau.py [--seeds 0 1 2 3 4] [--out FOLDER] [--workers N] [--steps 3200]
 
@@ -63,7 +63,7 @@ def fill(
     cases = write_cases(
         folder,
         *((CHOICE_FIT, CHOICE_TEST) if choice else (FIT, TEST)),
-        first=seed * max(LABELLED),
+        first=0 if choice else seed * max(LABELLED),
         labelled=labelled,
     )
     raw = {
@@ -140,13 +140,14 @@ def main() -> None:
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(arguments.workers, mp_context=context, initializer=end_with_parent) as pool:
         for choice in (True, False):
+            done = [cell for cell in read_cells() if cell["steps"] == arguments.steps]
             asked = grid(arms) if choice else product(arms, arguments.seeds, LABELLED)
             filled = {
                 (cell["arm"], cell["seed"], cell["labelled"], cell["rate"], cell["share"])
-                for cell in read_cells()
+                for cell in done
                 if cell["choice"] == choice
             }
-            planned = [one if choice else (*one, *best_rates(read_cells(), one[0])) for one in asked]
+            planned = [one if choice else (*one, *best_rates(done, one[0])) for one in asked]
             jobs = [
                 pool.submit(fill, *one, steps=arguments.steps, choice=choice, folder=folder)
                 for one in planned

@@ -46,7 +46,7 @@ def fill(arm: str, seed: int, steps: dict[str, int], folder: Path, choice: bool)
     """Pretrain an arm and measure it."""
     torch.set_num_threads(1)
     began = time.perf_counter()
-    source = real_volumes()
+    source = None if choice else real_volumes()
     scans = write_real(source, folder / "real") if source else {}
     if arm.endswith(ENCODER):
         of = arm.removesuffix(ENCODER)
@@ -98,6 +98,8 @@ def main() -> None:
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(arguments.workers, mp_context=context, initializer=end_with_parent) as pool:
         write_heads(folder, pool)
+        if (source := real_volumes()) is not None:
+            write_real(source, folder / "real")
         steps = equal_time(folder, folder / "steps.json")
         filled = {(cell["arm"], cell["seed"]) for cell in read_cells()} if not arguments.choice else set()
         # Seed by seed; of one that is not asked of an arm there is nothing to do.

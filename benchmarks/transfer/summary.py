@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from arms import ARMS, CROSS, CURRENT, SUPERVISED
+from arms import ARMS, CROSS, CURRENT, MAE, SUPERVISED
 from endpoints import DRAWS, LABELLED, RAW_CROP, RAW_SCAN, TRANSFERS
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -24,7 +24,7 @@ RESAMPLES = 2000
 INTERVAL = (2.5, 97.5)
 ENDPOINTS = tuple(f"{origin}→{goal}, {labelled}" for origin, goal in TRANSFERS for labelled in LABELLED)
 DIFFERENCES = (
-    *((CROSS, other) for other in (CURRENT, RAW_CROP, RAW_SCAN, RANDOM, SUPERVISED)),
+    *((CROSS, other) for other in (CURRENT, MAE, SUPERVISED, RAW_CROP, RAW_SCAN, RANDOM)),
     *((SUPERVISED, other) for other in (CURRENT, RAW_CROP)),
 )
 PLACES = ("own place T1→CT", *(f"own place, {name}" for name in REAL_PAIRS), "other head T1→CT, mm")
@@ -106,9 +106,9 @@ def write_report(cells: Sequence[Cell], steps: Mapping[str, int], results: Path)
     counts = {arm: len(of) for arm, of in study.by_arm.items()}
     texts = [
         "# Transfer",
-        "Steps of pretraining, all of one duration, and seeds: "
+        "Steps of pretraining, in about the same time, and seeds: "
         + "; ".join(f"{arm} {steps[arm]}, {counts[arm]}" for arm in arms if arm in steps)
-        + ". In brackets 95 % of draws of seeds and heads.",
+        + ". In brackets 95 % of draws of seeds and of heads that were asked; which heads are labelled stays.",
         "## Tissues of tokens: balanced accuracy, points",
         "`A→B, n`: a probe of frozen features was fitted on n labelled heads in A and asked for other heads in B.",
         table(

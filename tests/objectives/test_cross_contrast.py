@@ -122,6 +122,16 @@ def test_views_that_share_nothing_are_only_reconstructed():
     assert all(parameter.grad is not None for parameter in model.contrastive.parameters())
 
 
+def test_a_head_that_is_in_a_batch_twice_is_no_negative_of_itself():
+    model = build_pretrainer(config(margin_mm=1000.0))
+    twice = torch.zeros(2, dtype=torch.int64)
+    views = view(0), view(1, channels=3)
+    apart = model(views, generator()).logs["contrastive"]
+    alike = model(tuple(of._replace(heads=twice) for of in views), generator()).logs["contrastive"]
+    assert apart > 0  # the other head is a negative
+    assert alike.abs() < 1e-6  # and within the margin of one head nothing is
+
+
 def test_of_more_places_than_memory_is_meant_for_some_are_contrasted_spread_over_all_heads(monkeypatch):
     model = build_pretrainer(config())
     seen = []

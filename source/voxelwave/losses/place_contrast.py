@@ -21,8 +21,8 @@ def place_infonce(
 
     Row i of both is of place i. The negatives of a place are the other places of its own head further away than
     `margin_mm` (along any axis), and all places of the other heads: in the other view and in its own. Without those of
-    its own view the loss would not change if all features of one view were shifted, and what is fitted on one contrast
-    would not read the other. Source: Chen et al., 2020, "SimCLR", equation 1.
+    its own view, the features of two contrasts may lie apart at little cost, along directions that tell no places
+    apart, and what is fitted on one does not read the other. Source: Chen et al., 2020, "SimCLR", equation 1.
     """
     precise = torch.promote_types(one.dtype, torch.float32)
     features = F.normalize(torch.cat([one, other]).to(precise), dim=-1)

@@ -30,12 +30,14 @@ class PairedView(NamedTuple):
         clean: the same voxels without that, which are predicted.
         to_mm: voxel to mm of a space that both views share.
         labels: what is where, in whole numbers from 0, which is air; None where nobody knows.
+        heads: a number for each head of the batch; None where no two are the same.
     """
 
     seen: Float[Tensor, "batch channel depth height width"]
     clean: Float[Tensor, "batch channel depth height width"]
     to_mm: Float[Tensor, "batch 4 4"]
     labels: UInt8[Tensor, "batch depth height width"] | None = None
+    heads: Int[Tensor, " batch"] | None = None
 
 
 @OBJECTIVES.register("cross_contrast")
@@ -121,8 +123,9 @@ class CrossContrast(MaskedVoxels):
         other, covered = interpolated(deep[1], counted[1], there.tokens)
         both = counted[0] & covered
         rows = _some(both.nonzero())
+        heads = rows[:, 0] if views[0].heads is None else views[0].heads[rows[:, 0]]
         contrast, alignment = self.contrastive(
-            *(grid[rows.unbind(1)] for grid in (deep[0].movedim(1, -1), other, there.places_mm)), rows[:, 0]
+            *(grid[rows.unbind(1)] for grid in (deep[0].movedim(1, -1), other, there.places_mm)), heads
         )
         # 4. Predict the hidden patches of each from what the other shows at their places.
         crossed = {}

@@ -62,7 +62,7 @@ def read_yaml(path: Path) -> Any:
 
     ValueError, too, where a text that was `sealed` is another one now.
     """
-    text = read_text(path, most_mb=1)
+    text = read_text(path, most_mb=1).replace("\r\n", "\n")
     seal = _SEAL.search(text)
     if seal:
         text = text[: seal.start()]

@@ -82,9 +82,13 @@ def test_a_pair_depends_on_its_key_alone_and_has_two_contrasts(pairs, kind):
         assert all(bool((a.labels == b.labels).all()) for a, b in zip(sample.views, again.views, strict=True))
 
 
-def test_label_maps_that_are_none_of_tissues_are_named(tmp_path, head):
+@pytest.mark.parametrize(
+    ("factor", "added", "said"),
+    [(1, 1000, "its values go from 1000 to .*, and tissues from 0 to 18"), (0, 0, "it shows nothing but air")],
+)
+def test_label_maps_that_are_none_of_tissues_are_named(tmp_path, head, factor, added, said):
     path = tmp_path / "labels.nii.gz"
-    nibabel.save(nibabel.Nifti1Image(head.array.astype(np.int16) + 1000, head.affine), path)
+    nibabel.save(nibabel.Nifti1Image(head.array.astype(np.int16) * factor + added, head.affine), path)
     pairs = HeadPairs([path], {"mri": ["T1", "T2"]}, GEOMETRY, highest=18, cached=0)
-    with pytest.raises(InputError, match=r"labels.nii.gz: its values go from 1000 to .*, and tissues from 0 to 18"):
+    with pytest.raises(InputError, match=rf"labels.nii.gz: {said}"):
         pairs[Draw("mri+mri", 0, (0,))]

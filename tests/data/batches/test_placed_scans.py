@@ -160,3 +160,11 @@ def test_a_header_tells_the_field_of_view(tmp_path):
     corners = places_mm(affine, (20, 18, 16)).reshape(-1, 3)
     np.testing.assert_allclose(seen.places_mm.min(0), corners.min(0), atol=1e-4)
     np.testing.assert_allclose(seen.places_mm.max(0), corners.max(0), atol=1e-4)
+
+
+def test_a_coarse_view_shows_the_last_voxels_of_a_scan_that_its_blocks_do_not_divide():
+    scan = scan_of(lambda places: places[..., 0], np.eye(4), (25, 8, 8))
+    to_mm = np.diag((2.0, 2.0, 2.0, 1.0))
+    view = cut_scan(scan, to_mm, (13, 3, 3))[0, :, 1, 1].numpy()
+    np.testing.assert_allclose(view[1:12], np.arange(2, 24, 2), atol=1e-4)
+    assert abs(view[12] - 24) < 0.5

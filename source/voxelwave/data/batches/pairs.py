@@ -92,6 +92,8 @@ class HeadPairs(Dataset[PairSample]):
         lowest, highest = int(labels.array.min()), int(labels.array.max())
         if lowest < 0 or highest > self._highest:
             raise UnusableVolume(f"its values go from {lowest} to {highest}, and tissues from 0 to {self._highest}")
+        if not highest:
+            raise UnusableVolume("it shows nothing but air")
         head = LabelMap(labels.array.astype(np.uint8), labels.affine)
         if self._cached:
             self._kept[path] = head

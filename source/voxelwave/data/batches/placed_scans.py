@@ -132,7 +132,10 @@ def cut_scan(scan: PlacedScan, to_mm: Affine, size: Grid) -> Float[Tensor, "chan
     stop = np.clip(np.ceil(corners.max(0)).astype(int) + 2 * step, start + step, grid)
     part = scan.volume.cut(_grid(start), _grid(stop - start))
     if (step > 1).any():
-        part = F.avg_pool3d(part, _grid(step))
+        # Up to whole blocks, so that no voxel at the end of the scan is dropped.
+        missing = -np.array(part.shape[1:]) % step
+        padding = [amount for side in missing[::-1] for amount in (0, int(side))]
+        part = F.avg_pool3d(F.pad(part[None], padding, mode="replicate"), _grid(step))[0]
     # 2. Where each voxel of the view lies, from -1 to 1 over that part, and whether the scan is there at all.
     places, inside = [], torch.ones(size, dtype=torch.bool)
     for axis, (row, side) in enumerate(zip(way[:3], scan.volume.grid, strict=True)):

@@ -25,7 +25,8 @@ class PairsConfig(Section):
     twice. `cases` is a list of cases, or a folder that `synthesize` or `prepare` wrote.
 
     A view is at `spacing_mm`, stretched by up to exp(`log_stretch`) along each axis and turned by up to `degrees` about
-    each. `shared` is the part of a crop's sides that the two have in common at least. Of `rendered` alone: a view has
+    each. `shared` is the part of a crop's sides that the two have in common at least, before they are
+    stretched and turned. Of `rendered` alone: a view has
     one of the `contrasts`, two views of a head different ones; `stripped` (0.3) is the probability that a view has no
     skull. Of `scans` and `views` alone: `modalities` of the scans that are used.
     """
