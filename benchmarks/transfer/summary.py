@@ -45,12 +45,16 @@ class Study:
         # How often each head is in each resample; first of all, once each.
         self.weights = np.stack([np.bincount(one, minlength=heads) for one in (np.arange(heads), *drawn)])
 
-    def draws(self, arm: str, endpoint: str, measure: Measure) -> np.ndarray:
-        """Return a measure of an arm, the mean over its seeds: of all, and then of each draw of seeds and heads."""
+    def draws(self, arm: str, endpoint: str, measure: Measure, *, like: str = "") -> np.ndarray:
+        """Return a measure of an arm, the mean over its seeds: of all, and then of each draw of seeds and heads.
+
+        `like` takes the seeds alone that another arm has, too.
+        """
+        seeds_of = {cell["seed"] for cell in self.by_arm[like or arm]}
         goal, labelled = endpoint.split("→")[1].split(", ")
         asked = self.weights @ np.array(self.asked[goal]) * (DRAWS if labelled == "1" else 1)
         by_seed = []
-        for cell in self.by_arm[arm]:
+        for cell in (cell for cell in self.by_arm[arm] if cell["seed"] in seeds_of):
             if endpoint not in cell["transfers"]:  # of an arm that reads no CT
                 return np.full(RESAMPLES + 1, np.nan)
             counts = cell["transfers"][endpoint]
@@ -128,15 +132,19 @@ def write_report(cells: Sequence[Cell], steps: Mapping[str, int], results: Path)
         )
     )
     if ablated:
+        rows = [
+            (
+                name,
+                *(
+                    shown(scores[arm, name] - study.draws(_base(arm), name, balanced_accuracy, like=arm), "+")
+                    for arm in ablated
+                ),
+            )
+            for name in ENDPOINTS
+        ]
         texts += [
-            "## Settings: differences from the arm that they are of, points",
-            table(
-                "endpoint | " + " | ".join(ablated),
-                [
-                    (name, *(shown(scores[arm, name] - scores[_base(arm), name], "+") for arm in ablated))
-                    for name in ENDPOINTS
-                ],
-            ),
+            "## Settings: differences from the same seeds of the arm that they are of, points",
+            table("endpoint | " + " | ".join(f"{arm} ({counts[arm]} seeds)" for arm in ablated), rows),
         ]
     few = [name for name in ENDPOINTS if name.endswith(", 1")]
     overlaps = {(arm, name): study.draws(arm, name, dice) for arm in arms for name in few}
