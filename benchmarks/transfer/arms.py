@@ -71,6 +71,8 @@ ARMS = {
 ABLATIONS = {
     "present, intensities as target": Arm({"loss.reconstruction": {"intensities": True}}),
     "present, three-scale decoder": Arm({"model.encoder_widths": [48, 64, 96]}),
+    # The same views and masks: what is left is what the views are worth by themselves.
+    "cross-contrast, without the contrast": Arm(_cross(contrastive_weight=0.0), pairs=True),
     "cross-contrast, predicts the other view": Arm(_cross(cross_reconstruction_weight=0.5), pairs=True),
 }
 
