@@ -23,6 +23,7 @@ from voxelwave.jobs.predict.command import predict
 from voxelwave.jobs.prepare.command import prepare
 from voxelwave.jobs.pretrain.command import pretrain
 from voxelwave.jobs.probe.command import probe
+from voxelwave.jobs.reconstruct import command as reconstruct
 from voxelwave.jobs.synthesize.command import synthesize
 from voxelwave.ops.loggers import printable
 
@@ -44,6 +45,9 @@ PHANTOM: Commands = {
     "preview": phantom.preview,
     "evaluate": phantom.evaluate,
     "embed": phantom.embed,
+}
+RECONSTRUCT: Commands = {
+    "train": reconstruct.train,
 }
 
 
@@ -87,3 +91,4 @@ def _end(message: str, code: int) -> None:
 
 app = commands_of(COMMANDS, "Self-supervised 3D pretraining for brain MRI and CT.")
 app.add_typer(commands_of(PHANTOM, "Contrastive embeddings of 2D multi-coil MRI phantoms."), name="phantom")
+app.add_typer(commands_of(RECONSTRUCT, "Images of undersampled multi-coil k-space."), name="reconstruct")

@@ -34,9 +34,10 @@ def first_problem(error: ValidationError, section: str = "") -> str:
     return f"key '{key}': {problem['msg'].removeprefix('Value error, ')}{got}"
 
 
-def check_settings(component: type[Any], given: Mapping[str, Any], section: str, label: str) -> dict[str, Any]:
+def check_settings(component: type[Any], given: Mapping[str, Any], section: str, label: str) -> BaseModel:
     """Check `given` against a constructor's keyword-only parameters and fill in its defaults.
 
+    The attributes of what is returned are what the constructor takes, groups of settings among them.
     Raises InputError naming the key (under `section`), what was given and what `label` takes.
     """
     hints = get_type_hints(component.__init__)
@@ -49,7 +50,7 @@ def check_settings(component: type[Any], given: Mapping[str, Any], section: str,
         component.__name__, __config__=ConfigDict(extra="forbid", allow_inf_nan=False), **fields
     )
     try:
-        return schema.model_validate(dict(given)).model_dump()
+        return schema.model_validate(dict(given))
     except ValidationError as error:
         raise InputError(f"{first_problem(error, section)}; {label} takes: {', '.join(fields)}") from None
 
@@ -88,13 +89,14 @@ class Registry:
         return self._classes[name]
 
     def settings(self, name: str, given: Mapping[str, Any], section: str = "") -> dict[str, Any]:
-        """Check `given` against the constructor of component `name`; see `check_settings`."""
-        return check_settings(self.get(name), given, section, f"{self.kind} '{name}'")
+        """Return all settings of component `name` as plain values; see `check_settings`."""
+        return check_settings(self.get(name), given, section, f"{self.kind} '{name}'").model_dump()
 
     def build(self, name: str, /, *runtime: Any, **settings: Any) -> Any:
         """Construct component `name`; what its constructor refuses becomes an InputError that names it."""
         try:
-            return self.get(name)(*runtime, **self.settings(name, settings))
+            checked = check_settings(self.get(name), settings, "", f"{self.kind} '{name}'")
+            return self.get(name)(*runtime, **{key: getattr(checked, key) for key in type(checked).model_fields})
         except InputError:
             raise
         except (ValueError, RuntimeError, ArithmeticError, MemoryError) as error:
@@ -111,3 +113,5 @@ SAMPLINGS = Registry("sampling", "voxelwave.physics.samplings")
 EMBEDDINGS = Registry("embedding model", "voxelwave.backbones")
 METRIC_LOSSES = Registry("metric loss", "voxelwave.losses")
 OBJECTIVES = Registry("objective", "voxelwave.objectives")
+RECONSTRUCTIONS = Registry("reconstruction", "voxelwave.unrolled")
+RECONSTRUCTION_OBJECTIVES = Registry("objective of reconstruction", "voxelwave.objectives")

@@ -10,7 +10,7 @@ from voxelwave.physics.acquisition import combine, root_sum_of_squares
 from voxelwave.physics.fourier import fft2c, ifft2c
 from voxelwave.unrolled.normal_operator import NormalOperator
 from voxelwave.unrolled.prompt_unet import UnetShape
-from voxelwave.unrolled.promptmr_plus import Cascade, PromptMRPlus, variational_network
+from voxelwave.unrolled.promptmr_plus import Cascade, PromptMRPlus, VariationalNetwork
 from voxelwave.unrolled.sensitivity import SensitivityShape
 
 
@@ -69,7 +69,7 @@ def test_prompts_are_no_part_of_the_trainable_parameters():
 
 def test_a_variational_network_is_the_same_without_prompts_and_buffers():
     with torch.device("meta"):
-        network = variational_network()
+        network = VariationalNetwork()
     assert not [name for name, _ in network.named_parameters() if "prompt" in name]
     assert network.cascades[0].unet.first.in_channels == 6
 

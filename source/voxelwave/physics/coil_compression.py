@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Complex, Float
 from torch import Tensor
 
+from voxelwave.physics.fourier import along_readout
+
 Calibration = Complex[Tensor, "... coil height width"]
 
 
@@ -53,7 +55,7 @@ def geometric_matrices(
     if window < 1 or window % 2 == 0:
         raise ValueError(f"window must be odd and at least 1, got {window}")
     # 1. Places along the readout, [height, coil, lines].
-    places = _along_readout(calibration, inverse=True).movedim(1, 0)
+    places = along_readout(calibration, inverse=True).movedim(1, 0)
     # 2. The leading combinations of each place with its neighbours, as far as there are any.
     matrices = [
         _leading(places[max(0, place - window // 2) : place + window // 2 + 1].movedim(1, 0).flatten(1), num_virtual)
@@ -72,8 +74,8 @@ def compress_geometrically(
     kspace: Complex[Tensor, "... coil height width"], matrices: Complex[Tensor, "height virtual coil"]
 ) -> Complex[Tensor, "... virtual height width"]:
     """Return the virtual coils of `kspace`, whose lines are whole along the height."""
-    places = _along_readout(kspace, inverse=True)
-    return _along_readout(torch.einsum("yvc,...cyx->...vyx", matrices.to(kspace), places), inverse=False)
+    places = along_readout(kspace, inverse=True)
+    return along_readout(torch.einsum("yvc,...cyx->...vyx", matrices.to(kspace), places), inverse=False)
 
 
 def _leading(values: Complex[Tensor, "coil sample"], num_virtual: int) -> Complex[Tensor, "virtual coil"]:
@@ -81,13 +83,6 @@ def _leading(values: Complex[Tensor, "coil sample"], num_virtual: int) -> Comple
     _, vectors = torch.linalg.eigh(values @ values.mH)
     leading: Tensor = vectors.flip(1)[:, :num_virtual].mH
     return leading
-
-
-def _along_readout(kspace: Calibration, *, inverse: bool) -> Calibration:
-    transform = torch.fft.ifft if inverse else torch.fft.fft
-    shifted = torch.fft.ifftshift(kspace, dim=-2)
-    result: Tensor = torch.fft.fftshift(transform(shifted, dim=-2, norm="ortho"), dim=-2)
-    return result
 
 
 def _check(num_virtual: int, coils: int) -> None:

@@ -47,6 +47,23 @@ def ifft2c(kspace: Shaped[Tensor, "*shape"]) -> Shaped[Tensor, "*shape"]:
     return image if kspace.is_complex() else as_pairs(image)
 
 
+def along_readout(values: Complex[Tensor, "... height width"], *, inverse: bool) -> Complex[Tensor, "... height width"]:
+    """Return the transform along the height alone: from images to lines of k-space, or back where it is `inverse`."""
+    transform = torch.fft.ifft if inverse else torch.fft.fft
+    shifted = torch.fft.ifftshift(values, dim=-2)
+    result: Tensor = torch.fft.fftshift(transform(shifted, dim=-2, norm="ortho"), dim=-2)
+    return result
+
+
+def crop_readout(kspace: Complex[Tensor, "... height width"], rows: int) -> Complex[Tensor, "... rows width"]:
+    """Return the k-space of the middle `rows` of the image; it is sampled at the same lines.
+
+    Raises as `center_crop` does.
+    """
+    places = along_readout(kspace, inverse=True)
+    return along_readout(center_crop(places, (rows, kspace.shape[-1])), inverse=False)
+
+
 def center_crop(image: Shaped[Tensor, "... height width"], size: tuple[int, int]) -> Shaped[Tensor, "... rows columns"]:
     """Return the middle of `image`, a view; of an odd rest one more is cut behind than before, as fastMRI cuts it.
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from voxelwave.contracts import NumLines
 from voxelwave.physics.acquisition import root_sum_of_squares
+from voxelwave.registry import RECONSTRUCTIONS
 from voxelwave.unrolled.normalising import normalised
 from voxelwave.unrolled.zero_filled import Volumes, zero_filled_coils
 
@@ -21,6 +22,7 @@ def convolutions(in_channels: int, channels: int) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
+@RECONSTRUCTIONS.register("unet")
 class ImageUnet(nn.Module):
     """Maps the zero-filled magnitudes of adjacent slices to the image of the centre slice; a `Reconstruction`.
 

@@ -14,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 from voxelwave.contracts import NumLines
 from voxelwave.physics.acquisition import combine, expand, root_sum_of_squares
+from voxelwave.registry import RECONSTRUCTIONS
 from voxelwave.unrolled.normal_operator import NormalOperator
 from voxelwave.unrolled.normalising import as_channels, as_groups, normalised
 from voxelwave.unrolled.prompt_unet import Made, PromptUnet, UnetShape
@@ -62,6 +63,7 @@ class Cascade(nn.Module):
         return image - self.weight * residual - model_term, said[1 : 1 + self.num_latent], made
 
 
+@RECONSTRUCTIONS.register("promptmr_plus")
 class PromptMRPlus(nn.Module):
     """The network of the fastMRI recipe; a `Reconstruction`.
 
@@ -133,19 +135,27 @@ class PromptMRPlus(nn.Module):
         return root_sum_of_squares(expand(image[:, center], maps[:, center]))
 
 
-def variational_network(
-    *, num_cascades: int = 8, num_slices: int = 3, unet: UnetShape = UnetShape(), checkpointing: bool = False
-) -> PromptMRPlus:
-    """Return PromptMR+ without its prompts and buffers: a variational network of the same blocks.
+@RECONSTRUCTIONS.register("variational_network")
+class VariationalNetwork(PromptMRPlus):
+    """PromptMR+ without its prompts and buffers: a variational network of the same blocks.
 
     Source: Sriram et al., End-to-end variational networks, 2020, whose step is in k-space and whose U-Net is another.
     """
-    shape = SensitivityShape()
-    return PromptMRPlus(
-        num_cascades=num_cascades,
-        num_slices=num_slices,
-        unet=replace(unet, prompts=False),
-        sensitivity=replace(shape, unet=replace(shape.unet, prompts=False)),
-        num_buffers=0,
-        checkpointing=checkpointing,
-    )
+
+    def __init__(
+        self,
+        *,
+        num_cascades: int = 8,
+        num_slices: int = 3,
+        unet: UnetShape = UnetShape(),
+        sensitivity: SensitivityShape = SensitivityShape(),
+        checkpointing: bool = False,
+    ) -> None:
+        super().__init__(
+            num_cascades=num_cascades,
+            num_slices=num_slices,
+            unet=replace(unet, prompts=False),
+            sensitivity=replace(sensitivity, unet=replace(sensitivity.unet, prompts=False)),
+            num_buffers=0,
+            checkpointing=checkpointing,
+        )

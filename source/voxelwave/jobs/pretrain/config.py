@@ -207,7 +207,7 @@ def _resolve(config: Config) -> Config:
     contrastive = CONTRASTIVE_LOSSES.settings(loss.name, loss.settings, "loss")
     reconstruction = check_settings(
         MaskedReconstruction, loss.reconstruction, "loss.reconstruction", "loss.reconstruction"
-    )
+    ).model_dump()
     declared = {key: getattr(loss, key) for key in LossConfig.model_fields}
     config.loss = LossConfig(**{**declared, "reconstruction": reconstruction}, **contrastive)
     if config.objective is not None:

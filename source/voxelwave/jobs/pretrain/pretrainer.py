@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import nn
 
 from voxelwave.contracts import Masking
 from voxelwave.downstream.description import channel_counts
@@ -17,7 +16,6 @@ from voxelwave.objectives.masked_modeling import MaskedFeatures, MaskedModeling,
 from voxelwave.objectives.supervised_synthesis import SupervisedSynthesis
 from voxelwave.ops.patches import token_grid
 from voxelwave.ops.seeding import key_to_seed
-from voxelwave.ops.torchvision_operators import make_torchvision_importable
 from voxelwave.registry import BACKBONES, CONTRASTIVE_LOSSES, MASKINGS, OBJECTIVES
 from voxelwave.sparse.decoder import LightDecoder
 from voxelwave.sparse.encoder import SparseEncoder
@@ -68,16 +66,6 @@ def _check_crop(config: Config, patch_size: int, masking: Masking) -> None:
         masking(token_grid(crop, patch_size), 1, torch.Generator())
     except ValueError as error:
         raise InputError(f"keys 'data.crop_size' and 'masking' do not go together: {error}") from None
-
-
-def weight_decay_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Return the trained parameters in two groups: weights, which decay, and biases, norms and other vectors."""
-    make_torchvision_importable()
-    from timm.optim import param_groups_weight_decay
-
-    kept, decayed = param_groups_weight_decay(module, weight_decay)
-    # In this order, which the states of optimisers in checkpoints have.
-    return [decayed, kept]
 
 
 def count_parameters(pretrainer: Pretrainer) -> dict[str, int]:

@@ -13,6 +13,7 @@ from voxelwave.contracts import StepOutput
 from voxelwave.downstream.description import describe_run
 from voxelwave.downstream.load_backbone import save_backbone
 from voxelwave.engine.loop import LoopSettings
+from voxelwave.engine.optimizer import weight_decay_groups
 from voxelwave.engine.schedule import warmup_cosine_rate
 from voxelwave.jobs.common.config import RunConfig
 from voxelwave.jobs.common.console import Console
@@ -23,7 +24,7 @@ from voxelwave.jobs.pretrain.data import TrainingData
 from voxelwave.jobs.pretrain.figures import draw_curves, draw_reconstructions
 from voxelwave.jobs.pretrain.gauges import OnlineProbe, Saturation
 from voxelwave.jobs.pretrain.pair_data import PairData
-from voxelwave.jobs.pretrain.pretrainer import Pretrainer, build_pretrainer, count_parameters, weight_decay_groups
+from voxelwave.jobs.pretrain.pretrainer import Pretrainer, build_pretrainer, count_parameters
 from voxelwave.jobs.pretrain.rendered_pair_data import RenderedPairData
 from voxelwave.jobs.pretrain.scan_pair_data import ScanPairData
 from voxelwave.jobs.pretrain.sparse_choice import NOTHING_SPARSE, choose_sparse

@@ -1,0 +1,1 @@
+"""Reconstruction of undersampled k-space: training, running and scoring."""

@@ -1,0 +1,41 @@
+"""The commands below `voxelwave reconstruct`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from voxelwave.jobs.common.options import Overrides, Resume, leave
+
+
+def train(
+    config: Annotated[Path, typer.Argument(help="A YAML file, see configs/reconstruct.")],
+    overrides: Overrides = None,
+    resume: Resume = False,
+    block: Annotated[
+        int | None, typer.Option(help="End with this block; one after the first goes on from the block before.")
+    ] = None,
+    specialist: Annotated[str | None, typer.Option(help="Which specialist of the file; not needed for one.")] = None,
+    every: Annotated[bool, typer.Option("--all", help="Train all specialists, on several GPUs side by side.")] = False,
+) -> None:
+    """Train a reconstruction in blocks of epochs, and leave weights, records and pictures in the folder of the run.
+
+    The exit code is 0, or run.exit_code_when_stopped (130) where it was stopped.
+    """
+    from voxelwave.jobs.reconstruct.config import load_reconstruction_configs
+    from voxelwave.jobs.reconstruct.specialists import train_specialists
+
+    configs = load_reconstruction_configs(config, overrides or [])
+    leave(
+        train_specialists(
+            config,
+            configs,
+            specialist=specialist,
+            every=every,
+            block=block,
+            resume=resume,
+            overrides=overrides or [],
+        )
+    )

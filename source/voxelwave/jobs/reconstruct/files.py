@@ -1,0 +1,62 @@
+"""The files of k-space at a place."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Sequence
+from pathlib import Path
+
+from voxelwave.data.kspace.files import IMAGE_FOLDER, KSPACE_FOLDER, KspaceFile
+from voxelwave.data.listing.discovery import home_expanded, walk
+from voxelwave.errors import InputError
+from voxelwave.jobs.common.console import Console
+
+SUFFIX = ".h5"
+
+
+def find_kspace(source: str) -> list[Path]:
+    """Return the files of k-space of a folder (to its bottom), of a glob, or the one file, sorted.
+
+    A folder `image` beside a folder `kspace` holds the images of those files, and is left out.
+    Raises InputError where there is none.
+    """
+    place = home_expanded(source)
+    if place.is_dir():
+        found = walk(place, _is_kspace)
+    elif place.is_file():
+        found = [place]
+    else:
+        # Path.glob takes no absolute pattern.
+        matches = sorted(glob.glob(str(place), recursive=True))  # noqa: PTH207
+        found = [path for path in map(Path, matches) if path.is_file() and _is_kspace(path)]
+    if not found:
+        raise InputError(
+            f"'{source}' holds no k-space ({SUFFIX}; working folder: {Path.cwd()}): give a file, a folder or a glob in "
+            f"quotes, or make some with `voxelwave reconstruct synthesize`"
+        )
+    return found
+
+
+def _is_kspace(path: Path) -> bool:
+    images = path.parent.name == IMAGE_FOLDER and (path.parent.parent / KSPACE_FOLDER).is_dir()
+    return path.name.lower().endswith(SUFFIX) and not images
+
+
+def open_kspace(paths: Sequence[Path], *, skip_unusable: bool, console: Console) -> list[KspaceFile]:
+    """Open files; one that cannot be used is an error, or is said and left out with `skip_unusable`.
+
+    Raises InputError where none is left, or for the first that cannot be used.
+    """
+    files, refused = [], list[str]()
+    for path in paths:
+        try:
+            files.append(KspaceFile(path))
+        except InputError as error:
+            if not skip_unusable:
+                raise InputError(f"{error}; data.skip_unusable=true leaves such files out") from None
+            refused.append(str(error))
+    if refused:
+        console.say(f"cannot be used, left out: {len(refused)} of {len(paths)}", *(f"  {line}" for line in refused))
+    if not files:
+        raise InputError(f"none of the {len(paths)} files of k-space can be used; the first, {refused[0]}")
+    return files

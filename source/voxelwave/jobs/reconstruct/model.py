@@ -1,0 +1,55 @@
+"""The network of a configuration, and that of a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+from torch import nn
+
+from voxelwave.engine.checkpoint import load_checkpoint
+from voxelwave.errors import InputError
+from voxelwave.jobs.reconstruct.config import ReconstructionConfig, check_reconstruction_config
+from voxelwave.registry import RECONSTRUCTIONS
+
+BEST = "best_model.pth"
+NETWORK = "network."  # begins the names of its weights in a checkpoint
+
+
+class Trained(NamedTuple):
+    """A network in evaluation mode, and the configuration that it was trained with."""
+
+    network: nn.Module
+    config: ReconstructionConfig
+
+
+def build_network(config: ReconstructionConfig) -> nn.Module:
+    """Return the network of a configuration with random weights; raises InputError for settings that make none."""
+    network = RECONSTRUCTIONS.build(config.model.name, **config.model.settings)
+    assert isinstance(network, nn.Module)
+    return network
+
+
+def num_slices(network: nn.Module) -> int:
+    """Return how many adjacent slices a network sees together."""
+    return int(network.num_slices)  # type: ignore[arg-type]  # of every network of the registry
+
+
+def load_reconstruction(path: Path) -> Trained:
+    """Return the network of a run folder (its best weights) or of a checkpoint.
+
+    Raises InputError for a missing, damaged or foreign file.
+    """
+    file = path / BEST if path.is_dir() else path
+    checkpoint = load_checkpoint(file)
+    try:
+        config = check_reconstruction_config(checkpoint["config"], str(file))
+        network = build_network(config)
+        weights = {
+            name.removeprefix(NETWORK): of for name, of in checkpoint["model"].items() if name.startswith(NETWORK)
+        }
+        network.load_state_dict(weights)
+    except (KeyError, TypeError, AttributeError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"{file} is no checkpoint of `voxelwave reconstruct train`: {reason}") from None
+    return Trained(network.eval(), config)

@@ -1,0 +1,199 @@
+"""Training of one network in blocks of epochs: one run, whose rate, augmentation and masks follow from the step."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from voxelwave.contracts import StepOutput
+from voxelwave.engine.loop import LoopSettings
+from voxelwave.engine.optimizer import weight_decay_groups
+from voxelwave.errors import DivergedError, InputError
+from voxelwave.jobs.common.config import RunConfig
+from voxelwave.jobs.common.console import Console
+from voxelwave.jobs.common.run_folder import marks_of
+from voxelwave.jobs.common.session import Session, ShouldStop
+from voxelwave.jobs.reconstruct.config import ReconstructionConfig
+from voxelwave.jobs.reconstruct.curves import draw_example, draw_training
+from voxelwave.jobs.reconstruct.data import HeldOut, ReconstructionBatch, ReconstructionSteps, find_files
+from voxelwave.jobs.reconstruct.model import build_network, num_slices
+from voxelwave.jobs.reconstruct.schedule import Block, block_at, blocks_of
+from voxelwave.objectives.supervised_reconstruction import reconstructed
+from voxelwave.ops.evaluating import evaluating
+from voxelwave.ops.files import content_mark, write_text
+from voxelwave.ops.seeding import key_to_seed, torch_generator
+from voxelwave.registry import RECONSTRUCTION_OBJECTIVES
+
+# What may differ between a run and its continuation: none of it changes what the finished steps computed.
+FREE_TO_CHANGE = {
+    "run": (*RunConfig.FREE_TO_CHANGE, "license"),
+    "data": ("num_workers",),
+    "training": ("device", "checkpoint_every_epochs"),
+}
+LOSS = "validation_loss"
+MARKED_BLOCKS = 16  # parts of a file that its mark follows from
+
+
+def train_reconstruction(
+    config: ReconstructionConfig,
+    *,
+    block: int | None = None,
+    resume: bool = False,
+    console: Console | None = None,
+    should_stop: ShouldStop | None = None,
+) -> bool:
+    """Train as `config` says; True where the run is complete, False where it was stopped and can be resumed.
+
+    Args:
+        block: ends the run with this block, counted from 1; one after the first goes on from the end of that before.
+
+    Raises InputError for what cannot be used and DivergedError where the loss stops being finite.
+    """
+    blocks = blocks_of(config.blocks)
+    if block is not None and not 1 <= block <= len(blocks):
+        raise InputError(f"there are blocks 1 to {len(blocks)}, got {block}")
+    last = blocks[-1] if block is None else blocks[block - 1]
+    training = config.training
+    resume = resume or (last.number > 1 and block is not None)
+    with Session(config, resume=resume, console=console, should_stop=should_stop) as session:
+        session.check_continues(FREE_TO_CHANGE)
+        return session.run(
+            partial(_train, config, last, chained=block is None),
+            device=training.device,
+            precision=training.precision,
+        )
+
+
+def _train(config: ReconstructionConfig, block: Block, session: Session, *, chained: bool) -> bool:
+    training, seed, device = config.training, config.run.seed, session.fabric.device
+    # 1. Model, then files: which slice belongs to which step.
+    torch.manual_seed(key_to_seed(seed, "weights"))
+    network = build_network(config)
+    files = find_files(config.data, seed=seed, console=session.console)
+    neighbours = num_slices(network) // 2
+    steps = ReconstructionSteps(config, files.training, neighbours=neighbours)
+    held_out = HeldOut(config, files.validation, neighbours=neighbours) if files.validation else None
+    spe = steps.steps_per_epoch
+    if spe == 0:
+        raise InputError(f"the files hold fewer slices than training.accumulate={training.accumulate}: lower it")
+    names, contents = _fingerprint(files.named)
+    session.check_continues(FREE_TO_CHANGE, files=names, contents=contents, what="files of k-space")
+    _check_begun(session, steps, block.first, chained=chained)
+
+    # 2. Objective and optimiser.
+    objective = RECONSTRUCTION_OBJECTIVES.build(training.objective.name, network, **training.objective.settings)
+    if objective.needs_target and (without := [file for file in files.training if not file.info.has_target]):
+        raise InputError(
+            f"{without[0].path}: has no target to learn from; leave it out, or set training.objective.name to "
+            "self_supervised"
+        )
+    groups = weight_decay_groups(objective, training.weight_decay)
+    model, optimizer = session.setup(objective, groups, learning_rate=config.blocks[0].learning_rate)
+    session.console.say(_described(config, network, files.named, spe))
+    first_micros = {(one.first - 1) * spe * training.accumulate for one in steps.blocks[1:]}
+
+    def learning_rate(step: int) -> float:
+        # In the middle of a step, so that the first one of a warm-up moves.
+        return block_at(steps.blocks, steps.epoch_of(step)).learning_rate((step + 0.5) / spe)
+
+    def loss(batch: ReconstructionBatch, micro: int) -> StepOutput:
+        if micro in first_micros:
+            optimizer.optimizer.state.clear()  # type: ignore[attr-defined]  # Fabric's has torch's inside
+        output: StepOutput = model(batch.to(device), torch_generator(seed, "objective", micro))
+        return output
+
+    def validated(step: int) -> dict[str, float]:
+        if held_out is None or (step + 1) % spe:
+            return {}
+        return validate(objective, held_out, device, seed=seed)
+
+    # 3. Train.
+    complete = session.train(
+        *(model, optimizer, loss, partial(steps.batches, num_workers=config.data.num_workers), learning_rate),
+        settings=LoopSettings(
+            total_steps=block.last * spe,
+            steps_per_epoch=spe,
+            accumulate=training.accumulate,
+            clip_norm=training.clip_norm,
+            checkpoint_every_epochs=training.checkpoint_every_epochs,
+            probe_every_steps=1,
+            samples="slices",
+        ),
+        shown=(LOSS, "validation_nmse") if held_out else ("nmse",),
+        metadata={"files": names, "contents": marks_of(contents)},
+        probe=validated,
+        # Without validation, later weights are better ones.
+        score=lambda row: float(row[LOSS]) if LOSS in row else -float(row["epoch"]),
+    )
+    if complete:
+        _finish(session, network, held_out or HeldOut(config, files.training[:1], neighbours=neighbours))
+    return complete
+
+
+def _check_begun(session: Session, steps: ReconstructionSteps, first_epoch: int, *, chained: bool) -> None:
+    """Raise InputError where a block is to be trained by itself before those ahead of it."""
+    done = 0 if session.checkpoint is None else int(session.checkpoint["step"])
+    needed = (first_epoch - 1) * steps.steps_per_epoch
+    if not chained and done < needed:
+        epochs = done // steps.steps_per_epoch
+        raise InputError(
+            f"{session.folder}: a block goes on from epoch {first_epoch - 1}, and {epochs} were trained: train the "
+            "block before, or leave --block out to train all of them in order"
+        )
+
+
+def _fingerprint(named: Mapping[str, list[Path]]) -> tuple[dict[str, str], dict[str, dict[str, str]]]:
+    """Return the number of files with a checksum of their names, and marks of what they hold."""
+    names = {
+        group: f"{len(paths)}:{key_to_seed(*(path.name for path in paths)):016x}" for group, paths in named.items()
+    }
+    marks = {
+        group: {str(path): content_mark(path, blocks=MARKED_BLOCKS) for path in paths} for group, paths in named.items()
+    }
+    return names, marks
+
+
+def _described(config: ReconstructionConfig, network: nn.Module, named: Mapping[str, list[Path]], spe: int) -> str:
+    trained = sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
+    counts = ", ".join(f"{len(paths)} files of {group}" for group, paths in named.items())
+    return f"{config.model.name}: {trained:,} trained parameters; {counts}; {spe} steps an epoch"
+
+
+def validate(objective: nn.Module, held_out: HeldOut, device: torch.device, *, seed: int) -> dict[str, float]:
+    """Return the mean of what the objective logs over the slices of validation, as `validation_…`.
+
+    Raises DivergedError where one is not finite.
+    """
+    sums: dict[str, float] = {}
+    with evaluating(objective):
+        for index in range(len(held_out)):
+            batch = held_out[index]
+            output = objective(batch.to(device), torch_generator(seed, "validation", index))
+            for name, value in output.logs.items():
+                if not math.isfinite(float(value)):
+                    raise DivergedError(f"{name} of {batch.files[0]} is {float(value)}: lower the learning rate")
+                sums[name] = sums.get(name, 0.0) + float(value)
+    return {f"validation_{name}": value / len(held_out) for name, value in sums.items()}
+
+
+def _finish(session: Session, network: nn.Module, shown: HeldOut) -> None:
+    """Draw curves and an example, and write what the last epoch reached."""
+    (session.folder / "figures").mkdir(exist_ok=True)
+    draw_training(session.records, session.folder / "figures" / "losses.png")
+    with evaluating(network):
+        batch = shown[len(shown) // 2]
+        image = reconstructed(network, batch.to(session.fabric.device)).cpu()
+    draw_example(batch, image, session.folder / "figures" / "example.png")
+    last = session.records[-1]
+    epoch = [record for record in session.records if record["epoch"] == last["epoch"]]
+    result = {"epoch": last["epoch"], "loss": math.fsum(record["loss"] for record in epoch) / len(epoch)}
+    result |= {name: value for name, value in last.items() if name.startswith("validation_")}
+    write_text(session.folder / "results.json", json.dumps(result, indent=2) + "\n")
+    said = ", ".join(f"{name} {value:.4g}" for name, value in result.items())
+    session.console.say(f"done, the last epoch: {said}; {session.folder}")
