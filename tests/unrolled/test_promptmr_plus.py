@@ -114,6 +114,16 @@ def test_a_cascade_shows_its_network_the_buffer_in_order_and_takes_model_term_an
     assert [one.equal(other) for one, other in zip(next_latent, latent, strict=True)] == [True, True]
 
 
+@torch.no_grad()
+def test_the_image_is_what_all_coils_see_together():
+    kspace, sampled, *_ = undersampled()
+    network = tiny_promptmr()
+    coils = network.coil_images(kspace, sampled)
+    assert coils.shape == (2, 4, 24, 20)
+    assert coils.is_complex()
+    assert root_sum_of_squares(coils).equal(network(kspace, sampled))
+
+
 @pytest.mark.parametrize("shape", [(90, 74), (17, 23)])
 @torch.no_grad()
 def test_odd_sizes_come_back_as_given(shape):

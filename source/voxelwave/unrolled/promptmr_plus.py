@@ -109,7 +109,13 @@ class PromptMRPlus(nn.Module):
     def forward(
         self, kspace: Volumes, sampled: Bool[Tensor, "batch ... width"], num_low_frequencies: NumLines = None
     ) -> Float[Tensor, "batch height width"]:
-        """Return the magnitude of the centre slice.
+        """Return the magnitude of the centre slice; raises as `coil_images` does."""
+        return root_sum_of_squares(self.coil_images(kspace, sampled, num_low_frequencies))
+
+    def coil_images(
+        self, kspace: Volumes, sampled: Bool[Tensor, "batch ... width"], num_low_frequencies: NumLines = None
+    ) -> Complex[Tensor, "batch coil height width"]:
+        """Return the centre slice as each coil sees it.
 
         Raises ValueError for another number of slices, and as `center_lines` does.
         """
@@ -130,9 +136,9 @@ class PromptMRPlus(nn.Module):
                 else cascade(*arguments)
             )
             history = [*history, made][-self.num_history :] if self.num_history else []
-        # 3. The centre slice as all coils together show it.
+        # 3. The centre slice.
         center = self.num_slices // 2
-        return root_sum_of_squares(expand(image[:, center], maps[:, center]))
+        return expand(image[:, center], maps[:, center])
 
 
 @RECONSTRUCTIONS.register("variational_network")
