@@ -17,6 +17,7 @@ from voxelwave.ops.seeding import torch_generator
 from voxelwave.physics.fourier import fft2c, ifft2c
 from voxelwave.physics.sampled_lines import sampled_places
 from voxelwave.registry import RECONSTRUCTION_OBJECTIVES
+from voxelwave.unrolled.image_unet import ImageUnet
 
 
 class Batch(NamedTuple):
@@ -209,3 +210,8 @@ def test_a_scan_with_too_few_samples_for_the_settings_is_refused(settings):
     objective = SelfSupervisedReconstruction(Blind(None), unit="lines", **settings)
     with pytest.raises(InputError, match=r"of 14 sampled lines cannot be withheld.*: change withheld_share"):
         draw(objective, sampled)
+
+
+def test_a_network_without_images_of_single_coils_is_refused():
+    with pytest.raises(InputError, match="ImageUnet does not tell what each coil sees: take promptmr_plus"):
+        RECONSTRUCTION_OBJECTIVES.build("self_supervised", ImageUnet(channels=4, depth=1))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, Protocol, runtime_checkable
+from typing import ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Complex, Float
@@ -81,15 +81,17 @@ class SelfSupervisedReconstruction(nn.Module):
         kept_center: side of the block around the origin, or number of lines there, that is never withheld. A network
             that makes maps of the centre has to find enough of it: with lines, keep more than the paper's 4.
 
-    Raises ValueError for settings out of range.
+    Raises ValueError for settings out of range, and for a network that makes no images of single coils.
     Sources: Yaman et al., Self-supervised learning of physics-guided reconstruction neural networks without fully
     sampled reference data, 2020, the loss and the Gaussian choice of Λ; Multi-mask self-supervised learning, 2022,
     several masks of a scan; Zero-shot self-supervised learning, 2022, one scan.
     """
 
+    needs_target: ClassVar = False
+
     def __init__(
         self,
-        network: CoilReconstruction,
+        network: nn.Module,
         *,
         withheld_share: float = 0.4,
         unit: Literal["places", "lines"] = "places",
@@ -97,6 +99,11 @@ class SelfSupervisedReconstruction(nn.Module):
         kept_center: int = 4,
     ) -> None:
         super().__init__()
+        if not isinstance(network, CoilReconstruction):
+            raise ValueError(
+                f"a {type(network).__name__} does not tell what each coil sees: take promptmr_plus or "
+                "variational_network"
+            )
         if not 0 < withheld_share < 1:
             raise ValueError(f"withheld_share must lie between 0 and 1, got {withheld_share}")
         if spread is not None and spread <= 0:
@@ -105,7 +112,7 @@ class SelfSupervisedReconstruction(nn.Module):
             raise ValueError(f"kept_center must be at least 0, got {kept_center}")
         if unit not in ("places", "lines"):
             raise ValueError(f"unit is places or lines, got {unit}")
-        self.network = network
+        self.network: CoilReconstruction = network
         self.withheld_share, self.unit, self.spread, self.kept_center = withheld_share, unit, spread, kept_center
 
     def forward(self, batch: MeasuredSlices, generator: torch.Generator) -> StepOutput:
