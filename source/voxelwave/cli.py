@@ -48,6 +48,7 @@ PHANTOM: Commands = {
 }
 RECONSTRUCT: Commands = {
     "train": reconstruct.train,
+    "evaluate": reconstruct.evaluate,
 }
 
 

@@ -42,6 +42,23 @@ def nmse(predicted: Volume, target: Volume) -> float:
     return float(error / target.double().square().sum())
 
 
+def ssim_of_slices(
+    predicted: Volume,
+    target: Volume,
+    *,
+    data_range: DataRange = "volume",
+    inside: Bool[Tensor, "slice height width"] | None = None,
+) -> Float[Tensor, " slice"]:
+    """Return the structural similarity of each slice; raises as `structural_similarity` does.
+
+    Both volumes are multiplied by `inside` first; the data range stays that of the whole target.
+    """
+    ranges = data_ranges(target, data_range)
+    if inside is not None:
+        predicted, target = predicted * inside, target * inside
+    return structural_similarity(predicted, target, data_range=ranges)
+
+
 def ssim(
     predicted: Volume,
     target: Volume,
@@ -49,14 +66,8 @@ def ssim(
     data_range: DataRange = "volume",
     inside: Bool[Tensor, "slice height width"] | None = None,
 ) -> float:
-    """Return the structural similarity, averaged over slices; raises as `structural_similarity` does.
-
-    Both volumes are multiplied by `inside` first; the data range stays that of the whole target.
-    """
-    ranges = data_ranges(target, data_range)
-    if inside is not None:
-        predicted, target = predicted * inside, target * inside
-    return float(structural_similarity(predicted, target, data_range=ranges).mean())
+    """Return the mean of `ssim_of_slices`."""
+    return float(ssim_of_slices(predicted, target, data_range=data_range, inside=inside).mean())
 
 
 def challenge_ssim(predicted: Volume, target: Volume, *, anatomy: Anatomy, data_range: DataRange = "volume") -> float:

@@ -39,3 +39,18 @@ def train(
             overrides=overrides or [],
         )
     )
+
+
+def evaluate(
+    out: Annotated[Path, typer.Argument(help="The folder that `voxelwave reconstruct run` wrote.")],
+    data: Annotated[str, typer.Argument(help="Files of k-space with targets: a file, a folder or a glob in quotes.")],
+    data_range: Annotated[
+        str, typer.Option(help="Largest value of the volume, of the slice, or of the file's attribute 'max'.")
+    ] = "volume",
+    anatomy: Annotated[str | None, typer.Option(help="Of files that do not say it: brain or knee.")] = None,
+    worst: Annotated[int, typer.Option(min=0, help="Slices to show on the page.")] = 6,
+) -> None:
+    """Score reconstructions by SSIM, PSNR and NMSE, by anatomy and rate, and show the worst slices on a page."""
+    from voxelwave.jobs.reconstruct.evaluate import evaluate_reconstructions
+
+    evaluate_reconstructions(out, data, data_range=data_range, anatomy=anatomy, worst=worst)
