@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Complex, Float
@@ -15,6 +15,7 @@ from voxelwave.physics.fourier import center_crop
 from voxelwave.registry import RECONSTRUCTION_OBJECTIVES
 
 
+@runtime_checkable
 class WithTarget(Protocol):
     """What is read of a batch."""
 

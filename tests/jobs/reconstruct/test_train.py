@@ -1,0 +1,223 @@
+import shutil
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from support.command import voxelwave
+from support.kspace_files import kspace
+from support.reconstruction_runs import TINY, measured, reconstruction, same_weights, write_volumes
+from support.stopping import stop_after
+from voxelwave.data.kspace.writing import plain_header, write_mrd
+from voxelwave.engine.checkpoint import load_checkpoint
+from voxelwave.errors import InputError
+from voxelwave.jobs.common.console import Console
+from voxelwave.jobs.reconstruct.data import ReconstructionSteps, find_files
+from voxelwave.jobs.reconstruct.model import load_reconstruction
+from voxelwave.jobs.reconstruct.train import train_reconstruction
+
+QUIET = Console(quiet=True)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    return write_volumes(tmp_path_factory.mktemp("kspace"))
+
+
+@pytest.fixture(scope="module")
+def trained(files, tmp_path_factory):
+    of = reconstruction(files, tmp_path_factory.mktemp("runs"), data={"validation": 0.3})
+    assert train_reconstruction(of, console=QUIET)
+    return of
+
+
+def test_a_run_leaves_weights_records_and_pictures(trained):
+    folder = trained.run_folder()
+    kept = ("best_model.pth", "last.pth", "config.yaml", "history.csv", "results.json")
+    for name in (
+        *kept,
+        "checkpoint_epoch_1.pth",
+        "checkpoint_epoch_2.pth",
+        "figures/losses.png",
+        "figures/example.png",
+    ):
+        assert (folder / name).is_file(), name
+    records = measured(trained)
+    assert len(records) == 6
+    assert [record["epoch"] for record in records] == [1, 1, 1, 2, 2, 2]
+    assert all("validation_loss" in record for record in (records[2], records[5]))
+
+
+def test_the_weights_of_a_run_reconstruct_as_in_training(trained, files):
+    network, config = load_reconstruction(trained.run_folder())
+    assert config.model.settings["num_cascades"] == 2
+    state = load_checkpoint(trained.run_folder() / "best_model.pth")["model"]
+    assert same_weights({f"network.{name}": of for name, of in network.state_dict().items()}, state)
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create 4 worker processes")
+@pytest.mark.parametrize("workers", [1, 4])
+def test_not_a_bit_depends_on_the_number_of_workers(files, tmp_path, workers):
+    one = reconstruction(files, tmp_path, "one")
+    many = reconstruction(files, tmp_path, "many", data={"num_workers": workers})
+    for of in (one, many):
+        assert train_reconstruction(of, console=QUIET)
+    assert measured(one) == measured(many)
+
+
+# In the first block, at its end, and in the second one.
+@pytest.mark.parametrize("steps", [1, 4, 5])
+def test_a_run_that_was_stopped_goes_on_exactly(files, tmp_path, steps):
+    whole, parts = reconstruction(files, tmp_path, "whole"), reconstruction(files, tmp_path, "parts")
+    assert train_reconstruction(whole, console=QUIET)
+    assert not train_reconstruction(parts, console=QUIET, should_stop=stop_after(steps))
+    assert train_reconstruction(parts, resume=True, console=QUIET)
+    assert measured(parts) == measured(whole)
+    states = [load_checkpoint(of.run_folder() / "last.pth") for of in (whole, parts)]
+    assert same_weights(states[0]["model"], states[1]["model"])
+
+
+def test_blocks_one_by_one_are_the_blocks_in_a_row(files, tmp_path):
+    whole, blocks = reconstruction(files, tmp_path, "whole"), reconstruction(files, tmp_path, "blocks")
+    assert train_reconstruction(whole, console=QUIET)
+    for block in (1, 2):
+        assert train_reconstruction(blocks, block=block, console=QUIET)
+        assert measured(blocks) == measured(whole)[: 4 * block]
+    with pytest.raises(InputError, match="blocks 1 to 2, got 3"):
+        train_reconstruction(blocks, block=3, console=QUIET)
+
+
+def test_a_block_needs_the_one_before(files, tmp_path):
+    of = reconstruction(files, tmp_path)
+    with pytest.raises(InputError, match="goes on from epoch 1, and 0 were trained"):
+        train_reconstruction(of, block=2, console=QUIET)
+    assert not train_reconstruction(of, console=QUIET, should_stop=stop_after(2))
+    with pytest.raises(InputError, match="goes on from epoch 1, and 0 were trained"):
+        train_reconstruction(of, block=2, console=QUIET)
+
+
+def test_a_block_begins_with_a_new_optimiser(files, tmp_path):
+    of = reconstruction(files, tmp_path)
+    assert not train_reconstruction(of, console=QUIET, should_stop=stop_after(5))
+    state = load_checkpoint(of.run_folder() / "last.pth")["optimizer"]["state"]
+    assert {int(moments["step"]) for moments in state.values()} == {1}  # of the second block
+
+
+def test_masks_and_augmentation_are_those_of_the_block(files, tmp_path):
+    sampling = [{"name": "random_spaced", "acceleration": 3, "center_fraction": 0.2}]
+    blocks = [{"epochs": 1, "samplings": []}, {"epochs": 1, "samplings": sampling}]
+    of = reconstruction(files, tmp_path, blocks=blocks)
+    steps = ReconstructionSteps(of, find_files(of.data, seed=0, console=QUIET).training, neighbours=1)
+    own = torch.arange(24) % 4 == 0
+    own[9:15] = True
+    first, second = [[steps[micro] for micro in range(start, start + 8)] for start in (0, 8)]
+    assert all(torch.equal(batch.sampled[0, 0], own) for batch in first)
+    assert not any(torch.equal(batch.sampled[0, 0], own) for batch in second)
+    assert {tuple(batch.kspace.shape) for batch in first} == {(1, 3, 3, 30, 24)}
+
+
+def test_the_middle_of_the_readout_is_what_is_left_of_the_image(files, tmp_path):
+    """Cropped k-space is that of the cropped image, whatever lines are sampled: in NumPy."""
+    whole, cropped = reconstruction(files, tmp_path, data={"readout_rows": None}), reconstruction(files, tmp_path)
+    batches = []
+    for of in (whole, cropped):
+        steps = ReconstructionSteps(of, find_files(of.data, seed=0, console=QUIET).training, neighbours=1)
+        batches.append(steps[3])
+    image, smaller = (
+        np.fft.fftshift(
+            np.fft.ifft2(np.fft.ifftshift(batch.kspace.numpy(), axes=(-2, -1)), norm="ortho"), axes=(-2, -1)
+        )
+        for batch in batches
+    )
+    np.testing.assert_allclose(smaller, image[..., 1:31, :], atol=1e-6)
+    assert torch.equal(batches[0].sampled[0, 0], batches[1].sampled[0, 0])
+
+
+def test_virtual_coils_are_what_is_trained_on(files, tmp_path):
+    for compression in ("svd", "geometric"):
+        coils = {"coils": {"num_virtual": 2, "compression": compression}}
+        of = reconstruction(files, tmp_path, data=coils)
+        steps = ReconstructionSteps(of, find_files(of.data, seed=0, console=QUIET).training, neighbours=1)
+        assert steps[0].kspace.shape == (1, 3, 2, 30, 24)
+
+
+@pytest.mark.parametrize(
+    ("model", "objective"),
+    [
+        ({"name": "unet", "channels": 4, "depth": 2}, "supervised"),
+        ({**{key: of for key, of in TINY.items() if key != "name"}, "name": "variational_network"}, "supervised"),
+    ],
+)
+def test_every_network_can_be_trained(files, tmp_path, model, objective):
+    of = reconstruction(files, tmp_path, training={"objective": {"name": objective}})
+    of = type(of).model_validate(of.model_dump() | {"model": model})
+    assert train_reconstruction(of, block=1, console=QUIET)
+    assert load_reconstruction(of.run_folder()).config.model.name == model["name"]
+
+
+def test_the_anatomys_mask_is_what_the_loss_is_taken_in(tmp_path):
+    """In the unit of the challenge: with nothing above its threshold there is no loss."""
+    faint = write_volumes(tmp_path / "faint", scale=1e-5)
+    for anatomy, zero in ((None, False), ("brain", True)):
+        of = reconstruction(faint, tmp_path, str(anatomy), data={"anatomy": anatomy})
+        assert train_reconstruction(of, block=1, console=QUIET)
+        assert (measured(of)[0]["loss"] == 0) == zero
+
+
+def test_files_that_cannot_be_used_end_a_run_or_are_counted(files, tmp_path, capsys):
+    folder = shutil.copytree(files, tmp_path / "files")
+    broken = folder / "kspace" / "volume1.h5"
+    broken.write_bytes(broken.read_bytes()[:3000])
+    of = reconstruction(folder, tmp_path)
+    with pytest.raises(InputError, match=r"volume1.h5: .*data.skip_unusable=true leaves such files out"):
+        train_reconstruction(of, console=QUIET)
+    of = reconstruction(folder, tmp_path, data={"skip_unusable": True})
+    assert train_reconstruction(of, block=1, console=Console())
+    assert "left out: 1 of 3" in capsys.readouterr().out
+
+
+def test_what_has_no_target_is_not_learned_from(tmp_path):
+    values = kspace(slices=3)
+    write_mrd(tmp_path / "a.h5", values, plain_header(values))
+    of = reconstruction(tmp_path / "a.h5", tmp_path, data={"readout_rows": None})
+    with pytest.raises(InputError, match=r"a.h5: has no target to learn from.*self_supervised"):
+        train_reconstruction(of, console=QUIET)
+
+
+def test_a_target_with_more_rows_than_are_left_is_refused(files, tmp_path):
+    of = reconstruction(files, tmp_path, data={"readout_rows": 20})
+    with pytest.raises(InputError, match="its target has 28 rows, and data.readout_rows is 20"):
+        train_reconstruction(of, console=QUIET)
+
+
+def test_other_files_do_not_continue_a_run(files, tmp_path):
+    folder = shutil.copytree(files, tmp_path / "files")
+    of = reconstruction(folder, tmp_path)
+    assert not train_reconstruction(of, console=QUIET, should_stop=stop_after(2))
+    shutil.copy(folder / "kspace" / "volume0.h5", folder / "kspace" / "volume1.h5")
+    with pytest.raises(InputError, match="volume1.h5 has changed"):
+        train_reconstruction(of, resume=True, console=QUIET)
+
+
+def test_the_command_trains_the_specialist_that_is_named(files, tmp_path):
+    base = reconstruction(files, tmp_path).model_dump(mode="json") | {
+        "specialists": {"four": {}, "eight": {"data.acceleration": 8, "blocks.1.augment": None}}
+    }
+    for block in base["blocks"]:
+        del block["samplings"]
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(base))
+    for options, said in (
+        ((), "it is not said which specialist to train: --specialist takes one of eight, four"),
+        (("--specialist", "six"), "there is no specialist 'six'"),
+        (("--set", "specialists.none.data.acceleration=2"), "there is no specialist 'none'"),
+        (("--set", "data.acceleratio=2", "--all"), "unknown key 'data.acceleratio'"),
+    ):
+        ended = voxelwave("reconstruct", "train", path, *options)
+        assert (ended.code, ended.err.count("\n")) == (2, 1)
+        assert said in ended.err
+    assert voxelwave("reconstruct", "train", path, "--all", "--block", "1").code == 0
+    for name, rate in (("four", 4), ("eight", 8)):
+        config = load_reconstruction(tmp_path / "run" / name).config
+        assert (config.data.acceleration, config.blocks[0].samplings[0].settings["acceleration"]) == (rate, rate)
