@@ -47,10 +47,8 @@ def test_rate_moves_and_masks_of_an_epoch(recipe, name, epoch):
     # 1. The rate where the epoch begins and half way through it; the first block warms up over its first epoch.
     peak, begin, end = RATES[number]
     for done in (epoch - 1, epoch - 0.5):
-        if done < begin:
-            wanted = peak * done
-        else:
-            wanted = peak / 2 * (1 + math.cos(math.pi * (done - begin) / (end - begin)))
+        falling = peak / 2 * (1 + math.cos(math.pi * (done - begin) / (end - begin)))
+        wanted = peak * done if done < begin else falling
         assert block.learning_rate(done) == pytest.approx(wanted, rel=1e-9, abs=1e-15)
     # 2. The chances of all moves, which grow from 0 at the end of the block before to a half.
     augment = block.augment()

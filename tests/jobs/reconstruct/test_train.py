@@ -187,7 +187,7 @@ def test_what_has_no_target_is_not_learned_from(tmp_path):
 
 def test_a_target_with_more_rows_than_are_left_is_refused(files, tmp_path):
     of = reconstruction(files, tmp_path, data={"readout_rows": 20})
-    with pytest.raises(InputError, match="its target has 28 rows, and data.readout_rows is 20"):
+    with pytest.raises(InputError, match=r"its target has 28 rows, and data.readout_rows is 20"):
         train_reconstruction(of, console=QUIET)
 
 
@@ -196,7 +196,7 @@ def test_other_files_do_not_continue_a_run(files, tmp_path):
     of = reconstruction(folder, tmp_path)
     assert not train_reconstruction(of, console=QUIET, should_stop=stop_after(2))
     shutil.copy(folder / "kspace" / "volume0.h5", folder / "kspace" / "volume1.h5")
-    with pytest.raises(InputError, match="volume1.h5 has changed"):
+    with pytest.raises(InputError, match=r"volume1.h5 has changed"):
         train_reconstruction(of, resume=True, console=QUIET)
 
 
