@@ -24,7 +24,7 @@ from voxelwave.jobs.common.console import Console
 from voxelwave.jobs.reconstruct import comparison
 from voxelwave.jobs.reconstruct.evaluate import evaluate_reconstructions
 from voxelwave.jobs.reconstruct.pairs import pair_files, result_places
-from voxelwave.jobs.reconstruct.scores import Score, summary_of
+from voxelwave.jobs.reconstruct.scores import Score, load_volumes, score_of, summary_of
 from voxelwave.losses.image_mask import challenge_mask
 from voxelwave.ops.seeding import numpy_generator, torch_generator
 from voxelwave.physics.phantoms2d import draw_phantoms
@@ -152,6 +152,20 @@ def test_tables_page_and_pictures_of_a_whole_evaluation(tmp_path):
         assert f"./pictures/{picture}" in unquote(page)
     # 4. Again, with what was written before: the same.
     assert evaluate(tmp_path, worst=2) == (summary, printed)
+
+
+def test_what_is_shown_beside_a_reconstruction_is_of_the_same_lines_and_size(tmp_path):
+    add(tmp_path, "a.h5", rate=4, anatomy="brain")
+    (pair,) = pair_files(tmp_path / "out", str(tmp_path / "data"))
+    volumes = load_volumes(pair, data_range="volume", anatomy=None)
+    shown = comparison.compare(pair, volumes, 1)
+    assert list(shown.images) == ["target", "zero-filled", "SENSE", "L1-wavelet", "reconstruction"]
+    assert {image.shape for image in shown.images.values()} == {SIZE}
+    np.testing.assert_allclose(shown.images["zero-filled"], pair.file.image("image_input", 1), rtol=1e-4, atol=1e-9)
+    expected = score_of("a", volumes)
+    assert shown.scores["reconstruction"].startswith(f"SSIM {expected.ssims[1]:.4f}\n")
+    assert shown.maps.shape == (3, *SIZE)
+    np.testing.assert_allclose((shown.maps**2).sum(0), 1, rtol=1e-4)
 
 
 def test_files_of_others_have_the_rate_of_their_mask_and_the_anatomy_that_is_said(tmp_path):

@@ -14,7 +14,7 @@ from voxelwave.contracts import Reconstruction
 from voxelwave.evaluation.image_quality import data_ranges, nmse, psnr_db, ssim
 from voxelwave.jobs.reconstruct.pairs import Pair
 from voxelwave.jobs.reconstruct.scores import Volumes
-from voxelwave.physics.fourier import center_crop
+from voxelwave.physics.fourier import center_crop, crop_readout
 from voxelwave.unrolled.classical import L1Wavelet
 from voxelwave.unrolled.sense import Sense
 from voxelwave.unrolled.sensitivity import low_resolution_maps
@@ -51,7 +51,8 @@ def compare(pair: Pair, of: Volumes, index: int) -> Comparison:
     if of.sampled is None:
         notes.append("its lines are not known, so that no other reconstruction is shown")
     else:
-        kspace, lines = pair.file.slice(index)[None], of.sampled[None]
+        # Cropped first along the read-out, which no choice of lines cares for: half of fastMRI's rows are air.
+        kspace, lines = crop_readout(pair.file.slice(index), size[0])[None], of.sampled[None]
         methods: dict[str, Reconstruction] = {"zero-filled": zero_filled, "SENSE": Sense()}
         if find_spec("sigpy") is None:
             notes.append("no L1-wavelet reconstruction is shown: pip install 'voxelwave[classical]'")
