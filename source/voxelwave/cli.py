@@ -13,6 +13,7 @@ import typer
 
 from voxelwave.engine.signals import Stopped, deaf_at_exit, stopped_by_signals
 from voxelwave.errors import DivergedError, InputError
+from voxelwave.jobs.compare_logs.command import compare_logs
 from voxelwave.jobs.doctor.command import doctor
 from voxelwave.jobs.embed.command import embed
 from voxelwave.jobs.export.command import export
@@ -39,6 +40,7 @@ COMMANDS: Commands = {
     "doctor": doctor,
     "probe": probe,
     "embed": embed,
+    "compare-logs": compare_logs,
 }
 PHANTOM: Commands = {
     "train": phantom.train,

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from voxelwave.contracts import StepOutput
 from voxelwave.engine.checkpoint import LAST, PREVIOUS, save_checkpoint
-from voxelwave.engine.run_log import Record, RunLog
+from voxelwave.engine.run_log import SPEED, WAITED, Record, RunLog
 from voxelwave.engine.runtime import ends_in_order, lost_rank
 from voxelwave.engine.signals import Stopped
 from voxelwave.errors import DivergedError, InputError, ProcessFault
@@ -163,8 +163,8 @@ class Trainer:
                     **logs,
                     "learning_rate": self.learning_rate(state.step),
                     "grad_norm": gradient_norm,
-                    f"{settings.samples}_per_second": samples / duration,
-                    "data_wait_s": waited,
+                    f"{settings.samples}{SPEED}": samples / duration,
+                    WAITED: waited,
                 }
             )
             state.step += 1

@@ -35,6 +35,7 @@ METRICS = "metrics.jsonl"
 MEASURED = "validation_"  # begins the names of what only some steps have
 LARGEST = 1e300
 SPEED = "_per_second"  # ends the name of how many samples were trained on
+WAITED = "data_wait_s"
 
 
 def read_metrics(path: Path) -> list[Record]:
@@ -84,6 +85,11 @@ def recorded(path: Path, steps: int, checksum: int | None = None) -> list[Record
     if wrong:
         raise InputError(f"{path} {wrong}: restore it from a copy, or choose another run.name")
     return records
+
+
+def is_time(name: str) -> bool:
+    """Tell whether the clock says what a record holds under this name, so that no two runs have the same."""
+    return name.endswith(SPEED) or name == WAITED or name.startswith("duration")
 
 
 def checksum_of(records: Sequence[Record], checksum: int = 0) -> int:

@@ -99,7 +99,7 @@ def check_settings_stay(
         config: resolved, as plain values.
         free_to_change: keys by section that may differ between a run and its continuation.
     """
-    before, now = _flat(checkpoint["config"]), _flat(config)
+    before, now = flat_settings(checkpoint["config"]), flat_settings(config)
     free = {f"{section}.{key}" for section, keys in free_to_change.items() for key in keys}
     for key in sorted((before.keys() | now.keys()) - free):
         if key not in before and not now[key]:
@@ -147,12 +147,12 @@ def write_config(folder: Path, config: Section) -> None:
     write_text(folder / CONFIG, sealed(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)))
 
 
-def _flat(values: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested sections as `a.b.c` keys."""
+def flat_settings(values: Any, prefix: str = "") -> dict[str, Any]:
+    """Return nested sections as `a.b.c` keys."""
     if not isinstance(values, Mapping):
         return {prefix: values}
     return {
         key: value
         for name, child in values.items()
-        for key, value in _flat(child, f"{prefix}.{name}" if prefix else name).items()
+        for key, value in flat_settings(child, f"{prefix}.{name}" if prefix else name).items()
     }

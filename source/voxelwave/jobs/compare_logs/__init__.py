@@ -1,0 +1,1 @@
+"""`voxelwave compare-logs`: whether two runs recorded the same numbers."""
