@@ -18,6 +18,7 @@ from voxelwave.errors import InputError
 from voxelwave.jobs.common.config import JobConfig, RunConfig, Section
 from voxelwave.jobs.common.console import Console
 from voxelwave.jobs.common.session import Session
+from voxelwave.jobs.compare_logs.run import compare_logs
 
 QUIET = Console(quiet=True)
 FREE = {"training": ("max_steps",)}
@@ -64,10 +65,11 @@ def train(of, session, **options):
     return session.train(model, optimizer, objective, batches, lambda step: of.training.rate, **given)
 
 
-def run(of, *, console=QUIET, should_stop=None, resume=False, **options):
+def run(of, *, console=QUIET, should_stop=None, resume=False, deterministic=False, **options):
     with Session(of, resume=resume, console=console, should_stop=should_stop) as session:
         session.check_continues(FREE)
-        return session.run(partial(train, of, **options), device="cpu", precision="fp32")
+        work = partial(train, of, **options)
+        return session.run(work, device="cpu", precision="fp32", deterministic=deterministic)
 
 
 def losses(of):
@@ -317,3 +319,32 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_once_there_is_room(tmp_path
     assert {path.name for path in of.run_folder().iterdir() if path.name.startswith(".")} == set()
     assert run(of, resume=True)
     assert losses(of) == whole
+
+
+def test_two_deterministic_runs_are_equal_bit_for_bit_and_leave_torch_as_it_was(tmp_path):
+    used = []
+
+    def noted(step):
+        used.append(torch.are_deterministic_algorithms_enabled())
+        return {}
+
+    first, second = config(tmp_path / "first"), config(tmp_path / "second")
+    assert run(first, deterministic=True, probe=noted)
+    assert run(second, deterministic=True, probe=noted)
+    assert compare_logs(first.run_folder(), second.run_folder(), console=QUIET)
+    assert set(used) == {True}
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
+def test_what_does_not_repeat_ends_a_deterministic_run_with_one_line_and_it_goes_on_without(tmp_path):
+    of = config(tmp_path)
+
+    def unrepeatable(step):
+        torch.zeros(2).put_(torch.tensor([0]), torch.ones(1))
+        return {}
+
+    with pytest.raises(InputError, match="the operation put_ has no deterministic kernel"):
+        run(of, deterministic=True, probe=unrepeatable)
+    assert not (of.run_folder() / ".lock").exists()
+    assert run(of, resume=True, probe=unrepeatable)
+    assert len(losses(of)) == of.training.max_steps

@@ -315,3 +315,9 @@ def test_a_foreign_checkpoint_is_named(trained, tmp_path):
         load_phantom_model(tmp_path / "nowhere.pth")
     with pytest.raises(InputError, match="holds a run already"):
         train_phantoms(trained, console=QUIET)
+
+
+def test_deterministic_kernels_train_the_same_model(trained, tmp_path):
+    of = config(tmp_path, training={"deterministic": True})
+    assert train_phantoms(of, console=QUIET)
+    assert measured(of) == measured(trained)

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from voxelwave import __version__
+from voxelwave.engine.determinism import deterministic_algorithms
 from voxelwave.engine.loop import LoopSettings, Objective, Probe, Score, Trainer, TrainingBatch
 from voxelwave.engine.run_log import Record, RunLog
 from voxelwave.engine.runtime import (
@@ -112,11 +113,18 @@ class Session:
         if contents is not None:
             check_contents_stay(self.folder, self.checkpoint, contents)
 
-    def run(self, train: Callable[[Session], bool], *, device: str, precision: Precision) -> bool:
+    def run(
+        self, train: Callable[[Session], bool], *, device: str, precision: Precision, deterministic: bool = False
+    ) -> bool:
         """Start a process for each of the devices, let the job `train` in each, and end them together.
 
-        Returns what `train` returns. Raises InputError where the device is not there or cannot do the precision.
+        Returns what `train` returns. Raises InputError where the device is not there or cannot do the precision, and,
+        of a `deterministic` run, for an operation whose results do not repeat bit for bit.
         """
+        with deterministic_algorithms(enabled=deterministic):
+            return self._run(train, device=device, precision=precision)
+
+    def _run(self, train: Callable[[Session], bool], *, device: str, precision: Precision) -> bool:
         # Of a rank whose data worker hangs that is to be told, and not by all others that it does not answer.
         timeout_s = 2 * self.config.run.timeout_s
         self.fabric = make_fabric(device=device, precision=precision, devices=self._devices, timeout_s=timeout_s)

@@ -144,6 +144,7 @@ class FinetuneTraining(Section):
     clip_norm: PositiveFloat = 1.0
     precision: Precision = "fp32"
     device: str = "auto"
+    deterministic: bool = False
     validate_every_steps: PositiveInt = 100
     patience: PositiveInt | None = None
     checkpoint_every_steps: PositiveInt = 500

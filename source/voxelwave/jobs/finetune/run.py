@@ -31,7 +31,10 @@ FREE_TO_CHANGE = {
     "run": (*RunConfig.FREE_TO_CHANGE, "figures", "license"),
     "task": ("hausdorff",),
     "backbone": ("path",),
-    "training": ("max_steps", "learning_rate", "clip_norm", "device", "patience", "checkpoint_every_steps"),
+    "training": (
+        *("max_steps", "learning_rate", "clip_norm", "device", "deterministic", "patience"),
+        "checkpoint_every_steps",
+    ),
 }
 
 Kept = MutableMapping[Any, Held]
@@ -103,7 +106,12 @@ def _finetune_fold(config: FinetuneConfig, session: Session, kept: Kept) -> bool
     fold = _prepared(config, session, kept, session.console)
     session.console.say(*fold.introduction())
     training = fold.config.training
-    return session.run(partial(_train, fold), device=training.device, precision=training.precision)
+    return session.run(
+        partial(_train, fold),
+        device=training.device,
+        precision=training.precision,
+        deterministic=training.deterministic,
+    )
 
 
 def _prepared(config: FinetuneConfig, session: Session, kept: Kept, console: Console) -> Fold:

@@ -113,6 +113,7 @@ class PhantomTraining(Section):
     clip_norm: PositiveFloat = 1.0
     precision: Precision = "fp32"
     device: str = "auto"
+    deterministic: bool = False
 
 
 class PhantomConfig(JobConfig):

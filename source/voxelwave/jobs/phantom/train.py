@@ -35,7 +35,7 @@ from voxelwave.registry import EMBEDDINGS, METRIC_LOSSES
 FREE_TO_CHANGE = {
     "run": (*RunConfig.FREE_TO_CHANGE, "license"),
     "data": ("num_workers",),
-    "training": ("epochs", "learning_rate", "clip_norm", "device", "patience"),
+    "training": ("epochs", "learning_rate", "clip_norm", "device", "deterministic", "patience"),
 }
 LOSS = "validation_loss"
 
@@ -51,9 +51,15 @@ def train_phantoms(
 
     Raises InputError for what cannot be used and DivergedError where the loss stops being finite.
     """
+    training = config.training
     with Session(config, resume=resume, console=console, should_stop=should_stop) as session:
         session.check_continues(FREE_TO_CHANGE)
-        return session.run(partial(_train, config), device=config.training.device, precision=config.training.precision)
+        return session.run(
+            partial(_train, config),
+            device=training.device,
+            precision=training.precision,
+            deterministic=training.deterministic,
+        )
 
 
 def _train(config: PhantomConfig, session: Session) -> bool:

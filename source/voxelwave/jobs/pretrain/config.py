@@ -154,6 +154,7 @@ class TrainingConfig(Section):
     precision: Precision = "fp32"
     device: str = "auto"
     devices: PositiveInt = 1
+    deterministic: bool = False
     compile: bool = False
     checkpoint_every_steps: PositiveInt = 500
     checkpoint_every_epochs: PositiveInt = 1

@@ -37,7 +37,7 @@ FREE_TO_CHANGE = {
     "model": ("sparse",),
     "data": ("num_workers", "check_content", "probe_cases"),
     "training": (
-        *("epochs", "max_steps", "learning_rate", "clip_norm", "device", "compile"),
+        *("epochs", "max_steps", "learning_rate", "clip_norm", "device", "deterministic", "compile"),
         *("probe_every_steps", "checkpoint_every_steps", "checkpoint_every_epochs"),
     ),
 }
@@ -58,7 +58,12 @@ def pretrain(
     training = config.training
     with Session(config, resume=resume, console=console, should_stop=should_stop, devices=training.devices) as session:
         session.check_continues(FREE_TO_CHANGE)
-        return session.run(partial(_train, config), device=training.device, precision=training.precision)
+        return session.run(
+            partial(_train, config),
+            device=training.device,
+            precision=training.precision,
+            deterministic=training.deterministic,
+        )
 
 
 def _train(config: Config, session: Session) -> bool:
