@@ -34,7 +34,7 @@ from voxelwave.registry import RECONSTRUCTION_OBJECTIVES
 FREE_TO_CHANGE = {
     "run": (*RunConfig.FREE_TO_CHANGE, "license"),
     "data": ("num_workers",),
-    "training": ("device", "checkpoint_every_epochs"),
+    "training": ("device", "deterministic", "checkpoint_every_epochs"),
 }
 LOSS = "validation_loss"
 MARKED_BLOCKS = 16  # parts of a file that its mark follows from
@@ -67,6 +67,7 @@ def train_reconstruction(
             partial(_train, config, last, chained=block is None),
             device=training.device,
             precision=training.precision,
+            deterministic=training.deterministic,
         )
 
 
