@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import glob
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from voxelwave.data.kspace.files import IMAGE_FOLDER, KSPACE_FOLDER, KspaceFile
 from voxelwave.data.listing.discovery import home_expanded, walk
 from voxelwave.errors import InputError
 from voxelwave.jobs.common.console import Console
+from voxelwave.ops.files import content_mark
+from voxelwave.ops.seeding import key_to_seed
 
 SUFFIX = ".h5"
+MARKED_BLOCKS = 16  # parts of a file that its mark follows from
 
 
 def find_kspace(source: str) -> list[Path]:
@@ -60,3 +63,14 @@ def open_kspace(paths: Sequence[Path], *, skip_unusable: bool, console: Console)
     if not files:
         raise InputError(f"none of the {len(paths)} files of k-space can be used; the first, {refused[0]}")
     return files
+
+
+def fingerprint(named: Mapping[str, Sequence[Path]]) -> tuple[dict[str, str], dict[str, dict[str, str]]]:
+    """Return the number of files with a checksum of their names, and marks of what they hold."""
+    names = {
+        group: f"{len(paths)}:{key_to_seed(*(path.name for path in paths)):016x}" for group, paths in named.items()
+    }
+    marks = {
+        group: {str(path): content_mark(path, blocks=MARKED_BLOCKS) for path in paths} for group, paths in named.items()
+    }
+    return names, marks

@@ -22,11 +22,12 @@ from voxelwave.jobs.common.session import Session, ShouldStop
 from voxelwave.jobs.reconstruct.config import ReconstructionConfig
 from voxelwave.jobs.reconstruct.curves import draw_example, draw_training
 from voxelwave.jobs.reconstruct.data import HeldOut, ReconstructionBatch, ReconstructionSteps, find_files
+from voxelwave.jobs.reconstruct.files import fingerprint
 from voxelwave.jobs.reconstruct.model import build_network, num_slices
 from voxelwave.jobs.reconstruct.schedule import Block, block_at, blocks_of
 from voxelwave.objectives.supervised_reconstruction import reconstructed
 from voxelwave.ops.evaluating import evaluating
-from voxelwave.ops.files import content_mark, write_text
+from voxelwave.ops.files import write_text
 from voxelwave.ops.seeding import key_to_seed, torch_generator
 from voxelwave.registry import RECONSTRUCTION_OBJECTIVES
 
@@ -37,7 +38,6 @@ FREE_TO_CHANGE = {
     "training": ("device", "deterministic", "checkpoint_every_epochs"),
 }
 LOSS = "validation_loss"
-MARKED_BLOCKS = 16  # parts of a file that its mark follows from
 
 
 def train_reconstruction(
@@ -83,7 +83,7 @@ def _train(config: ReconstructionConfig, block: Block, session: Session, *, chai
     spe = steps.steps_per_epoch
     if spe == 0:
         raise InputError(f"the files hold fewer slices than training.accumulate={training.accumulate}: lower it")
-    names, contents = _fingerprint(files.named)
+    names, contents = fingerprint(files.named)
     session.check_continues(FREE_TO_CHANGE, files=names, contents=contents, what="files of k-space")
     _check_begun(session, steps, block.first, chained=chained)
 
@@ -147,17 +147,6 @@ def _check_begun(session: Session, steps: ReconstructionSteps, first_epoch: int,
             f"{session.folder}: a block goes on from epoch {first_epoch - 1}, and {epochs} were trained: train the "
             "block before, or leave --block out to train all of them in order"
         )
-
-
-def _fingerprint(named: Mapping[str, list[Path]]) -> tuple[dict[str, str], dict[str, dict[str, str]]]:
-    """Return the number of files with a checksum of their names, and marks of what they hold."""
-    names = {
-        group: f"{len(paths)}:{key_to_seed(*(path.name for path in paths)):016x}" for group, paths in named.items()
-    }
-    marks = {
-        group: {str(path): content_mark(path, blocks=MARKED_BLOCKS) for path in paths} for group, paths in named.items()
-    }
-    return names, marks
 
 
 def _described(config: ReconstructionConfig, network: nn.Module, named: Mapping[str, list[Path]], spe: int) -> str:
