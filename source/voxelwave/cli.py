@@ -50,6 +50,7 @@ PHANTOM: Commands = {
 }
 RECONSTRUCT: Commands = {
     "train": reconstruct.train,
+    "run": reconstruct.run,
     "evaluate": reconstruct.evaluate,
 }
 

@@ -54,3 +54,23 @@ def evaluate(
     from voxelwave.jobs.reconstruct.evaluate import evaluate_reconstructions
 
     evaluate_reconstructions(out, data, data_range=data_range, anatomy=anatomy, worst=worst)
+
+
+def run(
+    trained: Annotated[Path, typer.Argument(help="A run folder, or the one that holds specialists and their router.")],
+    data: Annotated[str, typer.Argument(help="A file of k-space, a folder or a glob in quotes.")],
+    out: Annotated[Path, typer.Argument(help="Folder of the reconstructions; called again, it goes on.")],
+    method: Annotated[
+        str, typer.Option(help="network, or for comparison zero_filled, sense, l1_wavelet, grappa.")
+    ] = "network",
+    formats: Annotated[str, typer.Option("--format", help="Some of hdf5,nifti,dicom,png.")] = "hdf5",
+    slices_at_once: Annotated[int, typer.Option(help="More are faster on a GPU, and take more memory.")] = 1,
+) -> None:
+    """Reconstruct files of k-space; the specialist is picked by the image and the mask, never by a name.
+
+    The exit code is 0, 1 where files could not be reconstructed, or 130 where it was stopped.
+    """
+    from voxelwave.jobs.reconstruct.run import reconstruct_files
+
+    chosen = [name.strip() for name in formats.split(",")]
+    leave(reconstruct_files(trained, data, out, method=method, formats=chosen, slices_at_once=slices_at_once))

@@ -1,0 +1,69 @@
+"""The recipe at its full size, 15 coils and 3 slices of 640×368 and 416×368: what a step and a reconstruction take.
+
+python benchmarks/reconstruction_memory.py [--coils 15] [--sizes 640x368 416x368]
+
+Each way runs in a process for itself. The peak is that of the process, weights and torch included; memory does not
+depend on what else the machine does, and no times are taken.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import replace
+
+import torch
+
+from measuring import report
+from memory import forget_peak, in_fresh_process, peak_mb
+from voxelwave.unrolled.promptmr_plus import PromptMRPlus
+from voxelwave.unrolled.sensitivity import SensitivityShape
+
+SLICES, GB = 3, 1000
+# "step" is forward, backward and AdamW; "saving" checkpoints each cascade and goes coil by coil for the maps.
+WAYS = ("reconstruct", "step_saving", "step_per_coil")
+LIMIT_MB = 8 * GB
+
+
+def measure(way: str, coils: int, size: str) -> dict[str, float]:
+    """Return the peak of one way in MB."""
+    torch.manual_seed(0)
+    network = PromptMRPlus(sensitivity=replace(SensitivityShape(), per_coil=True), checkpointing=way == "step_saving")
+    height, width = map(int, size.split("x"))
+    lines = torch.arange(width)
+    sampled = ((lines % 4 == 0) | ((lines - width // 2).abs() <= 14))[None]
+    kspace = torch.randn(1, SLICES, coils, height, width, dtype=torch.complex64) * sampled
+    forget_peak()
+    if way == "reconstruct":
+        with torch.no_grad():
+            network(kspace, sampled)
+    else:
+        optimizer = torch.optim.AdamW(network.parameters())
+        network(kspace, sampled).square().mean().backward()
+        optimizer.step()
+    return {"peak_mb": peak_mb()}
+
+
+def main() -> None:
+    """Measure every way in a fresh process, or one of them here."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--coils", type=int, default=15)
+    parser.add_argument("--sizes", nargs="+", default=["640x368", "416x368"])
+    parser.add_argument("--ways", nargs="+", default=WAYS[:2], choices=WAYS)
+    parser.add_argument("--task")
+    parser.add_argument("--size")
+    arguments = parser.parse_args()
+    if arguments.task:
+        print(json.dumps(measure(arguments.task, arguments.coils, arguments.size)))
+        return
+    found = {
+        size: {
+            way: in_fresh_process(__file__, way, "--coils", arguments.coils, "--size", size) for way in arguments.ways
+        }
+        for size in arguments.sizes
+    }
+    report("reconstruction_memory", {"coils": arguments.coils, "limit_mb": LIMIT_MB, "sizes": found})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,278 @@
+"""Reconstruction of files of k-space: which network takes which file, and one volume after the other."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float32
+from numpy import ndarray
+
+from voxelwave.contracts import Reconstruction
+from voxelwave.data.kspace.files import KspaceFile
+from voxelwave.data.kspace.image_writing import write_dicom, write_hdf5, write_nifti, write_png
+from voxelwave.data.kspace.slices import KspaceSlices
+from voxelwave.engine.runtime import best_device
+from voxelwave.engine.signals import stop_on_signal
+from voxelwave.errors import InputError
+from voxelwave.jobs.common.console import Console, tracked
+from voxelwave.jobs.common.outcome import Outcome
+from voxelwave.jobs.reconstruct.config import ReconstructionConfig
+from voxelwave.jobs.reconstruct.data import preparation_of
+from voxelwave.jobs.reconstruct.files import find_kspace
+from voxelwave.jobs.reconstruct.model import BEST, load_reconstruction, num_slices
+from voxelwave.jobs.reconstruct.pairs import result_places
+from voxelwave.jobs.reconstruct.picking import pick_specialist
+from voxelwave.jobs.reconstruct.router import Router, anatomy_of, load_router
+from voxelwave.jobs.reconstruct.schedule import blocks_of
+from voxelwave.ops.files import content_mark, locked, write_text
+from voxelwave.ops.texts import read_json
+from voxelwave.physics.fourier import center_crop
+from voxelwave.physics.sampled_lines import Acceleration, acceleration_of
+from voxelwave.unrolled.classical import Grappa, L1Wavelet
+from voxelwave.unrolled.sense import Sense
+from voxelwave.unrolled.zero_filled import zero_filled
+
+NETWORK = "network"
+CLASSICAL: dict[str, Callable[[], Reconstruction]] = {
+    "zero_filled": lambda: zero_filled,
+    "sense": Sense,
+    "l1_wavelet": L1Wavelet,
+    "grappa": Grappa,
+}
+METHODS = (NETWORK, *CLASSICAL)
+FORMATS = ("hdf5", "nifti", "dicom", "png")
+RECORD = "reconstruct.json"
+ROUTER = "router"
+
+
+class Specialist(NamedTuple):
+    """A way to reconstruct: `name` is that of its run."""
+
+    name: str
+    method: str
+    reconstruct: Reconstruction
+    neighbours: int
+    config: ReconstructionConfig
+
+
+class Specialists:
+    """What a run folder holds, or a folder of several runs: one network is in memory at a time.
+
+    Raises InputError where there is none.
+    """
+
+    def __init__(self, path: Path, *, method: str, device: torch.device) -> None:
+        self.method, self.device = method, device
+        self.router: Router | None = None
+        if path.is_dir() and not (path / BEST).exists():
+            runs = sorted(place.parent for place in path.glob(f"*/{BEST}"))
+            if any(run.name == ROUTER for run in runs):
+                self.router = load_router(path / ROUTER)
+                self.router.network.to(device)
+            self.paths = {run.name: run for run in runs if run.name != ROUTER}
+        else:
+            self.paths = {path.name: path}
+        if not self.paths:
+            raise InputError(f"{path} holds no run: give the folder of one, or the one that holds those of specialists")
+        self.configs = {name: load_reconstruction(run).config for name, run in self.paths.items()}
+        self._loaded: Specialist | None = None
+
+    @property
+    def marks(self) -> dict[str, str]:
+        """What the weights follow from, by name."""
+        return {name: content_mark(path / BEST if path.is_dir() else path) for name, path in self.paths.items()}
+
+    def anatomy(self, file: KspaceFile) -> str:
+        """Return the anatomy of a file, "" where nothing says it: the router's, or the only one that is known."""
+        known = {config.data.anatomy or "" for config in self.configs.values()}
+        if len(known) == 1:
+            return known.pop()
+        if self.router is None:
+            names = ", ".join(sorted(known - {""}))
+            raise InputError(
+                f"the runs are of {names}, and no router is beside them: train one with `voxelwave reconstruct train "
+                "CONFIG --router`, or name one run"
+            )
+        return anatomy_of(self.router, file)[0]
+
+    def pick(self, anatomy: str, acceleration: float) -> Specialist:
+        """Return the specialist for an anatomy and a nominal rate."""
+        rates = {name: (of.data.anatomy or "", of.data.acceleration) for name, of in self.configs.items()}
+        name = next(iter(rates)) if len(rates) == 1 else pick_specialist(anatomy, acceleration, rates)
+        if self._loaded is None or self._loaded.name != name:
+            self._loaded = None  # the one before is gone before this one comes
+            network, config = load_reconstruction(self.paths[name])
+            if self.method == NETWORK:
+                trained: Reconstruction = network.to(self.device)
+                self._loaded = Specialist(name, self.method, trained, num_slices(network) // 2, config)
+            else:
+                self._loaded = Specialist("", self.method, CLASSICAL[self.method](), 0, config)._replace(name=name)
+        return self._loaded
+
+
+class Volume(NamedTuple):
+    """A reconstructed volume, and what is known of how it was sampled."""
+
+    images: Float32[ndarray, "slice rows columns"]
+    sampled: Bool[ndarray, " width"] | None
+    acceleration: Acceleration | None
+
+
+def reconstruct_files(
+    run: Path,
+    source: str,
+    out: Path,
+    *,
+    method: str = NETWORK,
+    formats: Sequence[str] = ("hdf5",),
+    slices_at_once: int = 1,
+    console: Console | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Outcome:
+    """Reconstruct every file of k-space at `source`; what is in `out` already is kept.
+
+    Each volume is written to `out` at its place below `source`: `NAME.h5`, and beside it, as `formats` ask,
+    `NAME.nii.gz`, a folder `NAME` of DICOM files, and a sheet `NAME.png`. A file that holds all of its k-space is
+    undersampled as the run validates, by its mask where it has one.
+
+    Args:
+        run: the folder of a run, or one that holds the runs of several specialists and of a router.
+        method: "network", or a classical one for comparison.
+        slices_at_once: bounds the memory together with the size of a slice.
+
+    Raises InputError where there is nothing to reconstruct or to do it with, or `out` holds other results.
+    """
+    console = console or Console()
+    for given, known, option in ((method, METHODS, "method"), *((one, FORMATS, "format") for one in formats)):
+        if given not in known:
+            raise InputError(f"unknown {option} '{given}'; known: {', '.join(known)}")
+    if slices_at_once < 1:
+        raise InputError(f"slices_at_once is at least 1, got {slices_at_once}")
+    # 1. Networks and files.
+    specialists = Specialists(run, method=method, device=best_device())
+    paths = find_kspace(source)
+    places = dict(zip(paths, result_places(paths, source), strict=True))
+    done, refused, complete = 0, list[str](), True
+    out.mkdir(parents=True, exist_ok=True)
+    with locked(out), stop_on_signal() as signalled:
+        _refuse_other_results(out, {"method": method, "weights": specialists.marks})
+        # 2. One file after the other but for those that are done.
+        for path in tracked(paths, "reconstructed"):
+            if signalled.asked or should_stop():
+                complete = False
+                break
+            todo = [form for form in formats if not _written(out / places[path], form)]
+            if todo:
+                try:
+                    _reconstruct_file(path, out / places[path], todo, specialists, slices_at_once, console)
+                except InputError as error:
+                    refused.append(str(error))
+                    continue
+            done += 1
+    # 3. What became of all.
+    if refused:
+        console.say(f"cannot be reconstructed: {len(refused)} of {len(paths)}", *(f"  {line}" for line in refused))
+        if not done and complete:
+            raise InputError(
+                f"none of the {len(paths)} files at '{source}' can be reconstructed; the first, {refused[0]}"
+            )
+    console.say(f"{done} of {len(paths)} volumes are in {out}")
+    return Outcome(complete, unusable=len(refused))
+
+
+def _refuse_other_results(out: Path, settings: dict[str, Any]) -> None:
+    record = out / RECORD
+    if record.exists() and read_json(record) != settings:
+        raise InputError(f"{out} holds reconstructions by another method or other weights: choose another folder")
+    write_text(record, json.dumps(settings, indent=2) + "\n")
+
+
+def _target_of(place: Path, form: str) -> Path:
+    """Return where the volume at `place`, an HDF5 file, lies in another format."""
+    stem = place.with_suffix("")
+    return {"hdf5": place, "nifti": Path(f"{stem}.nii.gz"), "dicom": stem, "png": Path(f"{stem}.png")}[form]
+
+
+def _written(place: Path, form: str) -> bool:
+    return _target_of(place, form).exists()
+
+
+def _reconstruct_file(
+    path: Path, place: Path, formats: Sequence[str], specialists: Specialists, slices_at_once: int, console: Console
+) -> None:
+    file = KspaceFile(path)
+    anatomy = specialists.anatomy(file)
+    nominal = _nominal(file, specialists)
+    specialist = specialists.pick(anatomy, nominal)
+    volume = reconstruct_volume(file, specialist, slices_at_once=slices_at_once, device=specialists.device)
+    rate = volume.acceleration
+    attributes: dict[str, str | float] = {
+        "anatomy": anatomy,
+        "method": specialist.method,
+        "specialist": specialist.name if specialist.method == NETWORK else "",
+    }
+    if rate is not None:
+        attributes |= {"acceleration": rate.nominal, "effective_acceleration": rate.effective}
+    place.parent.mkdir(parents=True, exist_ok=True)
+    # HDF5 comes last: where it is there, all is.
+    for form in sorted(formats, key=lambda form: form == "hdf5"):
+        where = _target_of(place, form)
+        if form == "hdf5":
+            write_hdf5(where, volume.images, attributes, volume.sampled)
+        elif form == "nifti":
+            write_nifti(where, volume.images, file.info)
+        elif form == "dicom":
+            write_dicom(where, volume.images, file.info, name=path.name, description=file.info.acquisition)
+        else:
+            write_png(where, volume.images)
+    by = f"{specialist.name}, " if len(specialists.paths) > 1 else ""
+    said = "" if rate is None else f", {rate.nominal:.3g}× nominal, {rate.effective:.3g}× effective"
+    console.say(f"{path}: {by}{anatomy or 'no anatomy'}{said}")
+
+
+def _nominal(file: KspaceFile, specialists: Specialists) -> float:
+    """Return the nominal rate of a file's mask; of a file that will be undersampled here, that of the first run."""
+    if file.info.sampled is not None:
+        return acceleration_of(torch.tensor(file.info.sampled)).nominal
+    return next(iter(specialists.configs.values())).data.acceleration
+
+
+@torch.no_grad()
+def reconstruct_volume(
+    file: KspaceFile, specialist: Specialist, *, slices_at_once: int, device: torch.device
+) -> Volume:
+    """Return the images of all slices; raises InputError for k-space that cannot be used."""
+    config, info = specialist.config, file.info
+    sampling = None if info.sampled is not None else blocks_of(config.blocks)[-1].sampling()
+    slices = KspaceSlices(
+        [file], sampling, neighbours=specialist.neighbours, seed=config.run.seed, by_file=True, data_range="slice"
+    )
+    prepare = preparation_of(config.data)
+    images, sampled = list[ndarray](), None
+    for first in range(0, len(slices), slices_at_once):
+        items = [slices[number] for number in range(first, min(first + slices_at_once, len(slices)))]
+        prepared = [prepare(item.kspace, item.sampled, file) for item in items]
+        sampled = items[0].sampled
+        kspace = torch.stack([of for of, _ in prepared]).to(device)
+        places = torch.stack([of for _, of in prepared]).to(device)
+        lines = places[:, 0]
+        whole = bool((places == lines[:, None]).all())
+        try:
+            image = specialist.reconstruct(kspace, lines if whole else places)
+        except ValueError as error:
+            raise InputError(f"{file.path}: slice {first}: {error}") from None
+        size = info.target_size or info.image_size
+        if size is not None and size[0] <= image.shape[-2] and size[1] <= image.shape[-1]:
+            image = center_crop(image, size)
+        images += [one.numpy() for one in image.float().cpu()]
+    assert sampled is not None
+    whole = bool((sampled == sampled[:1]).all())
+    values = np.stack(images)
+    if not np.isfinite(values).all():
+        raise InputError(f"{file.path}: its reconstruction is not finite: the weights do not fit such k-space")
+    return Volume(values, sampled[0].numpy() if whole else None, acceleration_of(sampled[0]) if whole else None)

@@ -1,0 +1,168 @@
+import json
+import shutil
+
+import h5py
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+
+from support.command import voxelwave
+from support.kspace_files import centre_and_every_fourth, kspace
+from support.reconstruction_runs import reconstruction, write_volumes
+from support.stopping import stop_after
+from voxelwave.data.kspace.files import KspaceFile
+from voxelwave.data.kspace.image_reading import read_hdf5
+from voxelwave.data.kspace.synthesis import coil_noise
+from voxelwave.data.kspace.writing import plain_header, write_fastmri, write_mrd
+from voxelwave.errors import InputError
+from voxelwave.jobs.common.console import Console
+from voxelwave.jobs.reconstruct.model import load_reconstruction
+from voxelwave.jobs.reconstruct.run import reconstruct_files
+from voxelwave.jobs.reconstruct.train import train_reconstruction
+from voxelwave.ops.seeding import torch_generator
+from voxelwave.physics.fourier import center_crop, crop_readout
+from voxelwave.unrolled.zero_filled import zero_filled
+
+QUIET = Console(quiet=True)
+COLUMNS = 24
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    return write_volumes(tmp_path_factory.mktemp("kspace"), 2)
+
+
+@pytest.fixture(scope="module")
+def runs(files, tmp_path_factory):
+    """Two specialists, for 4 and for 8, beside each other."""
+    folder = tmp_path_factory.mktemp("runs")
+    for rate in (4, 8):
+        blocks = [{"epochs": 1, "samplings": [{"name": "equispaced", "offset": "origin", "acceleration": rate}]}]
+        of = reconstruction(files, folder, f"rate{rate}", data={"acceleration": rate}, blocks=blocks)
+        assert train_reconstruction(of, console=QUIET)
+    return folder
+
+
+def by_hand(run, path, index):
+    """One slice, as the network is called in training."""
+    network, config = load_reconstruction(run)
+    file = KspaceFile(path)
+    values = crop_readout(file.slice(index, neighbours=1), config.data.readout_rows)
+    sampled = torch.tensor(file.info.sampled)
+    with torch.no_grad():
+        return center_crop(network((values * sampled)[None], sampled[None]), file.info.target_size)[0].numpy()
+
+
+def test_a_volume_is_what_the_network_makes_of_its_slices(runs, files, tmp_path):
+    assert reconstruct_files(runs / "rate4", str(files), tmp_path, console=QUIET).exit_code == 0
+    found = read_hdf5(tmp_path / "volume1.h5")
+    assert (found.images.shape, found.images.dtype) == ((3, 28, 24), np.float32)
+    assert (found.method, found.specialist, found.anatomy) == ("network", "rate4", "")
+    assert found.acceleration == pytest.approx(4)
+    assert found.sampled.tolist() == centre_and_every_fourth().tolist()
+    for index in range(3):
+        wanted = by_hand(runs / "rate4", files / "kspace" / "volume1.h5", index)
+        np.testing.assert_allclose(found.images[index], wanted, rtol=1e-4, atol=1e-6)
+
+
+def test_several_slices_at_once_are_the_same(runs, files, tmp_path):
+    for number, name in ((1, "one"), (2, "two")):
+        reconstruct_files(runs / "rate4", str(files), tmp_path / name, slices_at_once=number, console=QUIET)
+    one, two = (read_hdf5(tmp_path / name / "volume0.h5").images for name in ("one", "two"))
+    np.testing.assert_allclose(one, two, rtol=1e-4, atol=1e-6)
+
+
+def test_the_specialist_is_picked_by_the_mask_and_not_by_the_name(runs, files, tmp_path, caplog):
+    folder = tmp_path / "files"
+    folder.mkdir()
+    lines = torch.arange(64)
+    centre = (lines - 32).abs() < 3
+    for name, rate in (("rate4.h5", 8), ("other.h5", 4), ("far.h5", 2)):
+        values = kspace(slices=3, columns=64)
+        write_fastmri(folder / name, values, plain_header(values), (lines % rate == 0) | centre)
+    assert reconstruct_files(runs, str(folder), tmp_path / "out", console=QUIET).exit_code == 0
+    picked = {name: read_hdf5(tmp_path / "out" / f"{name}.h5").specialist for name in ("rate4", "other", "far")}
+    assert picked == {"rate4": "rate8", "other": "rate4", "far": "rate4"}
+    assert "an acceleration of 2, and the nearest specialist" in caplog.text
+
+
+def test_classical_methods_see_the_same_samples(runs, files, tmp_path):
+    reconstruct_files(runs / "rate4", str(files), tmp_path, method="zero_filled", console=QUIET)
+    found = read_hdf5(tmp_path / "volume0.h5")
+    file = KspaceFile(files / "kspace" / "volume0.h5")
+    sampled = torch.tensor(file.info.sampled)
+    wanted = zero_filled(crop_readout(file.slice(1), 30)[None] * sampled, sampled[None])
+    np.testing.assert_allclose(found.images[1], center_crop(wanted, (28, 24))[0].numpy(), atol=1e-6)
+    assert (found.method, found.specialist) == ("zero_filled", "")
+
+
+def test_whole_kspace_is_undersampled_as_the_run_validates(runs, tmp_path):
+    values = kspace(slices=3)
+    write_fastmri(tmp_path / "whole.h5", values, plain_header(values))
+    reconstruct_files(runs / "rate8", str(tmp_path / "whole.h5"), tmp_path / "out", console=QUIET)
+    sampled = read_hdf5(tmp_path / "out" / "whole.h5").sampled
+    lines = np.arange(COLUMNS)
+    assert sampled.tolist() == ((lines % 8 == 12 % 8) | ((lines == 11) | (lines == 12))).tolist()
+
+
+def test_all_formats_hold_the_same_volume(runs, tmp_path):
+    pytest.importorskip("pydicom")
+    values = kspace(slices=3)
+    noise = coil_noise(3, 100, torch_generator(0), sigma=0.01)
+    write_mrd(tmp_path / "scan.h5", values, plain_header(values), centre_and_every_fourth(), noise)
+    of = load_reconstruction(runs / "rate4").config
+    assert of.data.readout_rows == 30
+    formats = ("hdf5", "nifti", "dicom", "png")
+    out = tmp_path / "out"
+    assert reconstruct_files(runs / "rate4", str(tmp_path / "scan.h5"), out, formats=formats, console=QUIET).complete
+    images = read_hdf5(out / "scan.h5").images
+    stored = nib.load(out / "scan.nii.gz").get_fdata()
+    np.testing.assert_allclose(np.moveaxis(stored, -1, 0), images, rtol=1e-5, atol=1e-6)
+    assert len(list((out / "scan").glob("*.dcm"))) == 3
+    assert (out / "scan.png").is_file()
+
+
+def test_it_goes_on_and_keeps_what_is_there(runs, files, tmp_path):
+    outcome = reconstruct_files(runs / "rate4", str(files), tmp_path, console=QUIET, should_stop=stop_after(2))
+    assert outcome.exit_code == 130
+    assert [path.name for path in tmp_path.glob("*.h5")] == ["volume0.h5"]
+    with h5py.File(tmp_path / "volume0.h5", "a") as file:
+        file.attrs["kept"] = True
+    assert reconstruct_files(runs / "rate4", str(files), tmp_path, console=QUIET).exit_code == 0
+    with h5py.File(tmp_path / "volume0.h5") as file:
+        assert file.attrs["kept"]
+    for options in ({"method": "sense"}, {"run": runs / "rate8"}):
+        with pytest.raises(InputError, match="another method or other weights"):
+            reconstruct_files(**{"run": runs / "rate4", "source": str(files), "out": tmp_path, **options})
+
+
+def test_what_cannot_be_reconstructed_is_listed(runs, files, tmp_path):
+    folder = shutil.copytree(files, tmp_path / "files")
+    with h5py.File(folder / "kspace" / "volume0.h5", "a") as file:
+        file["kspace"][1, 0, 0, 0] = np.nan
+    ended = voxelwave("reconstruct", "run", runs / "rate4", folder, tmp_path / "out")
+    assert ended.code == 1
+    assert "cannot be reconstructed: 1 of 2" in ended.out
+    assert "volume0.h5: slice" in ended.out
+    assert json.loads((tmp_path / "out" / "reconstruct.json").read_text())["method"] == "network"
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--method", "magic"), "unknown method 'magic'; known: network, zero_filled, sense, l1_wavelet, grappa"),
+        (("--format", "hdf5,jpeg"), "unknown format 'jpeg'; known: hdf5, nifti, dicom, png"),
+        (("--slices-at-once", "0"), "slices_at_once is at least 1"),
+    ],
+)
+def test_what_does_not_fit_is_one_line(runs, files, tmp_path, options, said):
+    ended = voxelwave("reconstruct", "run", runs / "rate4", files, tmp_path, *options)
+    assert (ended.code, ended.err.count("\n")) == (2, 1)
+    assert said in ended.err
+
+
+def test_a_folder_without_runs_is_said(files, tmp_path):
+    ended = voxelwave("reconstruct", "run", tmp_path, files, tmp_path / "out")
+    assert (ended.code, ended.err.count("\n")) == (2, 1)
+    assert "holds no run" in ended.err
