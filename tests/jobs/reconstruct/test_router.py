@@ -15,13 +15,14 @@ from voxelwave.engine.run_log import read_metrics
 from voxelwave.errors import InputError
 from voxelwave.jobs.common.console import Console
 from voxelwave.jobs.compare_logs.run import compare_logs
+from voxelwave.jobs.reconstruct.config import load_plan
 from voxelwave.jobs.reconstruct.router import anatomy_of, load_router, train_router, train_router_from
-from voxelwave.jobs.reconstruct.router_config import check_router_config, load_router_config
+from voxelwave.jobs.reconstruct.router_config import check_router_config, router_config_of
 from voxelwave.jobs.reconstruct.router_data import RouterSteps, RouterVolume, volume_images
 
 QUIET = Console(quiet=True)
 EPOCHS = 15  # of three steps: there are few volumes
-SHIPPED = Path(__file__).parents[3] / "configs" / "reconstruct" / "router.yaml"
+RECIPE = Path(__file__).parents[3] / "configs" / "reconstruct" / "recipe.yaml"
 
 
 @pytest.fixture(scope="module")
@@ -201,10 +202,22 @@ def test_a_configuration_that_does_not_fit_is_one_line(volumes, tmp_path, change
         config(tmp_path, volumes, **changed)
 
 
-def test_the_configuration_that_is_shipped_can_be_read():
-    of = load_router_config(SHIPPED, ["training.epochs=2"])
-    assert (list(of.data.anatomies), of.training.epochs, of.data.image_size) == (["brain", "knee"], 2, 128)
+def test_the_router_of_the_recipe_is_trained_on_the_files_of_its_specialists():
+    plan = load_plan(RECIPE, ["router.training.epochs=2"])
+    of = router_config_of(plan, "recipe")
+    assert of.data.anatomies == {
+        name: [f"Data/train/{name}/kspace/{name}_acc{rate}_*.h5" for rate in (4, 8)] for name in ("brain", "knee")
+    }
+    assert (of.training.epochs, of.data.image_size) == (2, 128)
+    assert of.run_folder().parent == plan.specialists["knee_acc8"].run_folder().parent
     assert [one.settings["acceleration"] for one in of.data.samplings] == [4, 8]
+
+
+def test_specialists_of_one_anatomy_need_no_router():
+    plan = load_plan(RECIPE)
+    brains = {name: config for name, config in plan.specialists.items() if name.startswith("brain")}
+    with pytest.raises(InputError, match="several anatomies"):
+        router_config_of(plan._replace(specialists=brains), "recipe")
 
 
 def test_another_checkpoint_is_no_router(trained, tmp_path):

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from voxelwave.jobs.reconstruct.config import load_reconstruction_configs
+from voxelwave.jobs.reconstruct.config import load_plan
 from voxelwave.jobs.reconstruct.schedule import block_at, blocks_of
 from voxelwave.ops.seeding import torch_generator
 from voxelwave.physics.sampled_lines import acceleration_of
@@ -29,7 +29,7 @@ WIDTH = 368
 
 @pytest.fixture(scope="module")
 def recipe():
-    return {name: blocks_of(config.blocks) for name, config in load_reconstruction_configs(RECIPE).items()}
+    return {name: blocks_of(config.blocks) for name, config in load_plan(RECIPE).specialists.items()}
 
 
 def test_there_are_four_specialists_of_three_blocks(recipe):

@@ -19,21 +19,22 @@ def train(
     ] = None,
     specialist: Annotated[str | None, typer.Option(help="Which specialist of the file; not needed for one.")] = None,
     every: Annotated[bool, typer.Option("--all", help="Train all specialists, on several GPUs side by side.")] = False,
+    router: Annotated[bool, typer.Option("--router", help="Train the router between specialists.")] = False,
 ) -> None:
     """Train a reconstruction in blocks of epochs, and leave weights, records and pictures in the folder of the run.
 
     The exit code is 0, or run.exit_code_when_stopped (130) where it was stopped.
     """
-    from voxelwave.jobs.reconstruct.config import load_reconstruction_configs
+    from voxelwave.jobs.reconstruct.config import load_plan
     from voxelwave.jobs.reconstruct.specialists import train_specialists
 
-    configs = load_reconstruction_configs(config, overrides or [])
     leave(
         train_specialists(
             config,
-            configs,
+            load_plan(config, overrides or []),
             specialist=specialist,
             every=every,
+            router=router,
             block=block,
             resume=resume,
             overrides=overrides or [],

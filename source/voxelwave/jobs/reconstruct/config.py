@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, field_validator
 
@@ -18,7 +18,7 @@ from voxelwave.jobs.common.config_file import apply_override, naming, read_confi
 from voxelwave.losses.image_mask import Anatomy
 from voxelwave.registry import RECONSTRUCTION_OBJECTIVES, RECONSTRUCTIONS, SAMPLINGS
 
-SPECIALISTS = "specialists"
+SPECIALISTS, ROUTER = "specialists", "router"
 Compression = Literal["svd", "geometric"]
 # The origin is one of the lines that are sampled, and they are the same for all slices.
 FIXED: dict[str, Any] = {"name": "equispaced", "offset": "origin"}
@@ -146,19 +146,29 @@ class ReconstructionConfig(JobConfig):
     training: ReconstructionTraining = ReconstructionTraining()
 
 
-def load_reconstruction_configs(path: Path, overrides: Sequence[str] = ()) -> dict[str, ReconstructionConfig]:
-    """Read a YAML file, apply overrides, and return the configuration of each of its specialists, "" where it has none.
+class Plan(NamedTuple):
+    """What a file says: the configuration of each specialist, "" where it has none, and plain values of the router."""
+
+    specialists: dict[str, ReconstructionConfig]
+    router: dict[str, Any]
+
+
+def load_plan(path: Path, overrides: Sequence[str] = ()) -> Plan:
+    """Read a YAML file and apply overrides.
 
     A specialist is keys that differ from the base, such as `data.acceleration: 8`, and its run lies in the folder of
     the base's. Overrides come last, and apply to all specialists unless they name one (`specialists.knee.…`).
     Raises InputError, in one line, for a missing or malformed file, an unknown key, or a value that does not fit.
     """
-    base = read_config(path)
+    base = read_config(path, [one for one in overrides if one.startswith(f"{ROUTER}.")])
+    router = base.pop(ROUTER, None) or {}
     specialists = base.pop(SPECIALISTS, {"": {}})
     if not isinstance(specialists, dict) or not specialists:
         raise InputError(f"{path}: '{SPECIALISTS}' holds a name for each, with keys that differ from the base")
     own: dict[str, list[str]] = {str(name): [] for name in specialists}
     for override in overrides:
+        if override.startswith(f"{ROUTER}."):
+            continue
         _, name, key = override.split(".", 2) if override.count(".") > 1 else ("", "", override)
         if not override.startswith(f"{SPECIALISTS}."):
             for of in own.values():
@@ -182,7 +192,7 @@ def load_reconstruction_configs(path: Path, overrides: Sequence[str] = ()) -> di
             run = config.run.model_dump() | {"out_dir": config.run_folder(), "name": str(name)}
             config.run = validated(ReconstructionRun, run, origin)
         configs[str(name)] = config
-    return configs
+    return Plan(configs, router)
 
 
 def check_reconstruction_config(raw: dict[str, Any], origin: str = "config") -> ReconstructionConfig:

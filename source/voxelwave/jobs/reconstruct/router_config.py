@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, field_validator
 
+from voxelwave.errors import InputError
 from voxelwave.jobs.common.config import JobConfig, RunConfig, RunName, Section, complete
-from voxelwave.jobs.common.config_file import naming, read_config, validated
-from voxelwave.jobs.reconstruct.config import SamplingConfig
+from voxelwave.jobs.common.config_file import naming, validated
+from voxelwave.jobs.reconstruct.config import ROUTER, Plan, SamplingConfig
 from voxelwave.registry import SAMPLINGS
 
 AnatomyName = Annotated[str, Field(pattern=r"^\w[\w -]*$")]
@@ -76,12 +75,24 @@ class RouterConfig(JobConfig):
     training: RouterTraining = RouterTraining()
 
 
-def load_router_config(path: Path, overrides: Sequence[str] = ()) -> RouterConfig:
-    """Read a YAML file and apply overrides.
+def router_config_of(plan: Plan, origin: str) -> RouterConfig:
+    """Return the configuration of the router between the specialists of `plan`, whose files it is trained on.
 
-    Raises InputError, in one line, for a missing or malformed file, an unknown key, or a value that does not fit.
+    Its run lies beside theirs. Raises InputError where they are of one anatomy, and for what does not fit.
     """
-    return check_router_config(read_config(path, overrides), str(path))
+    anatomies: dict[str, list[str]] = {}
+    for config in plan.specialists.values():
+        of = anatomies.setdefault(config.data.anatomy or "", [])
+        of += [config.data.files] if config.data.files not in of else []
+    if len({*anatomies} - {""}) < 2 or "" in anatomies:
+        raise InputError(f"{origin}: a router is for specialists of several anatomies, each with its data.anatomy")
+    first = next(iter(plan.specialists.values()))
+    raw = dict(plan.router)
+    raw["run"] = first.run.model_dump() | dict(raw.get("run") or {}) | {"name": ROUTER}
+    raw["data"] = {"skip_unusable": first.data.skip_unusable, **dict(raw.get("data") or {}), "anatomies": anatomies}
+    device = {"device": first.training.device, "deterministic": first.training.deterministic}
+    raw["training"] = device | dict(raw.get("training") or {})
+    return check_router_config(raw, f"{origin}, {ROUTER}")
 
 
 def check_router_config(raw: dict[str, Any], origin: str = "config") -> RouterConfig:

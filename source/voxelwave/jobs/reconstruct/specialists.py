@@ -15,7 +15,9 @@ from voxelwave.engine.signals import exit_code_when_stopped, stop_on_signal
 from voxelwave.errors import InputError
 from voxelwave.jobs.common.console import Console
 from voxelwave.jobs.common.outcome import Outcome
-from voxelwave.jobs.reconstruct.config import ReconstructionConfig
+from voxelwave.jobs.reconstruct.config import Plan
+from voxelwave.jobs.reconstruct.router import train_router_from
+from voxelwave.jobs.reconstruct.router_config import router_config_of
 from voxelwave.jobs.reconstruct.train import train_reconstruction
 
 POLL_S = 0.2
@@ -23,22 +25,28 @@ POLL_S = 0.2
 
 def train_specialists(
     path: Path,
-    configs: Mapping[str, ReconstructionConfig],
+    plan: Plan,
     *,
     specialist: str | None = None,
     every: bool = False,
+    router: bool = False,
     block: int | None = None,
     resume: bool = False,
     overrides: Sequence[str] = (),
     console: Console | None = None,
 ) -> Outcome:
-    """Train the one specialist that is asked for, or with `every` all of them.
+    """Train the one specialist that is asked for, the `router` between them, or `every` one of these.
 
     Where there are several GPUs, each trains one at a time, in a process of its own that is called with `path` and
     `overrides`; else they are trained one after the other. Stopped, and called again with `resume`, all go on.
     Raises InputError where it is not said which of several is meant, and where a process of one fails.
     """
-    console = console or Console()
+    console, configs = console or Console(), plan.specialists
+    if router:
+        wanted = router_config_of(plan, str(path))
+        exit_code_when_stopped(wanted.run.exit_code_when_stopped)
+        complete = train_router_from(wanted, resume=resume, console=console)
+        return Outcome(complete, when_stopped=wanted.run.exit_code_when_stopped)
     chosen = list(configs) if every or (len(configs) == 1 and specialist is None) else [specialist or ""]
     if unknown := [name for name in chosen if name not in configs]:
         names = ", ".join(name for name in configs if name) or "none, the file has no 'specialists'"
@@ -46,6 +54,11 @@ def train_specialists(
         raise InputError(f"{path}: {asked}: --specialist takes one of {names}; --all trains all of them")
     code = configs[chosen[0]].run.exit_code_when_stopped
     exit_code_when_stopped(code)
+    if every and len({config.data.anatomy for config in configs.values()}) > 1:
+        console.say("router")
+        done = train_router_from(router_config_of(plan, str(path)), resume=resume, console=console)
+        if not done:
+            return Outcome(complete=False, when_stopped=code)
     gpus = torch.cuda.device_count() if configs[chosen[0]].training.device in ("auto", "cuda") else 0
     if gpus > 1 and len(chosen) > 1:
         command = [sys.executable, "-m", "voxelwave", "reconstruct", "train", str(path)]
