@@ -52,6 +52,7 @@ RECONSTRUCT: Commands = {
     "train": reconstruct.train,
     "run": reconstruct.run,
     "evaluate": reconstruct.evaluate,
+    "export-results": reconstruct.export_results,
 }
 
 

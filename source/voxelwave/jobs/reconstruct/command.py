@@ -75,3 +75,13 @@ def run(
 
     chosen = [name.strip() for name in formats.split(",")]
     leave(reconstruct_files(trained, data, out, method=method, formats=chosen, slices_at_once=slices_at_once))
+
+
+def export_results(
+    trained: Annotated[Path, typer.Argument(help="A run folder, or the one that holds specialists and their router.")],
+    out: Annotated[Path, typer.Argument(help="Folder of the results, such as result.")],
+) -> None:
+    """Write runs as test_NAME/checkpoints/stepK/epoch-N and loss_log/stepK/loss_log.npy, with a table of all steps."""
+    from voxelwave.jobs.reconstruct.export_results import export_results as export
+
+    export(trained, out)
