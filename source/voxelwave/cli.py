@@ -49,6 +49,7 @@ PHANTOM: Commands = {
     "embed": phantom.embed,
 }
 RECONSTRUCT: Commands = {
+    "synthesize": reconstruct.synthesize,
     "train": reconstruct.train,
     "run": reconstruct.run,
     "evaluate": reconstruct.evaluate,

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Complex64
 from torch import Tensor
 
+from voxelwave.data.kspace.info import Vector
 from voxelwave.data.kspace.mrd_records import ACQUISITION, DATA, GROUP, HEAD, NOISE, VERSION, XML
 from voxelwave.data.kspace.raw_header import RawHeader
 from voxelwave.data.kspace.synthesis import target_of, zero_filled
@@ -18,7 +19,9 @@ from voxelwave.ops.files import replacing
 Kspace = Complex64[Tensor, "slice coil height width"]
 Lines = Bool[Tensor, " width"]
 
-SPACING_MM, SLICE_GAP_MM = 1.0, 5.0
+Directions = tuple[Vector, Vector, Vector]
+
+LEFT, POSTERIOR, SUPERIOR = (1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)
 SAMPLE_TIME_US = 10.0
 NAMESPACE = "http://www.ismrm.org/ISMRMRD"
 
@@ -74,33 +77,46 @@ def write_mrd(
     header: RawHeader,
     sampled: Lines | None = None,
     noise: Complex64[Tensor, "coil sample"] | None = None,
+    *,
+    directions: Directions = (LEFT, POSTERIOR, SUPERIOR),
 ) -> None:
     """Write an ISMRMRD file: a noise scan, where one is given, and the sampled lines of each slice.
 
-    The slices lie one above the other, their rows along left and their columns along posterior.
+    `directions` say where rows, columns and slices lead; a slice is as thick as the header's encoded field of view.
     Raises OSError where the disk does not take it.
     """
     lines = np.arange(kspace.shape[-1]) if sampled is None else sampled.nonzero()[:, 0].numpy()
-    records = [] if noise is None else [_record(noise, flags=1 << (NOISE - 1))]
+    records = [] if noise is None else [_record(noise, _head(header, directions, flags=1 << (NOISE - 1)))]
     for number, volume in enumerate(kspace):
         for line in lines.tolist():
             step = line - header.encoded_size[1] // 2 + header.center_line
-            records.append(_record(volume[:, :, line], slice_number=number, step=step, header=header))
+            head = _head(header, directions, slice_number=number, step=step)
+            records.append(_record(volume[:, :, line], head))
     with replacing(path) as part, h5py.File(part, "w") as file:
         group = file.create_group(GROUP)
         group.create_dataset(XML, data=[header_text(header).encode()], dtype=h5py.string_dtype())
         group.create_dataset(DATA, data=np.array(records, dtype=ACQUISITION), maxshape=(None,), chunks=(64,))
 
 
-def plain_header(kspace: Kspace, *, oversampling: int = 1, protocol: str = "synthetic") -> RawHeader:
-    """Return the header of a k-space of which all columns were measured, at 1 mm and 5 mm from slice to slice."""
+def plain_header(
+    kspace: Kspace,
+    *,
+    oversampling: int = 1,
+    protocol: str = "synthetic",
+    spacing_mm: tuple[float, float] = (1.0, 5.0),
+) -> RawHeader:
+    """Return the header of a k-space of which all columns were measured.
+
+    `spacing_mm` is that of the pixels and that of the slices.
+    """
+    pixel, gap = spacing_mm
     height, width = kspace.shape[-2:]
     rows = height // oversampling
     return RawHeader(
         encoded_size=(height, width, 1),
         recon_size=(rows, width, 1),
-        encoded_fov_mm=(height * SPACING_MM, width * SPACING_MM, SLICE_GAP_MM),
-        recon_fov_mm=(rows * SPACING_MM, width * SPACING_MM, SLICE_GAP_MM),
+        encoded_fov_mm=(height * pixel, width * pixel, gap),
+        recon_fov_mm=(rows * pixel, width * pixel, gap),
         first_line=0,
         last_line=width - 1,
         center_line=width // 2,
@@ -142,22 +158,22 @@ def _axes(values: tuple[float, float, float]) -> str:
     return "".join(f"<{axis}>{value}</{axis}>" for axis, value in zip("xyz", values, strict=True))
 
 
-def _record(
-    values: Complex64[Tensor, "coil sample"],
-    *,
-    slice_number: int = 0,
-    step: int = 0,
-    flags: int = 0,
-    header: RawHeader | None = None,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return one acquisition; without a header it is of no image and has no centre."""
+def _head(
+    header: RawHeader, directions: Directions, *, slice_number: int = 0, step: int = 0, flags: int = 0
+) -> np.ndarray:
+    """Return the head of a line of the image, of which the values say the size; of a noise scan it is as good."""
     head = np.zeros((), dtype=HEAD)
-    coils, samples = values.shape
     head["version"], head["flags"], head["sample_time_us"] = VERSION, flags, SAMPLE_TIME_US
-    head["number_of_samples"], head["available_channels"], head["active_channels"] = samples, coils, coils
-    head["center_sample"] = samples // 2 if header else 0
-    head["position"] = (0, 0, SLICE_GAP_MM * slice_number)
-    head["read_dir"], head["phase_dir"], head["slice_dir"] = np.eye(3)
+    head["read_dir"], head["phase_dir"], head["slice_dir"] = directions
+    head["position"] = np.multiply(header.encoded_fov_mm[2] * slice_number, directions[2])
     head["idx"]["kspace_encode_step_1"], head["idx"]["slice"] = step, slice_number
+    return head
+
+
+def _record(values: Complex64[Tensor, "coil sample"], head: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return one acquisition."""
+    coils, samples = values.shape
+    head["number_of_samples"], head["available_channels"], head["active_channels"] = samples, coils, coils
+    head["center_sample"] = samples // 2
     stored = np.ascontiguousarray(values.numpy()).view(np.float32).ravel()
     return head, np.zeros(0, dtype=np.float32), stored

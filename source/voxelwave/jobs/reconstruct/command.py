@@ -10,6 +10,50 @@ import typer
 from voxelwave.jobs.common.options import Overrides, Resume, leave
 
 
+def synthesize(
+    out: Annotated[Path, typer.Argument(help="Folder to write the files of k-space to.")],
+    source: Annotated[
+        str,
+        typer.Option(help="heads, phantoms, or a path: scans, a folder or a glob of them, or a .npy or .npz stack."),
+    ] = "heads",
+    layout: Annotated[str, typer.Option(help="challenge, fastmri or mrd (ISMRMRD).")] = "challenge",
+    anatomy: Annotated[str, typer.Option(help="What files are named after: brain or knee.")] = "",
+    volumes: Annotated[int, typer.Option(help="Number of volumes, at most; one of each file.")] = 16,
+    slices: Annotated[int, typer.Option(help="Of a volume.")] = 4,
+    size: Annotated[int, typer.Option(help="Pixels along each side; 0 keeps those of a path.")] = 128,
+    coils: Annotated[int, typer.Option(help="Number of coils.")] = 8,
+    noise: Annotated[float, typer.Option(help="Of a coil, relative to the brightest pixel.")] = 0.005,
+    oversampling: Annotated[int, typer.Option(help="Along the read-out.")] = 1,
+    acceleration: Annotated[int, typer.Option(help="Every how many lines are sampled.")] = 4,
+    center_fraction: Annotated[float, typer.Option(help="The share of lines at the centre, all sampled.")] = 0.08,
+    undersampled: Annotated[bool, typer.Option(help="Leave out what is not sampled; fastmri and mrd.")] = False,
+    seed: Annotated[int, typer.Option(help="What all that is random follows from.")] = 0,
+) -> None:
+    """Make k-space of generated heads, or of images that you have; called again, it goes on.
+
+    The exit code is 0, or 130 where it was stopped.
+    """
+    from voxelwave.jobs.reconstruct.synthesize import synthesize_kspace
+
+    outcome = synthesize_kspace(
+        out,
+        source=source,
+        layout=layout,
+        anatomy=anatomy,
+        volumes=volumes,
+        slices=slices,
+        size=size or None,
+        coils=coils,
+        noise=noise,
+        oversampling=oversampling,
+        acceleration=acceleration,
+        center_fraction=center_fraction,
+        undersampled=undersampled,
+        seed=seed,
+    )
+    leave(outcome)
+
+
 def train(
     config: Annotated[Path, typer.Argument(help="A YAML file, see configs/reconstruct.")],
     overrides: Overrides = None,

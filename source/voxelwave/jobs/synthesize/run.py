@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,12 +17,12 @@ from voxelwave.data.modalities.ct import CT
 from voxelwave.engine.signals import stop_on_signal
 from voxelwave.errors import InputError
 from voxelwave.jobs.common.console import Console, tracked
+from voxelwave.jobs.common.made_folder import filling
 from voxelwave.jobs.common.outcome import Outcome
 from voxelwave.jobs.common.processes import run_all
-from voxelwave.ops.files import locked, replacing, write_text
+from voxelwave.ops.files import replacing, write_text
 from voxelwave.ops.seeding import numpy_generator
 from voxelwave.ops.tables import as_csv
-from voxelwave.ops.texts import read_json
 from voxelwave.physics.heads3d import LESIONS, MRI_CONTRASTS, Labels, Tissue, draw_head, render_ct, render_mri
 
 CT_LAYOUTS = ("hu", "windows", "windows5d")
@@ -95,15 +94,7 @@ def synthesize(
     settings: dict[str, Any] = {"num_mri": num_mri, "num_ct": num_ct, "size": size, "seed": seed}
     if num_heads:
         settings |= {"num_heads": num_heads, "contrasts": list(contrasts)}
-    record = out / "synthesize.json"
-    if out.exists() and not out.is_dir():
-        raise InputError(f"{out} is a file: give a folder to write the heads to")
-    out.mkdir(parents=True, exist_ok=True)
-    with locked(out):
-        _refuse_other_settings(record, settings)
-        # Before the first head, so that a run that was interrupted cannot be continued with other settings.
-        write_text(record, json.dumps(settings | {"complete": False}, indent=2) + "\n")
-
+    with filling(out, settings, things="heads") as complete:
         heads = [*_plan(out, num_mri=num_mri, num_ct=num_ct), *_shared(out, num_heads, contrasts)]
         for folder in {path.parent for head in heads for path in head.files}:
             folder.mkdir(parents=True, exist_ok=True)
@@ -128,27 +119,8 @@ def synthesize(
         names = "".join(f"{tissue.value}\t{tissue.name.lower()}\n" for tissue in Tissue)
         write_text(out / "labels" / "labels.tsv", f"value\tname\n{names}")
         write_text(out / CASES, _list_cases(heads, out))
-        write_text(record, json.dumps(settings | {"complete": True}, indent=2) + "\n")
+        complete()
         return Outcome()
-
-
-def _refuse_other_settings(record: Path, settings: dict[str, Any]) -> None:
-    """Raise InputError where `record` tells of other settings."""
-    if not record.exists():
-        return
-    try:
-        made = read_json(record)
-        differing = [
-            f"{key} {made.get(key)} and not {settings.get(key)}"
-            for key in dict.fromkeys([*settings, *made])
-            if key != "complete" and made.get(key) != settings.get(key)
-        ]
-    except (ValueError, AttributeError, TypeError):
-        raise InputError(f"{record} cannot be read: delete its folder, or give another one") from None
-    if differing:
-        raise InputError(
-            f"{record.parent} holds heads made with {', '.join(differing)}: delete it, or give another folder"
-        )
 
 
 def _plan(out: Path, *, num_mri: int, num_ct: int) -> list[Head]:

@@ -41,9 +41,16 @@ MEANS: Mapping[Tissue, tuple[float, ...]] = MappingProxyType(
 
 
 def render_mri(
-    labels: Labels, generator: np.random.Generator, *, contrast: str
+    labels: Labels,
+    generator: np.random.Generator,
+    *,
+    contrast: str,
+    noise: tuple[float, float] = (0.008, 0.018),
 ) -> Float32[np.ndarray, "depth height width"]:
-    """Render a label map as a magnitude image of `contrast` (one of `MRI_CONTRASTS`), in arbitrary units."""
+    """Render a label map as a magnitude image of `contrast` (one of `MRI_CONTRASTS`), in arbitrary units.
+
+    `noise` is the range that its standard deviation is drawn from, relative to the brightest tissue.
+    """
     size = labels.shape[0]
     means = np.array([MEANS[tissue][MRI_CONTRASTS.index(contrast)] for tissue in Tissue], np.float32)
     means = means * generator.uniform(0.95, 1.05, len(means)).astype(np.float32)
@@ -55,7 +62,7 @@ def render_mri(
     # 3. The coils see the nearer side brighter.
     image *= np.exp(generator.uniform(0.05, 0.15) * smooth_noise(generator, size, 2))
     # 4. Magnitude of a complex image with noise in both parts (Rician).
-    sigma = generator.uniform(0.008, 0.018)
+    sigma = generator.uniform(*noise)
     real, imaginary = (sigma * generator.standard_normal(labels.shape, dtype=np.float32) for _ in range(2))
     image = np.hypot(image + real, imaginary)
     # 5. MRI has no unit: every scanner scales as it likes.

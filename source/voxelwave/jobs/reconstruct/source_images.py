@@ -1,0 +1,204 @@
+"""The magnitude images that k-space is made of: generated heads and phantoms, and what a user has."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float32, Int, Real
+from numpy import ndarray
+from torch import Tensor
+
+from voxelwave.data.listing.cases import Case
+from voxelwave.data.listing.discovery import home_expanded
+from voxelwave.data.listing.images import find_images
+from voxelwave.data.listing.scans import Scan
+from voxelwave.data.modalities.mri import MRI
+from voxelwave.data.reading.unreadable import as_unusable
+from voxelwave.data.recognition.labels import label_map_reason
+from voxelwave.errors import InputError, UnusableVolume
+from voxelwave.jobs.reconstruct.synthesis_config import HEADS, PHANTOMS, SMALLEST_SIDE, SynthesisConfig
+from voxelwave.ops.seeding import numpy_generator, torch_generator
+from voxelwave.physics.heads3d import PARENCHYMA, Tissue, draw_head, render_mri
+from voxelwave.physics.phantoms2d import draw_phantoms
+
+CONTRASTS = ("T1", "T2", "FLAIR")
+STACKS = (".npy", ".npz")
+HEAD_FIELD_MM = 230.0
+SLICE_GAP_MM = 5.0
+ENOUGH = 0.4  # of the area of the largest slice
+
+Magnitudes = Float32[ndarray, "slice rows columns"]
+
+
+class Slices(NamedTuple):
+    """Slices of one volume, from feet to head; rows lead to the back, columns to the left of the patient.
+
+    Attributes:
+        images: none below 0, the brightest pixel 1.
+        contrast: "" where nothing tells.
+        spacing_mm: of pixels, and of slices.
+    """
+
+    images: Float32[Tensor, "slice rows columns"]
+    contrast: str = ""
+    spacing_mm: tuple[float, float] = (1.0, SLICE_GAP_MM)
+
+
+class ImageSource(NamedTuple):
+    """Where each volume is from, and what reads or draws one by its number; that raises UnusableVolume."""
+
+    origins: list[str]
+    read: Callable[[int], Slices]
+
+
+def image_source(settings: SynthesisConfig) -> ImageSource:
+    """Return the images of `settings.source`; raises InputError where there are none."""
+    numbers = range(settings.volumes)
+    if settings.source == HEADS:
+        return ImageSource([f"generated head {number}" for number in numbers], partial(_head, settings))
+    if settings.source == PHANTOMS:
+        return ImageSource([f"generated phantoms {number}" for number in numbers], partial(_phantoms, settings))
+    place = home_expanded(settings.source)
+    if place.suffix.lower() in STACKS:
+        try:
+            stack = _stack(place, settings.slices)
+        except UnusableVolume as error:
+            raise InputError(f"{place}: {error}") from None
+        starts = range(0, len(stack) - settings.slices + 1, settings.slices)[: settings.volumes]
+        origins = [f"{place}, images {start} to {start + settings.slices - 1}" for start in starts]
+        return ImageSource(origins, partial(_part_of_stack, settings, stack))
+    cases = find_images(settings.source, None).cases[: settings.volumes]
+    return ImageSource([str(case.image) for case in cases], partial(_scan, settings, cases))
+
+
+def _head(settings: SynthesisConfig, number: int) -> Slices:
+    assert settings.size is not None
+    generator = numpy_generator(settings.seed, "head", number)
+    labels = draw_head(generator, size=settings.size)
+    contrast = CONTRASTS[number % len(CONTRASTS)]
+    # The scanner adds the noise, so that the noise of all coils is known.
+    image = render_mri(labels, generator, contrast=contrast, noise=(0, 0))
+    spacing = HEAD_FIELD_MM / settings.size
+    brain = np.isin(labels, (*PARENCHYMA, Tissue.VENTRICLE)).sum((0, 1))
+    chosen = _chosen_slices(brain, settings, number, spacing_mm=spacing)
+    return Slices(_scaled(_axial(image, chosen)), contrast, (spacing, _gap(chosen) * spacing))
+
+
+def _phantoms(settings: SynthesisConfig, number: int) -> Slices:
+    assert settings.size is not None
+    keys = [(settings.seed, "phantom", number, index) for index in range(settings.slices)]
+    images = draw_phantoms([torch_generator(*key) for key in keys], size=settings.size)
+    return Slices(_scaled(images.numpy()), "", (HEAD_FIELD_MM / settings.size, SLICE_GAP_MM))
+
+
+def _scan(settings: SynthesisConfig, cases: list[Case], number: int) -> Slices:
+    case = cases[number]
+    array, affine, _ = Scan(case.image, case.image.parent, series=case.series).read()
+    if array.ndim != 3:
+        raise UnusableVolume(f"one channel is needed, got shape {array.shape}")
+    if reason := label_map_reason(case.image, array):
+        raise UnusableVolume(reason)
+    _check(array)
+    modality = MRI()
+    shown = modality.foreground(array, modality.bounds(array)).sum((0, 1))
+    right, front, up = (float(side) for side in np.linalg.norm(affine[:3, :3], axis=0))
+    chosen = _chosen_slices(shown, settings, number, spacing_mm=up)
+    images, pixel = _fitted(_scaled(_axial(array, chosen)), (front, right), settings.size)
+    return Slices(images, "", (pixel, _gap(chosen) * up))
+
+
+def _part_of_stack(settings: SynthesisConfig, stack: Real[ndarray, "image rows columns"], number: int) -> Slices:
+    start = number * settings.slices
+    images = np.asarray(stack[start : start + settings.slices], dtype=np.float32)
+    _check(images)
+    fitted, pixel = _fitted(_scaled(images), (1.0, 1.0), settings.size)
+    return Slices(fitted, "", (pixel, SLICE_GAP_MM))
+
+
+def _stack(path: Path, slices: int) -> Real[ndarray, "image rows columns"]:
+    """Return the array of a file, of an archive the first with three axes."""
+    with as_unusable(path):
+        loaded = np.load(path, allow_pickle=False)
+        arrays = [loaded] if isinstance(loaded, ndarray) else (loaded[name] for name in loaded.files)
+        stack = next((array for array in arrays if array.ndim == 3), None)
+    if stack is None:
+        raise UnusableVolume("holds no array of three axes, images × rows × columns")
+    if stack.dtype.kind not in "fiu":
+        raise UnusableVolume(f"its images are of type {stack.dtype}, real magnitudes are needed")
+    if len(stack) < slices:
+        raise UnusableVolume(f"too few images for a volume: {len(stack)}, and {slices} slices are asked for")
+    return np.asarray(stack)
+
+
+def _check(images: Real[ndarray, "first second third"]) -> None:
+    """Raise UnusableVolume where there is no image."""
+    if not np.isfinite(images).all():
+        raise UnusableVolume("holds NaN or infinite values")
+    if images.min() == images.max():
+        raise UnusableVolume(f"holds no image: every value is {images.min():g}")
+
+
+def _chosen_slices(
+    areas: Int[ndarray, " slice"], settings: SynthesisConfig, number: int, *, spacing_mm: float
+) -> Int[ndarray, " chosen"]:
+    """Return slices about `SLICE_GAP_MM` apart, or nearer where there is no room, among those that show enough.
+
+    Raises UnusableVolume where there are too few of these.
+    """
+    enough = np.flatnonzero(areas >= ENOUGH * areas.max())
+    first, room, count = int(enough[0]), int(enough[-1] - enough[0] + 1), settings.slices
+    if room < count:
+        raise UnusableVolume(f"too few slices that show enough: {room}, and {count} are asked for")
+    step = max(1, min(round(SLICE_GAP_MM / spacing_mm), (room - 1) // max(count - 1, 1)))
+    slack = room - 1 - (count - 1) * step
+    start = first + int(numpy_generator(settings.seed, "slices", number).integers(slack + 1))
+    return start + step * np.arange(count)
+
+
+def _gap(chosen: Int[ndarray, " chosen"]) -> int:
+    return int(chosen[1] - chosen[0]) if len(chosen) > 1 else 1
+
+
+def _axial(volume: Float32[ndarray, "right front up"], chosen: Int[ndarray, " slice"]) -> Magnitudes:
+    """Return slices as a radiologist sees them, the front above and the right of the patient on the left."""
+    return np.ascontiguousarray(volume[::-1, ::-1, chosen].transpose(2, 1, 0))
+
+
+def _scaled(images: Magnitudes) -> Float32[Tensor, "slice rows columns"]:
+    """Return images whose largest value is 1, raised where values are below 0, so that none is.
+
+    Raises UnusableVolume where all pixels are equal.
+    """
+    low, high = float(images.min()), float(images.max())
+    if low == high:
+        raise UnusableVolume("the slices that were chosen hold no image: all of their pixels are equal")
+    floor = min(low, 0.0)
+    return (torch.from_numpy(images) - floor) / (high - floor)
+
+
+def _fitted(
+    images: Float32[Tensor, "slice rows columns"], spacing_mm: tuple[float, float], size: int | None
+) -> tuple[Float32[Tensor, "slice height width"], float]:
+    """Return images in the middle of a square of `size` square pixels, and their spacing in mm; None leaves them.
+
+    Raises UnusableVolume for images that are too small.
+    """
+    sides = images.shape[1:]
+    if min(sides) < SMALLEST_SIDE:
+        raise UnusableVolume(f"too small: a slice needs {SMALLEST_SIDE} pixels a side, got {sides[0]} × {sides[1]}")
+    if size is None:
+        return images, math.sqrt(math.prod(spacing_mm))
+    extents = [side * spacing for side, spacing in zip(sides, spacing_mm, strict=True)]
+    pixel = max(extents) / size
+    rows, columns = (max(1, round(extent / pixel)) for extent in extents)
+    if (rows, columns) != tuple(sides):
+        images = F.interpolate(images[:, None], (rows, columns), mode="bilinear", antialias=True)[:, 0]
+    above, left = (size - rows) // 2, (size - columns) // 2
+    return F.pad(images, (left, size - columns - left, above, size - rows - above)), pixel
