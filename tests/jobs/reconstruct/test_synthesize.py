@@ -191,7 +191,12 @@ def test_scans_become_axial_slices_that_show_something(volume, tmp_path):
     for name, axes in (("a_T1.nii.gz", (0, 1, 2)), ("b_T1.nii", (2, 1, 0))):
         nifti(tmp_path / name, volume, axes=axes)
     nifti(tmp_path / "a_T1_labels.nii.gz", (volume > 0).astype(np.uint8))
-    found = made(tmp_path / "out", source=str(tmp_path / "*.nii*"), size=40, noise=0, layout="fastmri", seed=3)
+    printed, found = io.StringIO(), tmp_path / "out"
+    settings = SMALL | {"source": str(tmp_path / "*.nii*"), "size": 40, "noise": 0, "layout": "fastmri", "seed": 3}
+    assert synthesize_kspace(found, console=Console(file=printed), **settings).complete
+    labels, *_, end = printed.getvalue().splitlines()[1:]
+    assert labels == f"  {tmp_path / 'a_T1_labels.nii.gz'}: a label map by its name ('labels')"
+    assert end == f"2 volumes of k-space, all that '{settings['source']}' holds; {found}"
     rows = list(csv.DictReader((found / "volumes.csv").read_text().splitlines()))
     assert [(row["file"], row["made_of"].rpartition("/")[2]) for row in rows] == [
         ("volume_1.h5", "a_T1.nii.gz"),

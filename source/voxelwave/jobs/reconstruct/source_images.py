@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -52,10 +52,14 @@ class Slices(NamedTuple):
 
 
 class ImageSource(NamedTuple):
-    """Where each volume is from, and what reads or draws one by its number; that raises UnusableVolume."""
+    """Where each volume is from, and what reads or draws one by its number; that raises UnusableVolume.
+
+    `left_out` are files that are no scans, each with the reason.
+    """
 
     origins: list[str]
     read: Callable[[int], Slices]
+    left_out: Sequence[str] = ()
 
 
 def image_source(settings: SynthesisConfig) -> ImageSource:
@@ -74,8 +78,9 @@ def image_source(settings: SynthesisConfig) -> ImageSource:
         starts = range(0, len(stack) - settings.slices + 1, settings.slices)[: settings.volumes]
         origins = [f"{place}, images {start} to {start + settings.slices - 1}" for start in starts]
         return ImageSource(origins, partial(_part_of_stack, settings, stack))
-    cases = find_images(settings.source, None).cases[: settings.volumes]
-    return ImageSource([str(case.image) for case in cases], partial(_scan, settings, cases))
+    found, label_maps, unread = find_images(settings.source, None)
+    cases = found[: settings.volumes]
+    return ImageSource([str(case.image) for case in cases], partial(_scan, settings, cases), [*label_maps, *unread])
 
 
 def _head(settings: SynthesisConfig, number: int) -> Slices:

@@ -64,8 +64,11 @@ def synthesize_kspace(out: Path, *, console: Console | None = None, **settings: 
     checked = validated(SynthesisConfig, settings, "settings")
     if checked.size is not None:
         fixed_lines(checked, checked.size)
+    console = console or Console()
     source = image_source(checked)
     volumes = _plan(checked, source)
+    if source.left_out:
+        console.say(f"left out: {len(source.left_out)}", *(f"  {line}" for line in source.left_out))
     with filling(out, checked.model_dump(mode="json"), things=THINGS) as complete:
         places = [out / KSPACE_FOLDER, out / IMAGE_FOLDER] if checked.layout == "challenge" else [out]
         missing = [volume for volume in volumes if not all((place / volume.name).exists() for place in places)]
@@ -75,15 +78,13 @@ def synthesize_kspace(out: Path, *, console: Console | None = None, **settings: 
             count = sum(1 for _ in tracked(written, "synthesized volumes", total=len(missing)))
         there = len(volumes) - len(missing) + count
         if count < len(missing):
-            (console or Console()).say(
-                f"stopped, the same command goes on; so far {there} of {len(volumes)} volumes; {out}"
-            )
+            console.say(f"stopped, the same command goes on; so far {there} of {len(volumes)} volumes; {out}")
             return Outcome(complete=False)
         rows = [{"file": volume.name, "made_of": volume.origin} for volume in volumes]
         write_text(out / VOLUMES, as_csv(list(rows[0]), rows))
         complete()
     fewer = f", all that '{checked.source}' holds" if there < checked.volumes else ""
-    (console or Console()).say(f"{there} volumes of k-space{fewer}; {out}")
+    console.say(f"{there} volumes of k-space{fewer}; {out}")
     return Outcome()
 
 
