@@ -101,7 +101,7 @@ def _train(config: RouterConfig, paths: Mapping[str, Sequence[Path]], session: S
     # 1. Volumes, each read once: their images are small.
     files, contents = fingerprint(paths)
     session.check_continues(FREE_TO_CHANGE, files=files, contents=contents)
-    volumes, held_out = _volumes(config, paths, session.console)
+    volumes, held_out = _volumes(config, paths, device, session.console)
     steps = RouterSteps(volumes, batch_size=training.batch_size, flip=config.data.flip, seed=seed)
 
     # 2. Model and optimiser.
@@ -143,7 +143,7 @@ def _train(config: RouterConfig, paths: Mapping[str, Sequence[Path]], session: S
 
 
 def _volumes(
-    config: RouterConfig, paths: Mapping[str, Sequence[Path]], console: Console
+    config: RouterConfig, paths: Mapping[str, Sequence[Path]], device: torch.device, console: Console
 ) -> tuple[list[RouterVolume], list[RouterVolume]]:
     """Return the volumes of training and those of validation, a share of each anatomy's.
 
@@ -162,7 +162,9 @@ def _volumes(
         held_out = set(order[:count])
         for number, file in enumerate(tracked(files, f"reading {anatomy}")):
             generator = torch_generator(seed, "sampling", anatomy, number)
-            images = volume_images(file, sampling, generator, image_size=data.image_size, max_slices=data.max_slices)
+            images = volume_images(
+                file, sampling, generator, device=device, image_size=data.image_size, max_slices=data.max_slices
+            )
             group = validation if number in held_out else training
             group.append(RouterVolume(images, label, str(file.path)))
     return training, validation
@@ -209,8 +211,8 @@ def anatomy_of(router: Router, file: KspaceFile) -> tuple[str, float]:
 
     Raises InputError for slices that cannot be used.
     """
-    images = volume_images(file, image_size=router.image_size, max_slices=router.max_slices)
     device = next(router.network.parameters()).device
+    images = volume_images(file, image_size=router.image_size, max_slices=router.max_slices, device=device)
     with torch.no_grad():
         likely, number = router.network(images.to(device), [len(images)]).softmax(1)[0].max(0)
     return router.anatomies[int(number)], float(likely)

@@ -16,6 +16,8 @@ from voxelwave.physics.acquisition import root_sum_of_squares, sample
 from voxelwave.physics.fourier import ifft2c
 from voxelwave.physics.samplings import Sampling
 
+CPU = torch.device("cpu")
+
 
 class RouterVolume(NamedTuple):
     """The images of a volume, the number of its anatomy, and its file, for messages."""
@@ -42,11 +44,13 @@ def volume_images(
     *,
     image_size: int,
     max_slices: int,
+    device: torch.device = CPU,
 ) -> Float32[Tensor, "slice side side"]:
     """Return zero-filled magnitudes of `max_slices` slices at even distances, over the largest value of them all.
 
     They are of what the file's own mask samples, else of what `sampling` draws, else of all. The whole field of view
-    is brought to a square: where the image ends in it is not known of every file that is to be told.
+    is brought to a square: where the image ends in it is not known of every file that is to be told. They are computed
+    on `device`, and lie on the CPU.
     Raises InputError for slices that cannot be used.
     """
     height, width = file.info.size
@@ -59,8 +63,8 @@ def volume_images(
     images = []
     for number in range(count):
         kspace = file.slice((2 * number + 1) * len(file) // (2 * count))
-        image = root_sum_of_squares(ifft2c(sample(kspace, sampled)))
-        images.append(F.interpolate(image[None], size=(image_size, image_size), mode="area")[0, 0])
+        image = root_sum_of_squares(ifft2c(sample(kspace, sampled).to(device)))
+        images.append(F.interpolate(image[None], size=(image_size, image_size), mode="area")[0, 0].cpu())
     stacked = torch.stack(images)
     return stacked / stacked.max().clamp_min(torch.finfo(stacked.dtype).tiny)
 
