@@ -33,7 +33,7 @@ class RouterData(Section):
     Attributes:
         anatomies: by name a file, a folder or a glob of k-space, or a list of such.
         image_size: pixels along each side that an image is brought to, whatever its own.
-        max_slices: of a volume, at even distances.
+        max_slices: of a volume, at even distances; to read them takes most of the time.
         samplings: of which a volume without a mask of its own has one, so that the router knows undersampled images.
         validation_share: of the volumes of each anatomy; 0 keeps none.
         flip: turns images over along either side at random.
@@ -42,7 +42,7 @@ class RouterData(Section):
 
     anatomies: dict[AnatomyName, str | list[str]]
     image_size: Annotated[int, Field(ge=SMALLEST, le=1024)] = 128
-    max_slices: PositiveInt = 8
+    max_slices: PositiveInt = 4
     samplings: Annotated[list[SamplingConfig], Field(min_length=1, default_factory=_equispaced)]
     validation_share: Annotated[float, Field(ge=0, lt=1)] = 0.1
     flip: bool = False
