@@ -15,6 +15,7 @@ from voxelwave.engine.runtime import Precision
 from voxelwave.errors import InputError
 from voxelwave.jobs.common.config import Component, JobConfig, RunConfig, RunName, Section, complete
 from voxelwave.jobs.common.config_file import apply_override, naming, read_config, set_key, validated
+from voxelwave.jobs.reconstruct.synthesis_config import SynthesisConfig
 from voxelwave.losses.image_mask import Anatomy
 from voxelwave.registry import RECONSTRUCTION_OBJECTIVES, RECONSTRUCTIONS, SAMPLINGS
 
@@ -55,6 +56,7 @@ class ReconstructionData(Section):
         readout_rows: the middle of the image along the read-out that is reconstructed; null takes all of it.
         data_range: of which images the largest value scales the similarity.
         skip_unusable: leaves files out that cannot be used, and counts them.
+        synthesize, synthesize_validation: how `files` and `validation` are made where they are missing.
     """
 
     files: str = "data/reconstruction"
@@ -67,6 +69,8 @@ class ReconstructionData(Section):
     coils: CoilsConfig = CoilsConfig()
     skip_unusable: bool = False
     num_workers: NonNegativeInt = 1
+    synthesize: SynthesisConfig | None = None
+    synthesize_validation: SynthesisConfig | None = None
 
 
 class ReconstructionModel(Component):
@@ -199,6 +203,8 @@ def check_reconstruction_config(raw: dict[str, Any], origin: str = "config") -> 
     """Check a configuration given as plain values; raises InputError, which names the `origin` and the key."""
     config = validated(ReconstructionConfig, raw, origin)
     with naming(origin):
+        if config.data.synthesize_validation is not None and not isinstance(config.data.validation, str):
+            raise InputError("key 'data.synthesize_validation' needs a folder as data.validation")
         config.model = complete(RECONSTRUCTIONS, config.model, "model")
         training = config.training
         training.objective = complete(RECONSTRUCTION_OBJECTIVES, training.objective, "training.objective")

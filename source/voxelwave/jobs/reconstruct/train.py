@@ -19,12 +19,13 @@ from voxelwave.jobs.common.config import RunConfig
 from voxelwave.jobs.common.console import Console
 from voxelwave.jobs.common.run_folder import marks_of
 from voxelwave.jobs.common.session import Session, ShouldStop
-from voxelwave.jobs.reconstruct.config import ReconstructionConfig
+from voxelwave.jobs.reconstruct.config import ReconstructionConfig, ReconstructionData
 from voxelwave.jobs.reconstruct.curves import draw_example, draw_training
 from voxelwave.jobs.reconstruct.data import HeldOut, ReconstructionBatch, ReconstructionSteps, find_files
 from voxelwave.jobs.reconstruct.files import fingerprint
 from voxelwave.jobs.reconstruct.model import build_network, num_slices
 from voxelwave.jobs.reconstruct.schedule import Block, block_at, blocks_of
+from voxelwave.jobs.reconstruct.synthesize import synthesize_missing
 from voxelwave.objectives.supervised_reconstruction import reconstructed
 from voxelwave.ops.evaluating import evaluating
 from voxelwave.ops.files import write_text
@@ -60,6 +61,8 @@ def train_reconstruction(
         raise InputError(f"there are blocks 1 to {len(blocks)}, got {block}")
     last = blocks[-1] if block is None else blocks[block - 1]
     training = config.training
+    if not _made_missing(config.data, console or Console()):
+        return False
     resume = resume or (last.number > 1 and block is not None)
     with Session(config, resume=resume, console=console, should_stop=should_stop) as session:
         session.check_continues(FREE_TO_CHANGE)
@@ -135,6 +138,14 @@ def _train(config: ReconstructionConfig, block: Block, session: Session, *, chai
     if complete:
         _finish(session, network, held_out or HeldOut(config, files.training[:1], neighbours=neighbours))
     return complete
+
+
+def _made_missing(data: ReconstructionData, console: Console) -> bool:
+    """Make the files that the configuration says how to make, unless they are there; False where that was stopped."""
+    return all(
+        settings is None or synthesize_missing(Path(str(place)), settings, console=console).complete
+        for place, settings in ((data.files, data.synthesize), (data.validation, data.synthesize_validation))
+    )
 
 
 def _check_begun(session: Session, steps: ReconstructionSteps, first_epoch: int, *, chained: bool) -> None:
