@@ -67,9 +67,10 @@ def test_not_a_bit_depends_on_the_number_of_workers(files, tmp_path, workers):
 
 
 # In the first block, at its end, and in the second one.
-@pytest.mark.parametrize("steps", [1, 4, 5])
-def test_a_run_that_was_stopped_goes_on_exactly(files, tmp_path, steps):
-    whole, parts = reconstruction(files, tmp_path, "whole"), reconstruction(files, tmp_path, "parts")
+@pytest.mark.parametrize(("steps", "offload"), [(1, False), (4, True), (5, True)])
+def test_a_run_that_was_stopped_goes_on_exactly(files, tmp_path, steps, offload):
+    training = {"offload_optimizer": offload}
+    whole, parts = (reconstruction(files, tmp_path, name, training=training) for name in ("whole", "parts"))
     assert train_reconstruction(whole, console=QUIET)
     assert not train_reconstruction(parts, console=QUIET, should_stop=stop_after(steps))
     assert train_reconstruction(parts, resume=True, console=QUIET)

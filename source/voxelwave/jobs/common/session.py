@@ -12,6 +12,7 @@ from torch import nn
 from voxelwave import __version__
 from voxelwave.engine.determinism import deterministic_algorithms
 from voxelwave.engine.loop import LoopSettings, Objective, Probe, Score, Trainer, TrainingBatch
+from voxelwave.engine.optimizer import OffloadedAdamW
 from voxelwave.engine.run_log import Record, RunLog
 from voxelwave.engine.runtime import (
     Precision,
@@ -149,9 +150,14 @@ class Session:
         *,
         learning_rate: float,
         betas: tuple[float, float] = (0.9, 0.999),
+        offload: bool = False,
     ) -> tuple[Any, torch.optim.Optimizer]:
-        """Return `module` as it trains on the session's devices, and AdamW over `groups` of its parameters."""
-        optimizer = torch.optim.AdamW([dict(group) for group in groups], lr=learning_rate, betas=betas)
+        """Return `module` as it trains on the session's devices, and AdamW over `groups` of its parameters.
+
+        With `offload` its moments lie in the CPU's memory.
+        """
+        kind = OffloadedAdamW if offload else torch.optim.AdamW
+        optimizer = kind([dict(group) for group in groups], lr=learning_rate, betas=betas)
         model, optimizer = self.fabric.setup(module, optimizer)
         return model, optimizer
 

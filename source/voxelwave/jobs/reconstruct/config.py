@@ -128,7 +128,10 @@ class BlockConfig(Section):
 
 
 class ReconstructionTraining(Section):
-    """Optimisation. A micro-batch is one slice with its neighbours; `accumulate` of them make a step."""
+    """Optimisation. A micro-batch is one slice with its neighbours; `accumulate` of them make a step.
+
+    `offload_optimizer` keeps the optimiser's moments in the CPU's memory, as ZeRO's stage 1 with offload does.
+    """
 
     objective: ReconstructionObjective = ReconstructionObjective()
     accumulate: PositiveInt = 2
@@ -138,6 +141,7 @@ class ReconstructionTraining(Section):
     precision: Precision = "fp32"
     device: str = "auto"
     deterministic: bool = False
+    offload_optimizer: bool = False
 
 
 class ReconstructionConfig(JobConfig):

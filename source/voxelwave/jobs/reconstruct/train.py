@@ -98,7 +98,9 @@ def _train(config: ReconstructionConfig, block: Block, session: Session, *, chai
             "self_supervised"
         )
     groups = weight_decay_groups(objective, training.weight_decay)
-    model, optimizer = session.setup(objective, groups, learning_rate=config.blocks[0].learning_rate)
+    model, optimizer = session.setup(
+        objective, groups, learning_rate=config.blocks[0].learning_rate, offload=training.offload_optimizer
+    )
     session.console.say(_described(config, network, files.named, spe))
     first_micros = {(one.first - 1) * spe * training.accumulate for one in steps.blocks[1:]}
 

@@ -1,0 +1,94 @@
+"""The twelve blocks of the recipe on tiny data: whether 200 steps have the same bits with 0, 1 and 4 workers.
+
+python benchmarks/reconstruction_workers.py [--volumes 7] [--out FOLDER]
+
+Every block is trained by itself, with a network of two small cascades, once for each number of workers, and once more
+with deterministic kernels. What a determinism of the kernels costs is the median of pairs of such runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from measuring import report
+from voxelwave.data.kspace.synthesis import synthesize_kspace
+from voxelwave.data.kspace.writing import write_challenge
+from voxelwave.engine.run_log import is_time, read_metrics
+from voxelwave.jobs.common.console import Console
+from voxelwave.jobs.reconstruct.config import check_reconstruction_config, load_plan
+from voxelwave.jobs.reconstruct.train import train_reconstruction
+from voxelwave.ops.seeding import torch_generator
+from voxelwave.physics.phantoms2d import draw_phantoms
+from voxelwave.physics.samplings.equispaced import EquispacedLines
+
+RECIPE = Path(__file__).parents[1] / "configs" / "reconstruct" / "recipe.yaml"
+SLICES, COILS, SIDE, WORKERS = 4, 3, 64, (0, 1, 4)
+LEVEL = {"prompt_channels": 2, "prompt_size": 4, "encoder_blocks": 1, "decoder_blocks": 1}
+UNET = {"first_channels": 4, "levels": [{"channels": 4, **LEVEL}, {"channels": 6, **LEVEL}]}
+MODEL = {
+    "name": "promptmr_plus",
+    "num_cascades": 2,
+    "unet": UNET,
+    "sensitivity": {"unet": UNET, "per_coil": False},
+    "checkpointing": True,
+}
+
+
+def write_files(folder: Path, volumes: int) -> None:
+    """Write volumes in the unit of the challenge."""
+    sampled = EquispacedLines(offset="origin")((SIDE, SIDE), torch_generator(0))[0]
+    for number in range(volumes):
+        drawn = draw_phantoms([torch_generator(number, each) for each in range(SLICES)], size=SIDE)
+        kspace = synthesize_kspace(1e-3 * drawn, num_coils=COILS, seed=number)
+        write_challenge(folder, f"volume{number}.h5", kspace, sampled, size=(SIDE - 4, SIDE - 4))
+
+
+def records(folder: Path, specialist: str, block: int, *, workers: int, deterministic: bool) -> list[dict[str, Any]]:
+    """Train a block, and return its records without times; the last one's duration is `duration_s`."""
+    raw = load_plan(RECIPE).specialists[specialist].model_dump(mode="json")
+    name = f"{specialist} {block} {workers} {deterministic}"
+    raw["run"] |= {"name": name.replace(" ", "_"), "out_dir": str(folder / "runs"), "tensorboard": False}
+    raw["data"] |= {"files": str(folder / "files"), "readout_rows": SIDE - 2, "num_workers": workers}
+    raw["model"] = MODEL
+    raw["blocks"] = [raw["blocks"][block - 1] | {"zero_at_epoch": None}]
+    raw["training"] |= {"device": "cpu", "deterministic": deterministic, "checkpoint_every_epochs": 0}
+    config = check_reconstruction_config(raw)
+    began = time.perf_counter()
+    train_reconstruction(config, console=Console(quiet=True))
+    duration = time.perf_counter() - began
+    found = read_metrics(config.run_folder() / "metrics.jsonl")
+    kept = [{key: value for key, value in record.items() if not is_time(key)} for record in found]
+    return [*kept, {"duration_s": duration}]
+
+
+def main() -> None:
+    """Train all blocks, and compare."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--volumes", type=int, default=7)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    equal, ratios, steps = {}, [], 0
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write_files(folder / "files", arguments.volumes)
+        for specialist, block in product(load_plan(RECIPE).specialists, (1, 2, 3)):
+            plain = [records(folder, specialist, block, workers=one, deterministic=False) for one in WORKERS]
+            exact = records(folder, specialist, block, workers=0, deterministic=True)
+            steps = len(exact) - 1
+            equal[f"{specialist}, block {block}"] = all(of[:-1] == plain[0][:-1] for of in (*plain, exact))
+            ratios.append(exact[-1]["duration_s"] / plain[0][-1]["duration_s"])
+            print(specialist, block, equal[f"{specialist}, block {block}"], round(ratios[-1], 3), flush=True)
+    figures = {"steps": steps, "workers": WORKERS, "equal_bits": equal, "all_equal": all(equal.values())}
+    report("reconstruction_workers", {**figures, "deterministic_over_plain": statistics.median(ratios)})
+
+
+if __name__ == "__main__":
+    main()
