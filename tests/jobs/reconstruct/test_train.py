@@ -1,5 +1,6 @@
 import shutil
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -176,6 +177,33 @@ def test_files_that_cannot_be_used_end_a_run_or_are_counted(files, tmp_path, cap
     of = reconstruction(folder, tmp_path, data={"skip_unusable": True})
     assert train_reconstruction(of, block=1, console=Console())
     assert "left out: 1 of 3" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_slice_that_cannot_be_used_is_passed_over_where_that_is_asked(files, tmp_path, caplog, workers):
+    """Which is seen only when it is read, of files of training and of validation."""
+    folder = shutil.copytree(files, tmp_path / "files")
+    for name in ("volume0", "volume1"):
+        with h5py.File(folder / "kspace" / f"{name}.h5", "a") as file:
+            file["kspace"][2, 0, 0, 0] = np.inf
+    data = {"files": str(folder / "kspace" / "volume[02].h5"), "num_workers": workers}
+    of = reconstruction(folder, tmp_path, "strict", data=data)
+    with pytest.raises(InputError, match=r"volume0.h5: slices? .*NaN or infinite"):
+        train_reconstruction(of, console=QUIET)
+    data |= {"skip_unusable": True, "validation": str(folder / "kspace" / "volume1.h5")}
+    of = reconstruction(folder, tmp_path, data=data)
+    assert train_reconstruction(of, console=QUIET)
+    assert np.isfinite([record["loss"] for record in measured(of)]).all()
+    assert "passed over in validation, 2 so far" in caplog.text  # that slice, and the one beside it
+    assert "passed over, 2 so far" in caplog.text
+    assert "passed over, 3 so far" not in caplog.text
+
+
+def test_a_slice_whose_origin_is_not_sampled_is_said(files, tmp_path):
+    blocks = [{"epochs": 1, "samplings": [{"name": "equispaced", "offset": 1, "center_fraction": 0.01}]}]
+    of = reconstruction(files, tmp_path, blocks=blocks)
+    with pytest.raises(InputError, match=r"volume.\.h5: slice .: its origin is not sampled"):
+        train_reconstruction(of, console=QUIET)
 
 
 def test_what_has_no_target_is_not_learned_from(tmp_path):

@@ -14,11 +14,13 @@ from torch.utils.data import Dataset
 from voxelwave.data.batches.watched import WORKER_TIMEOUT_S, WatchedLoader
 from voxelwave.data.kspace.files import KspaceFile
 from voxelwave.data.kspace.slices import KspaceItem, KspaceSlices
+from voxelwave.errors import InputError
 from voxelwave.jobs.common.console import Console
 from voxelwave.jobs.reconstruct.config import ReconstructionConfig, ReconstructionData
 from voxelwave.jobs.reconstruct.files import find_kspace, open_kspace
 from voxelwave.jobs.reconstruct.preparation import Preparation, check_target_fits
 from voxelwave.jobs.reconstruct.schedule import Block, block_at, blocks_of
+from voxelwave.ops.loggers import logger
 from voxelwave.ops.memory import one_thread
 from voxelwave.ops.seeding import torch_generator
 
@@ -32,6 +34,7 @@ class ReconstructionBatch(NamedTuple):
         data_range: the largest value of the target, as its score takes it.
         modality: the anatomy, "kspace" where it is not said.
         files: the name of the file, with the number of the slice.
+        passed_over: what could not be used in its place, and why.
     """
 
     kspace: Complex64[Tensor, "1 slice coil height width"]
@@ -40,6 +43,7 @@ class ReconstructionBatch(NamedTuple):
     data_range: Float[Tensor, "1"]
     modality: str
     files: list[str]
+    passed_over: tuple[str, ...] = ()
 
     def to(self, device: torch.device) -> ReconstructionBatch:
         """Return the batch on a device."""
@@ -95,7 +99,7 @@ class ReconstructionSteps(Dataset[ReconstructionBatch]):
         )
         self._prepare = preparation_of(config.data)
         self._modality = config.data.anatomy or "kspace"
-        self._accumulate = config.training.accumulate
+        self._accumulate, self._skips = config.training.accumulate, config.data.skip_unusable
         self._built: Block | None = None
 
     @property
@@ -108,7 +112,11 @@ class ReconstructionSteps(Dataset[ReconstructionBatch]):
         return step // self.steps_per_epoch + 1
 
     def __getitem__(self, micro: int) -> ReconstructionBatch:
-        """Return the micro-batch with this number since the start of the training."""
+        """Return the micro-batch with this number since the start of the training.
+
+        Where slices that cannot be used are to be skipped, the next one of the epoch's order stands for one.
+        Raises InputError for one that cannot be used.
+        """
         step, part = divmod(micro, self._accumulate)
         epoch = self.epoch_of(step)
         place = step % self.steps_per_epoch * self._accumulate + part
@@ -117,8 +125,17 @@ class ReconstructionSteps(Dataset[ReconstructionBatch]):
         if block is not self._built:
             self._slices.augment, self._slices.sampling, self._built = block.augment(), block.sampling(), block
         self._slices.set_epoch(epoch)
-        with one_thread():  # as in a worker process
-            return batch_of(self._slices, int(order[place]), self._prepare, self._modality)
+        passed_over = list[str]()
+        for index in (*order[place:].tolist(), *order[:place].tolist()):
+            try:
+                with one_thread():  # as in a worker process
+                    batch = batch_of(self._slices, index, self._prepare, self._modality)
+                return batch._replace(passed_over=tuple(passed_over))
+            except InputError as error:
+                if not self._skips:
+                    raise
+                passed_over.append(str(error))
+        raise InputError(f"none of the {len(passed_over)} slices can be used; the first, {passed_over[0]}")
 
     def describe(self, micro: int) -> str:
         """Say what a worker is at."""
@@ -127,8 +144,9 @@ class ReconstructionSteps(Dataset[ReconstructionBatch]):
     def batches(
         self, start_step: int, end_step: int, *, num_workers: int = 0, timeout_s: float = WORKER_TIMEOUT_S
     ) -> Iterator[ReconstructionBatch]:
-        """Yield the micro-batches of a range of steps, in order."""
-        yield from WatchedLoader(
+        """Yield the micro-batches of a range of steps, in order, and say once of each slice that it is passed over."""
+        said = set[str]()
+        loader = WatchedLoader(
             self,
             self.describe,
             batch_size=None,
@@ -136,10 +154,21 @@ class ReconstructionSteps(Dataset[ReconstructionBatch]):
             num_workers=num_workers,
             timeout_s=timeout_s,
         )
+        for batch in loader:
+            for reason in batch.passed_over:
+                if reason not in said:
+                    said.add(reason)
+                    logger.warning("passed over, %d so far: %s", len(said), reason)
+            yield batch
 
 
 class HeldOut(Sequence[ReconstructionBatch]):
-    """The slices of validation, which never change: masks are drawn as in the last block, by the names of the files."""
+    """The slices of validation, which never change: masks are drawn as in the last block, by the names of the files.
+
+    Each is read once at the start, so that one that cannot be used is known before anything is trained; with
+    `data.skip_unusable` it is left out and said.
+    Raises InputError for the first that cannot be used, and where none is left.
+    """
 
     def __init__(self, config: ReconstructionConfig, files: Sequence[KspaceFile], *, neighbours: int) -> None:
         self._slices = KspaceSlices(
@@ -151,14 +180,29 @@ class HeldOut(Sequence[ReconstructionBatch]):
             data_range=config.data.data_range,
         )
         self._prepare, self._modality = preparation_of(config.data), config.data.anatomy or "kspace"
+        self._usable, refused = list[int](), list[str]()
+        for index in range(len(self._slices)):
+            try:
+                self._read(index)
+                self._usable.append(index)
+            except InputError as error:
+                if not config.data.skip_unusable:
+                    raise
+                refused.append(str(error))
+                logger.warning("passed over in validation, %d so far: %s", len(refused), error)
+        if not self._usable:
+            raise InputError(f"none of the {len(refused)} slices of validation can be used; the first, {refused[0]}")
 
     def __len__(self) -> int:
-        return len(self._slices)
+        return len(self._usable)
 
     def __getitem__(self, item: int) -> ReconstructionBatch:  # type: ignore[override]  # no slices of it are taken
         """Return one slice; raises IndexError beyond the last."""
+        return self._read(self._usable[item])
+
+    def _read(self, index: int) -> ReconstructionBatch:
         with one_thread():
-            return batch_of(self._slices, item, self._prepare, self._modality)
+            return batch_of(self._slices, index, self._prepare, self._modality)
 
 
 def preparation_of(data: ReconstructionData) -> Preparation:
@@ -167,10 +211,12 @@ def preparation_of(data: ReconstructionData) -> Preparation:
 
 
 def batch_of(slices: KspaceSlices, index: int, prepare: Preparation, modality: str) -> ReconstructionBatch:
-    """Return one item as a batch."""
-    file, _ = slices.place(index)
+    """Return one item as a batch; raises InputError, which names the file, for one that cannot be used."""
+    file, number = slices.place(index)
     item: KspaceItem = slices[index]
     kspace, sampled = prepare(item.kspace, item.sampled, file)
+    if not bool(sampled[sampled.shape[0] // 2, sampled.shape[1] // 2]):
+        raise InputError(f"{file.path}: slice {number}: its origin is not sampled, so that no maps can be made of it")
     return ReconstructionBatch(
         kspace[None],
         sampled[None],

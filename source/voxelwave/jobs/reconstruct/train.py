@@ -120,8 +120,9 @@ def _train(config: ReconstructionConfig, block: Block, session: Session, *, chai
         return validate(objective, held_out, device, seed=seed)
 
     # 3. Train.
+    batches = partial(steps.batches, num_workers=config.data.num_workers, timeout_s=config.run.timeout_s)
     complete = session.train(
-        *(model, optimizer, loss, partial(steps.batches, num_workers=config.data.num_workers), learning_rate),
+        *(model, optimizer, loss, batches, learning_rate),
         settings=LoopSettings(
             total_steps=block.last * spe,
             steps_per_epoch=spe,
@@ -138,7 +139,7 @@ def _train(config: ReconstructionConfig, block: Block, session: Session, *, chai
         score=lambda row: float(row[LOSS]) if LOSS in row else -float(row["epoch"]),
     )
     if complete:
-        _finish(session, network, held_out or HeldOut(config, files.training[:1], neighbours=neighbours))
+        _finish(session, network, held_out[len(held_out) // 2] if held_out else steps[0])
     return complete
 
 
@@ -185,12 +186,11 @@ def validate(objective: nn.Module, held_out: HeldOut, device: torch.device, *, s
     return {f"validation_{name}": value / len(held_out) for name, value in sums.items()}
 
 
-def _finish(session: Session, network: nn.Module, shown: HeldOut) -> None:
+def _finish(session: Session, network: nn.Module, batch: ReconstructionBatch) -> None:
     """Draw curves and an example, and write what the last epoch reached."""
     (session.folder / "figures").mkdir(exist_ok=True)
     draw_training(session.records, session.folder / "figures" / "losses.png")
     with evaluating(network):
-        batch = shown[len(shown) // 2]
         image = reconstructed(network, batch.to(session.fabric.device)).cpu()
     draw_example(batch, image, session.folder / "figures" / "example.png")
     last = session.records[-1]
