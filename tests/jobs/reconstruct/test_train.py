@@ -7,7 +7,7 @@ import torch
 import yaml
 
 from support.command import voxelwave
-from support.kspace_files import kspace
+from support.kspace_files import centre_and_every_fourth, kspace
 from support.reconstruction_runs import TINY, measured, reconstruction, same_weights, write_volumes
 from support.stopping import stop_after
 from voxelwave.data.kspace.writing import plain_header, write_mrd
@@ -250,3 +250,25 @@ def test_the_command_trains_the_specialist_that_is_named(files, tmp_path):
     for name, rate in (("four", 4), ("eight", 8)):
         config = load_reconstruction(tmp_path / "run" / name).config
         assert (config.data.acceleration, config.blocks[0].samplings[0].settings["acceleration"]) == (rate, rate)
+
+
+def test_undersampled_files_without_targets_are_learned_from(tmp_path):
+    """As a scanner writes them; the run then reconstructs its own files."""
+    (tmp_path / "files").mkdir()
+    for number in range(2):
+        values = kspace(slices=3, seed=number)
+        write_mrd(tmp_path / "files" / f"{number}.h5", values, plain_header(values), centre_and_every_fourth())
+    of = reconstruction(
+        tmp_path / "files",
+        tmp_path,
+        data={"readout_rows": None, "validation": 0.5},
+        blocks=[{"epochs": 2, "learning_rate": 3e-3, "samplings": []}],
+        training={"objective": {"name": "self_supervised"}, "accumulate": 1},
+    )
+    assert train_reconstruction(of, console=QUIET)
+    records = measured(of)
+    assert len(records) == 6
+    assert all(np.isfinite(record["loss"]) for record in records)
+    assert {record["epoch"] for record in records if "validation_loss" in record} == {1, 2}
+    ended = voxelwave("reconstruct", "run", of.run_folder(), tmp_path / "files", tmp_path / "out")
+    assert ended.code == 0, ended.err

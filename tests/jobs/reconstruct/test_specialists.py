@@ -1,0 +1,70 @@
+import json
+import sys
+
+import pytest
+import torch
+import yaml
+
+from support.reconstruction_runs import measured, reconstruction, write_volumes
+from voxelwave.errors import InputError
+from voxelwave.jobs.common.console import Console
+from voxelwave.jobs.reconstruct.config import load_plan
+from voxelwave.jobs.reconstruct.specialists import _side_by_side, train_specialists
+from voxelwave.jobs.reconstruct.train import train_reconstruction
+
+QUIET = Console(quiet=True)
+
+
+@pytest.fixture(scope="module")
+def plan(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("plan")
+    base = reconstruction(write_volumes(folder / "files", 1), folder, blocks=[{"epochs": 1}]).model_dump(mode="json")
+    base["training"]["device"] = "auto"
+    path = folder / "config.yaml"
+    path.write_text(yaml.safe_dump(base | {"specialists": {"four": {}, "eight": {"data.acceleration": 8}}}))
+    return path
+
+
+def test_on_several_gpus_specialists_are_trained_side_by_side_and_as_by_themselves(plan, tmp_path, monkeypatch):
+    """GPUs are said to be there; without any, each process trains on the CPU, as the run that it is compared with."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    overrides = [f"run.out_dir={tmp_path / 'together'}"]
+    outcome = train_specialists(plan, load_plan(plan, overrides), every=True, overrides=overrides, console=QUIET)
+    assert outcome.exit_code == 0
+    together = load_plan(plan, overrides).specialists
+    alone = load_plan(plan, [f"run.out_dir={tmp_path / 'alone'}"]).specialists
+    for name, config in alone.items():
+        assert train_reconstruction(config, console=QUIET)
+        assert measured(together[name]) == measured(config)
+
+
+def script(text):
+    return [sys.executable, "-c", f"import json, os, pathlib, sys, time\n{text}"]
+
+
+def test_each_process_sees_a_gpu_that_is_free(tmp_path, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
+    record = (
+        "began = time.time(); time.sleep(0.3)\n"
+        "seen = [os.environ['CUDA_VISIBLE_DEVICES'], began, time.time()]\n"
+        "pathlib.Path(sys.argv[1]).write_text(json.dumps(seen))"
+    )
+    commands = {name: [*script(record), str(tmp_path / name)] for name in "abc"}
+    assert _side_by_side(commands, 2, 130, QUIET)
+    seen = [json.loads((tmp_path / name).read_text()) for name in "abc"]
+    assert {gpu for gpu, _, _ in seen} == {"3", "5"}
+    for gpu in "35":
+        times = sorted((began, ended) for of, began, ended in seen if of == gpu)
+        assert all(first[1] <= second[0] for first, second in zip(times, times[1:], strict=False))
+
+
+def test_what_fails_is_named_once_all_others_have_ended(tmp_path):
+    commands = {"bad": script("sys.exit(2)"), "good": script("time.sleep(0.5); open(sys.argv[1], 'w')")}
+    commands["good"].append(str(tmp_path / "done"))
+    with pytest.raises(InputError, match="specialist bad ended with exit code 2"):
+        _side_by_side(commands, 2, 130, QUIET)
+    assert (tmp_path / "done").exists()
+
+
+def test_one_that_was_stopped_leaves_all_incomplete():
+    assert not _side_by_side({"a": script("sys.exit(130)"), "b": script("pass")}, 2, 130, QUIET)
