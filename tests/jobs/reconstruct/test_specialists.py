@@ -1,5 +1,6 @@
 import json
 import sys
+from itertools import pairwise
 
 import pytest
 import torch
@@ -27,9 +28,10 @@ def plan(tmp_path_factory):
 
 def test_on_several_gpus_specialists_are_trained_side_by_side_and_as_by_themselves(plan, tmp_path, monkeypatch):
     """GPUs are said to be there; without any, each process trains on the CPU, as the run that it is compared with."""
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     overrides = [f"run.out_dir={tmp_path / 'together'}"]
-    outcome = train_specialists(plan, load_plan(plan, overrides), every=True, overrides=overrides, console=QUIET)
+    with monkeypatch.context() as pretended:
+        pretended.setattr(torch.cuda, "device_count", lambda: 2)
+        outcome = train_specialists(plan, load_plan(plan, overrides), every=True, overrides=overrides, console=QUIET)
     assert outcome.exit_code == 0
     together = load_plan(plan, overrides).specialists
     alone = load_plan(plan, [f"run.out_dir={tmp_path / 'alone'}"]).specialists
@@ -55,7 +57,7 @@ def test_each_process_sees_a_gpu_that_is_free(tmp_path, monkeypatch):
     assert {gpu for gpu, _, _ in seen} == {"3", "5"}
     for gpu in "35":
         times = sorted((began, ended) for of, began, ended in seen if of == gpu)
-        assert all(first[1] <= second[0] for first, second in zip(times, times[1:], strict=False))
+        assert all(first[1] <= second[0] for first, second in pairwise(times))
 
 
 def test_what_fails_is_named_once_all_others_have_ended(tmp_path):
