@@ -150,3 +150,11 @@ def test_damage_of_a_part_of_a_stored_scan_concerns_the_crops_that_meet_it(scans
         passed_over.append(bool(samples[0].problems))
     assert any(passed_over)
     assert not all(passed_over)
+
+
+def test_all_pairs_of_a_session_are_of_one_head_whichever_scan_comes_first(scans):
+    one, two = scans
+    pairs = pairs_of([[(one, two), (one, one)], [(two, two)]])
+    samples = [pairs[draw(0, number)] for number in range(12)]
+    assert len({sample.file for sample in samples}) == 3
+    assert collate_scan_pairs([*samples, pairs[draw(1, 0)]]).heads.tolist() == [0] * 12 + [1]

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float64, UInt8
+from jaxtyping import Float, Float64, Int, UInt8
 from numpy import ndarray
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -31,11 +31,12 @@ class HeadView(NamedTuple):
 
 
 class PairSample(NamedTuple):
-    """Both views of one head, and the modalities of these, as in "mri+ct"."""
+    """Both views of one head, the modalities of these, as in "mri+ct", and the number of the head."""
 
     views: tuple[HeadView, HeadView]
     modality: str
     file: str
+    head: int
 
 
 class HeadPairs(Dataset[PairSample]):
@@ -78,7 +79,7 @@ class HeadPairs(Dataset[PairSample]):
             HeadView(cut_labels(head, to_mm, self._geometry.crop_size), torch.from_numpy(to_mm).float(), contrast)
             for to_mm, contrast in zip(affines, chosen, strict=True)
         )
-        return PairSample((one, other), draw.modality, str(path))
+        return PairSample((one, other), draw.modality, str(path), draw.index)
 
     def file_of(self, draw: Draw) -> str:
         """Return the path of the label map that `draw` is of."""
@@ -108,6 +109,7 @@ class PairedLabels(NamedTuple):
     views: tuple[tuple[UInt8[Tensor, "batch depth height width"], Float[Tensor, "batch 4 4"], list[str]], ...]
     modality: str
     files: list[str]
+    heads: Int[Tensor, " batch"]
 
 
 def tissue_places(head: LabelMap) -> Places:
@@ -150,4 +152,5 @@ def collate_pairs(samples: Sequence[PairSample]) -> PairedLabels:
         )
         for of in zip(*(sample.views for sample in samples), strict=True)
     )
-    return PairedLabels(views, samples[0].modality, [sample.file for sample in samples])
+    heads = torch.tensor([sample.head for sample in samples])
+    return PairedLabels(views, samples[0].modality, [sample.file for sample in samples], heads)

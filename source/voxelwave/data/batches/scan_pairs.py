@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float64
+from jaxtyping import Float, Float64, Int
 from numpy import ndarray
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -34,20 +34,22 @@ class ScanView(NamedTuple):
 
 
 class ScanPair(NamedTuple):
-    """Both views; `problems` says which files had to be passed over to make them."""
+    """Both views, of the group with the number `head`; `problems` says which files had to be passed over for them."""
 
     views: tuple[ScanView, ScanView]
     modality: str
     file: str
+    head: int
     problems: list[str]
 
 
 class PairedScans(NamedTuple):
-    """A batch of pairs of one kind: of each view the volumes and the ways to mm."""
+    """A batch of pairs of one kind: of each view the volumes and the ways to mm, and of each pair its head."""
 
     views: tuple[tuple[Float[Tensor, "batch channel depth height width"], Float[Tensor, "batch 4 4"]], ...]
     modality: str
     files: list[str]
+    heads: Int[Tensor, " batch"]
     problems: list[str]
 
 
@@ -81,10 +83,10 @@ class ScanPairs(Dataset[ScanPair]):
         groups, generator = self._groups[draw.modality], numpy_generator(*draw.key)
         problems: list[str] = []
         for step in range(len(groups)):
-            group = groups[(draw.index + step) % len(groups)]
-            for number in generator.permutation(len(group)):
+            head = (draw.index + step) % len(groups)
+            for number in generator.permutation(len(groups[head])):
                 try:
-                    return self._cut(group[number], draw.modality, generator, problems)
+                    return self._cut(groups[head][number], draw.modality, generator, head, problems)
                 except UnusableVolume as unusable:
                     problems.append(str(unusable))
         raise InputError(f"no pair of {draw.modality} can be used, of {len(groups)} groups: {problems[0]}")
@@ -94,7 +96,7 @@ class ScanPairs(Dataset[ScanPair]):
         groups = self._groups[draw.modality]
         return named(*(file for pair in groups[draw.index % len(groups)] for file in pair))
 
-    def _cut(self, pair: Pair, kind: str, generator: np.random.Generator, problems: list[str]) -> ScanPair:
+    def _cut(self, pair: Pair, kind: str, generator: np.random.Generator, head: int, problems: list[str]) -> ScanPair:
         one, other = pair
         # Which view a scan is in is told by the kind, where the modalities differ.
         if one.modality == other.modality and generator.random() < 0.5:
@@ -112,7 +114,7 @@ class ScanPairs(Dataset[ScanPair]):
             except UnusableVolume as damaged:
                 raise UnusableVolume(f"{file.path}: {damaged}") from None
             views.append(ScanView(volume, torch.from_numpy(to_mm).float()))
-        return ScanPair((views[0], views[1]), kind, named(one, other), problems)
+        return ScanPair((views[0], views[1]), kind, named(one, other), head, problems)
 
     def _open(self, file: VolumeFile) -> PlacedScan:
         """Return a scan, of those kept where it is; raises UnusableVolume, which names it."""
@@ -142,7 +144,8 @@ def collate_scan_pairs(samples: Sequence[ScanPair]) -> PairedScans:
         for of in zip(*(sample.views for sample in samples), strict=True)
     )
     problems = list(dict.fromkeys(problem for sample in samples for problem in sample.problems))
-    return PairedScans(views, samples[0].modality, [sample.file for sample in samples], problems)
+    heads = torch.tensor([sample.head for sample in samples])
+    return PairedScans(views, samples[0].modality, [sample.file for sample in samples], heads, problems)
 
 
 def named(*files: VolumeFile) -> str:

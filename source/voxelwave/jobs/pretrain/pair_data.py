@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from typing import Any
 
 import torch
-from jaxtyping import Int
-from torch import Tensor
 from torch.utils.data import Sampler
 
 from voxelwave.data.batches.alternating import AlternatingSchedule, Draw
@@ -22,11 +20,6 @@ from voxelwave.jobs.pretrain.config import Config
 from voxelwave.objectives.cross_contrast import PairedView
 
 PICTURED_HEADS, PROBED_HEADS = 2, 4
-
-
-def numbered(files: Sequence[str]) -> Int[Tensor, " batch"]:
-    """Return a number for each sample, the same for those of one head."""
-    return torch.tensor([files.index(file) for file in files])
 
 
 class PairData(ABC):

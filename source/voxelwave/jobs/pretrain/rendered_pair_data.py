@@ -13,7 +13,7 @@ from voxelwave.data.listing.discovery import VolumeFile
 from voxelwave.errors import InputError
 from voxelwave.jobs.common.console import Console
 from voxelwave.jobs.pretrain.config import Config
-from voxelwave.jobs.pretrain.pair_data import PairData, numbered
+from voxelwave.jobs.pretrain.pair_data import PairData
 from voxelwave.objectives.cross_contrast import PairedView
 from voxelwave.ops.files import content_mark
 from voxelwave.ops.seeding import key_to_seed, torch_generator
@@ -76,7 +76,7 @@ class RenderedPairData(PairData):
 
     def augmented(self, batch: PairedLabels, index: int, device: torch.device) -> tuple[PairedView, PairedView]:
         """Return both views of training batch number `index`, rendered on `device`."""
-        heads = numbered(batch.files).to(device)
+        heads = batch.heads.to(device)
         one, other = (
             self._rendered(*view, torch_generator(self.seed, "render", self._rank, index, number), device)._replace(
                 heads=heads

@@ -15,7 +15,7 @@ from voxelwave.jobs.common.console import Console
 from voxelwave.jobs.pretrain.config import Config
 from voxelwave.jobs.pretrain.data import MARKED_BLOCKS, said_once
 from voxelwave.jobs.pretrain.found_pairs import find_pairs
-from voxelwave.jobs.pretrain.pair_data import PairData, numbered
+from voxelwave.jobs.pretrain.pair_data import PairData
 from voxelwave.objectives.cross_contrast import PairedView
 from voxelwave.ops.files import content_mark
 from voxelwave.ops.seeding import key_to_seed, torch_generator
@@ -95,7 +95,7 @@ class ScanPairData(PairData):
 
     def augmented(self, batch: PairedScans, index: int, device: torch.device) -> tuple[PairedView, PairedView]:
         """Return both views of training batch number `index` on `device`; what is seen of them is augmented there."""
-        views, heads = [], numbered(batch.files).to(device)
+        views, heads = [], batch.heads.to(device)
         for number, ((volume, to_mm), name) in enumerate(zip(batch.views, batch.modality.split("+"), strict=True)):
             clean = volume.to(device, non_blocking=True)
             generator = torch_generator(self.seed, "augment", self._rank, index, number)
