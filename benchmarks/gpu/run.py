@@ -185,12 +185,16 @@ def main() -> None:
 
     # 1. The tests that need the card.
     tests = ("tests/sparse", "tests/physics", "tests/contracts/test_augmentations.py", "tests/data/augmentations")
+    tests += ("tests/engine/test_optimizer.py",)
     if not size.tiny:
         figures["tests"] = run("tests", (PYTHON, "-m", "pytest", "-q", *tests, "-k", "cuda"), out, limit_s=90)
     write()
-    # 2. The production step.
+    # 2. The production step, and that of a reconstruction.
     tiny = ("--tiny",) if size.tiny else ()
     figures["step"] = run("step", (PYTHON, ROOT / "benchmarks/gpu/step.py", out / "step.json", *tiny), out, limit_s=120)
+    write()
+    reconstruction = (PYTHON, ROOT / "benchmarks/gpu/reconstruction.py", out / "reconstruction.json", *tiny)
+    figures["reconstruction"] = run("reconstruction", reconstruction, out, limit_s=90)
     write()
     # 3. Heads, three objectives on them, and what each is worth.
     synthesize = (PYTHON, "-m", "voxelwave", "synthesize")

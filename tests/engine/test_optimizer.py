@@ -80,7 +80,7 @@ def test_a_foreign_state_is_refused():
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_on_a_gpu_the_moments_stay_on_the_cpu():
+def test_on_cuda_the_moments_stay_on_the_cpu():
     there, here = model(), model()
     optimizer = OffloadedAdamW(there.parameters(), lr=1e-2)
     there.cuda()  # after the optimiser was made, as a session does
