@@ -27,9 +27,7 @@ def combine(
     coil_images: Complex[Tensor, "... coil height width"], maps: Complex[Tensor, "... coil height width"]
 ) -> Complex[Tensor, "... height width"]:
     """Return the sum of `coil_images`, each weighted by its conjugate map: the adjoint of `expand`."""
-    # Conjugates as it goes along, which a product and a sum would do in a copy of the maps.
-    combined: Tensor = torch.linalg.vecdot(maps, coil_images, dim=-3)
-    return combined
+    return (maps.conj() * coil_images).sum(-3)
 
 
 def sample(

@@ -24,12 +24,11 @@ class NormalOperator:
         self.maps = maps
         self.axes = (-1,) if sampled.ndim == 2 else (-2, -1)
         lines = sampled[:, None] if sampled.ndim == 2 else sampled
-        # A factor, and no choice: what is multiplied is made of images, and finite where they are.
-        self.kept = torch.fft.ifftshift(lines, dim=self.axes)[:, None, None].to(maps.real.dtype)
+        self.kept = torch.fft.ifftshift(lines, dim=self.axes)[:, None, None]
 
     def __call__(
         self, image: Complex[Tensor, "batch slice height width"]
     ) -> Complex[Tensor, "batch slice height width"]:
         """Return `image` as its sampled places show it."""
         kspace = torch.fft.fftn(expand(image, self.maps), dim=self.axes)
-        return combine(torch.fft.ifftn(kspace * self.kept, dim=self.axes), self.maps)
+        return combine(torch.fft.ifftn(torch.where(self.kept, kspace, 0), dim=self.axes), self.maps)
