@@ -148,6 +148,31 @@ def test_what_cannot_be_reconstructed_is_listed(runs, files, tmp_path):
     assert json.loads((tmp_path / "out" / "reconstruct.json").read_text())["method"] == "network"
 
 
+def test_results_may_lie_in_the_folder_of_the_kspace(runs, files, tmp_path):
+    folder = shutil.copytree(files, tmp_path / "files")
+    for _ in range(2):
+        assert reconstruct_files(runs / "rate4", str(folder), folder / "out", console=QUIET).exit_code == 0
+    with pytest.raises(InputError, match="holds all k-space of"):
+        reconstruct_files(runs / "rate4", str(folder / "kspace"), folder, console=QUIET)
+
+
+def test_a_result_of_another_file_of_the_name_is_not_taken_for_it(runs, files, tmp_path):
+    reconstruct_files(runs / "rate4", str(files), tmp_path / "out", console=QUIET)
+    folder = shutil.copytree(files, tmp_path / "files")
+    with h5py.File(folder / "kspace" / "volume0.h5", "a") as file:
+        file["kspace"][...] *= 2
+    ended = voxelwave("reconstruct", "run", runs / "rate4", folder, tmp_path / "out")
+    assert ended.code == 1
+    assert "volume0.h5 is of another file of this name" in ended.out
+
+
+def test_a_damaged_record_is_said(runs, files, tmp_path):
+    for content in (b"{", b"\xff\xfe", b"[1]", b'{"files": 3}'):
+        (tmp_path / "reconstruct.json").write_bytes(content)
+        with pytest.raises(InputError, match=r"reconstruct.json cannot be read"):
+            reconstruct_files(runs / "rate4", str(files), tmp_path, console=QUIET)
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [

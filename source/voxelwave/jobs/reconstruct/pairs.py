@@ -34,6 +34,18 @@ def result_places(paths: Sequence[Path], source: str) -> list[Path]:
     return [Path(*(part for part in place.parent.parts if part != KSPACE_FOLDER), place.name) for place in below]
 
 
+def kspace_outside(source: str, out: Path) -> list[Path]:
+    """Return the files of k-space of `source` but for those in `out`, which are results: it may lie in their folder.
+
+    Raises InputError where there is none.
+    """
+    paths = find_kspace(source)
+    outside = [path for path in paths if not absolute(path).is_relative_to(absolute(out))]
+    if not outside:
+        raise InputError(f"{out} holds all k-space of '{source}': give another folder for the reconstructions")
+    return outside
+
+
 def pair_files(out: Path, data: str) -> list[Pair]:
     """Return every reconstruction below `out` with its file of `data`, in the order of these.
 
@@ -44,8 +56,7 @@ def pair_files(out: Path, data: str) -> list[Pair]:
     """
     if not out.is_dir():
         raise InputError(f"{out} is no folder: give the one that `voxelwave reconstruct run` wrote")
-    # Results may lie below the data.
-    paths = [path for path in find_kspace(data) if not absolute(path).is_relative_to(absolute(out))]
+    paths = kspace_outside(data, out)
     names = Counter(path.name for path in paths)
     found = {path for path in walk(out, _is_result) if path.relative_to(out).parts[0] != EVALUATION}
     pairs, missing, left = list[Pair](), list[Path](), set(found)

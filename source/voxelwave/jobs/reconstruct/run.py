@@ -23,9 +23,9 @@ from voxelwave.jobs.common.console import Console, tracked
 from voxelwave.jobs.common.outcome import Outcome
 from voxelwave.jobs.reconstruct.config import ReconstructionConfig
 from voxelwave.jobs.reconstruct.data import preparation_of
-from voxelwave.jobs.reconstruct.files import find_kspace
+from voxelwave.jobs.reconstruct.files import MARKED_BLOCKS
 from voxelwave.jobs.reconstruct.model import BEST, load_reconstruction, num_slices
-from voxelwave.jobs.reconstruct.pairs import result_places
+from voxelwave.jobs.reconstruct.pairs import kspace_outside, result_places
 from voxelwave.jobs.reconstruct.picking import pick_specialist
 from voxelwave.jobs.reconstruct.router import Router, anatomy_of, load_router
 from voxelwave.jobs.reconstruct.schedule import blocks_of
@@ -155,24 +155,25 @@ def reconstruct_files(
         raise InputError(f"slices_at_once is at least 1, got {slices_at_once}")
     # 1. Networks and files.
     specialists = Specialists(run, method=method, device=best_device())
-    paths = find_kspace(source)
+    paths = kspace_outside(source, out)
     places = dict(zip(paths, result_places(paths, source), strict=True))
     done, refused, complete = 0, list[str](), True
     out.mkdir(parents=True, exist_ok=True)
     with locked(out), stop_on_signal() as signalled:
-        _refuse_other_results(out, {"method": method, "weights": specialists.marks})
+        record = _Record(out, {"method": method, "weights": specialists.marks})
         # 2. One file after the other but for those that are done.
         for path in tracked(paths, "reconstructed"):
             if signalled.asked or should_stop():
                 complete = False
                 break
             todo = [form for form in formats if not _written(out / places[path], form)]
-            if todo:
-                try:
+            try:
+                record.add(path, places[path], begun=any(_written(out / places[path], form) for form in FORMATS))
+                if todo:
                     _reconstruct_file(path, out / places[path], todo, specialists, slices_at_once, console)
-                except InputError as error:
-                    refused.append(str(error))
-                    continue
+            except InputError as error:
+                refused.append(str(error))
+                continue
             done += 1
     # 3. What became of all.
     if refused:
@@ -185,11 +186,42 @@ def reconstruct_files(
     return Outcome(complete, unusable=len(refused))
 
 
-def _refuse_other_results(out: Path, settings: dict[str, Any]) -> None:
-    record = out / RECORD
-    if record.exists() and read_json(record) != settings:
-        raise InputError(f"{out} holds reconstructions by another method or other weights: choose another folder")
-    write_text(record, json.dumps(settings, indent=2) + "\n")
+class _Record:
+    """What a folder holds: by which method and weights, and of which files, which names alone do not tell.
+
+    Raises InputError where it holds results by others, or its record is damaged.
+    """
+
+    def __init__(self, out: Path, settings: dict[str, Any]) -> None:
+        self._out, self._path, self._settings = out, out / RECORD, settings
+        self._files: dict[str, str] = {}
+        if self._path.exists():
+            try:
+                before = dict(read_json(self._path))
+                self._files = dict(before.pop("files", {}))
+            except (ValueError, TypeError):
+                raise InputError(f"{self._path} cannot be read: choose another folder") from None
+            if before != settings:
+                raise InputError(
+                    f"{out} holds reconstructions by another method or other weights: choose another folder"
+                )
+        self._write()
+
+    def add(self, path: Path, place: Path, *, begun: bool) -> None:
+        """Note that the result at `place` is of `path`; raises InputError where one was `begun` of another file."""
+        try:
+            mark = content_mark(path, blocks=MARKED_BLOCKS)
+        except OSError as error:
+            raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+        name = place.as_posix()
+        if begun and self._files.get(name, mark) != mark:
+            raise InputError(f"{path}: {self._out / place} is of another file of this name: choose another folder")
+        if self._files.get(name) != mark:
+            self._files[name] = mark
+            self._write()
+
+    def _write(self) -> None:
+        write_text(self._path, json.dumps(self._settings | {"files": self._files}, indent=2) + "\n")
 
 
 def _target_of(place: Path, form: str) -> Path:
