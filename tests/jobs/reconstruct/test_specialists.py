@@ -70,3 +70,10 @@ def test_what_fails_is_named_once_all_others_have_ended(tmp_path):
 
 def test_one_that_was_stopped_leaves_all_incomplete():
     assert not _side_by_side({"a": script("sys.exit(130)"), "b": script("pass")}, 2, 130, QUIET)
+
+
+def test_no_specialist_is_called_as_the_router_is(tmp_path):
+    path = tmp_path / "plan.yaml"
+    path.write_text("specialists:\n  router: {}\n")
+    with pytest.raises(InputError, match="a specialist cannot be called 'router'"):
+        load_plan(path)

@@ -214,6 +214,36 @@ def test_what_has_no_target_is_not_learned_from(tmp_path):
         train_reconstruction(of, console=QUIET)
 
 
+def test_what_is_validated_needs_a_target(files, tmp_path):
+    shutil.copytree(files / "kspace", tmp_path / "kspace")
+    of = reconstruction(files, tmp_path, data={"validation": str(tmp_path / "kspace"), "readout_rows": None})
+    with pytest.raises(InputError, match=r"volume0.h5: has no target to learn from or to validate with"):
+        train_reconstruction(of, console=QUIET)
+
+
+def test_validation_leaves_files_to_train_on(files, tmp_path):
+    for place, validation, said in (
+        (files, str(files), "all files of '.*' are those of data.validation"),
+        (files / "kspace" / "volume0.h5", 0.3, r"volume0.h5 is the only file, and data.validation=0.3"),
+    ):
+        with pytest.raises(InputError, match=said):
+            train_reconstruction(reconstruction(place, tmp_path, data={"validation": validation}), console=QUIET)
+
+
+def test_masks_that_do_not_fit_a_file_name_it(files, tmp_path):
+    of = reconstruction(files, tmp_path, data={"acceleration": 500})
+    with pytest.raises(InputError, match=r"volume.\.h5: acceleration must be at most the number of lines"):
+        train_reconstruction(of, console=QUIET)
+
+
+def test_a_key_that_no_move_has_is_named(files, tmp_path):
+    blocks = [{"epochs": 1, "augment": {"moves": {"shear": {"p_maxx": 1}}}}]
+    with pytest.raises(
+        InputError, match=r"unknown key 'blocks.0.augment.moves.shear.p_maxx'; known here: p_max, decay"
+    ):
+        reconstruction(files, tmp_path, blocks=blocks)
+
+
 def test_a_target_with_more_rows_than_are_left_is_refused(files, tmp_path):
     of = reconstruction(files, tmp_path, data={"readout_rows": 20})
     with pytest.raises(InputError, match=r"its target has 28 rows, and data.readout_rows is 20"):

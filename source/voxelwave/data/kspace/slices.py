@@ -124,7 +124,10 @@ class KspaceSlices(Dataset[KspaceItem]):
                 kspace, target, measured = moved.kspace, moved.target, torch.ones(moved.kspace.shape[-1]).bool()
                 largest = 0.0 if target is None else float(target.max())
         # 3. What of it is sampled.
-        sampled = self._chosen(file, item, (kspace.shape[-2], kspace.shape[-1])) & measured
+        try:
+            sampled = self._chosen(file, item, (kspace.shape[-2], kspace.shape[-1])) & measured
+        except ValueError as error:
+            raise InputError(f"{file.path}: {error}") from None
         if not bool(sampled.any()):
             raise InputError(f"{file.path}: slice {index}: none of the sampled columns was measured")
         acquisition, name = file.info.acquisition, file.path.name

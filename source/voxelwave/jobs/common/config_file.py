@@ -58,8 +58,9 @@ def _known_keys(schema: type[BaseModel], error: ValidationError) -> str:
         return ""
     section: Any = schema
     for name in problem["loc"][:-1]:
-        # A position in a list leaves its sections, which the annotation of the list names.
-        section = section if isinstance(name, int) else _section_of(section.model_fields[name].annotation)
+        # A position in a list or a key of a mapping leaves its sections, which the annotation of the field names.
+        field = section.model_fields.get(name)
+        section = section if field is None else _section_of(field.annotation)
     return f"; known here: {', '.join(section.model_fields)}"
 
 

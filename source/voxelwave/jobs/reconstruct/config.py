@@ -173,6 +173,8 @@ def load_plan(path: Path, overrides: Sequence[str] = ()) -> Plan:
     specialists = base.pop(SPECIALISTS, {"": {}})
     if not isinstance(specialists, dict) or not specialists:
         raise InputError(f"{path}: '{SPECIALISTS}' holds a name for each, with keys that differ from the base")
+    if ROUTER in specialists:
+        raise InputError(f"{path}: a specialist cannot be called '{ROUTER}', which the network beside them is called")
     own: dict[str, list[str]] = {str(name): [] for name in specialists}
     for override in overrides:
         if override.startswith(f"{ROUTER}."):
@@ -184,7 +186,7 @@ def load_plan(path: Path, overrides: Sequence[str] = ()) -> Plan:
         elif name in own:
             own[name].append(key)
         else:
-            raise InputError(f"--set {override}: there is no specialist '{name}'; known: {', '.join(own)}")
+            raise InputError(f"--set {override}: there is no specialist '{name}'; known: {', '.join(own) or 'none'}")
     configs = {}
     for name, differing in specialists.items():
         origin = f"{path}, specialist '{name}'" if name else str(path)

@@ -77,7 +77,11 @@ def find_files(data: ReconstructionData, *, seed: int, console: Console) -> Reco
     if isinstance(data.validation, str):
         held_out = find_kspace(data.validation)
         paths = [path for path in paths if path not in set(held_out)]
+        if not paths:
+            raise InputError(f"all files of '{data.files}' are those of data.validation: give others to train on")
     elif data.validation:
+        if len(paths) == 1:
+            raise InputError(f"{paths[0]} is the only file, and data.validation={data.validation:g}: set it to 0")
         count = min(max(round(data.validation * len(paths)), 1), len(paths) - 1)
         drawn = torch.randperm(len(paths), generator=torch_generator(seed, "validation"))[:count].tolist()
         held_out = [paths[index] for index in sorted(drawn)]

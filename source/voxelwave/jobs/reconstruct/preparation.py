@@ -48,6 +48,8 @@ class Preparation:
                 kspace, sampled = crop_readout(kspace, rows), lines_of(sampled).repeat(rows, 1)
             if (num_virtual := self.coils.num_virtual) is not None and num_virtual < kspace.shape[-3]:
                 kspace = self._compressed(kspace, sampled, num_virtual)
+        except InputError:
+            raise  # it names the file
         except ValueError as error:
             raise InputError(f"{file.path}: {error}") from None
         return kspace, sampled

@@ -11,6 +11,7 @@ from jaxtyping import Float32, Int64
 from torch import Tensor
 
 from voxelwave.data.kspace.files import KspaceFile
+from voxelwave.errors import InputError
 from voxelwave.ops.seeding import torch_generator
 from voxelwave.physics.acquisition import root_sum_of_squares, sample
 from voxelwave.physics.fourier import ifft2c
@@ -58,7 +59,10 @@ def volume_images(
     if file.info.sampled is not None and len(file.info.sampled) == width:
         sampled = torch.tensor(file.info.sampled).repeat(height, 1)
     elif sampling is not None and generator is not None:
-        sampled = sampling((height, width), generator)
+        try:
+            sampled = sampling((height, width), generator)
+        except ValueError as error:
+            raise InputError(f"{file.path}: {error}") from None
     count = min(max_slices, len(file))
     images = []
     for number in range(count):

@@ -92,10 +92,11 @@ def _train(config: ReconstructionConfig, block: Block, session: Session, *, chai
 
     # 2. Objective and optimiser.
     objective = RECONSTRUCTION_OBJECTIVES.build(training.objective.name, network, **training.objective.settings)
-    if objective.needs_target and (without := [file for file in files.training if not file.info.has_target]):
+    needing = (*files.training, *files.validation) if objective.needs_target else ()
+    if without := [file for file in needing if not file.info.has_target]:
         raise InputError(
-            f"{without[0].path}: has no target to learn from; leave it out, or set training.objective.name to "
-            "self_supervised"
+            f"{without[0].path}: has no target to learn from or to validate with; leave it out, or set "
+            "training.objective.name to self_supervised"
         )
     groups = weight_decay_groups(objective, training.weight_decay)
     model, optimizer = session.setup(
