@@ -21,7 +21,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from measuring import RESULTS
 from reporting import publish, table
 from voxelwave.data.kspace.synthesis import smooth_phase
 from voxelwave.evaluation.image_quality import psnr_db
@@ -30,7 +29,6 @@ from voxelwave.physics.acquisition import complex_noise
 from voxelwave.physics.fixed_masks import FixedMaskName, fixed_mask, half_plane
 from voxelwave.physics.fourier import fft2c
 from voxelwave.registry import MASK_RULES
-from voxelwave.reports.plots import new_figure
 from voxelwave.unrolled.learned_mask import LearnedMask
 from voxelwave.unrolled.subsampling import FixedMask, image_of
 
@@ -131,21 +129,7 @@ def compared(images: Images, drop_rate: float, epochs: int) -> dict[str, object]
         "mask_lr": chosen,
         "differing_places": {"single": int(in_single.sum()) // 2, "double": int(in_double.sum()) // 2},
         "psnr_db_of_small_unit": psnr(other["single"], images.test),
-        "masks": masks,
     }
-
-
-def draw(cases: list[dict[str, object]], path: Path) -> None:
-    """Draw the masks of the rules beside that of the power."""
-    names = ["power", *RATES]
-    figure = new_figure(2 * len(cases), 2.2 * len(names))
-    axes = figure.subplots(len(names), len(cases), squeeze=False)
-    for column, case in enumerate(cases):
-        for row, name in enumerate(names):
-            axes[row, column].imshow(case["masks"][name].numpy(), cmap="gray")  # type: ignore[index]
-            axes[row, column].set_axis_off()
-            axes[row, column].set_title(f"{name}, drop {case['drop_rate']}", fontsize=8)
-    figure.savefig(path, dpi=80)
 
 
 def main() -> None:
@@ -197,10 +181,6 @@ def main() -> None:
         f"rounded differently, and where scores are nearly equal, which are those of places with noise alone, others "
         f"of the {SIDE**2} places are kept. All of this took {minutes:.1f} minutes of processor time."
     )
-    if not arguments.quick:
-        draw(cases, RESULTS / "learned_masks.png")
-    for case in cases:
-        del case["masks"]
     publish("learned_masks", {"cases": cases, "minutes": minutes, "wanted_db": WANTED}, text, quick=arguments.quick)
 
 
