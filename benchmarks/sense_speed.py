@@ -37,6 +37,7 @@ def compared(batch: int, coils: int, side: int) -> dict[str, Any]:
     kspace = fft2c(expand(images, maps)) * sampled
     weights = sampled.float().expand(side, -1).numpy()
 
+    @torch.no_grad()
     def ours() -> np.ndarray:
         return solve_sense(
             kspace,

@@ -24,11 +24,20 @@ class NormalOperator:
         self.maps = maps
         self.axes = (-1,) if sampled.ndim == 2 else (-2, -1)
         lines = sampled[:, None] if sampled.ndim == 2 else sampled
-        self.kept = torch.fft.ifftshift(lines, dim=self.axes)[:, None, None]
+        # A factor, and no choice: what is multiplied is made of images, and finite where they are.
+        self.kept = torch.fft.ifftshift(lines, dim=self.axes)[:, None, None].to(maps.real.dtype)
+        self._conjugates: Tensor | None = None
 
     def __call__(
         self, image: Complex[Tensor, "batch slice height width"]
     ) -> Complex[Tensor, "batch slice height width"]:
         """Return `image` as its sampled places show it."""
-        kspace = torch.fft.fftn(expand(image, self.maps), dim=self.axes)
-        return combine(torch.fft.ifftn(torch.where(self.kept, kspace, 0), dim=self.axes), self.maps)
+        kspace = torch.fft.fftn(expand(image, self.maps), dim=self.axes).mul_(self.kept)
+        seen = torch.fft.ifftn(kspace, dim=self.axes)
+        if torch.is_grad_enabled():
+            return combine(seen, self.maps)
+        # Without a gradient nothing has to be kept, and passes over all coils are what this takes its time for.
+        if self._conjugates is None:
+            self._conjugates = self.maps.conj().resolve_conj()
+        result: Tensor = seen.mul_(self._conjugates).sum(-3)
+        return result
