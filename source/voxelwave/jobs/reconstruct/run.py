@@ -231,9 +231,7 @@ def _target_of(place: Path, form: str) -> Path:
 
 
 def _written(place: Path, form: str) -> bool:
-    there = _target_of(place, form)
-    # A folder of that name may be one of other results.
-    return any(there.glob("*.dcm")) if form == "dicom" else there.exists()
+    return _target_of(place, form).exists()
 
 
 def _reconstruct_file(

@@ -1,0 +1,294 @@
+"""What a small PromptMR+ is worth beside classical reconstructions and other people's networks.
+
+python benchmarks/reconstruction_quality.py [--minutes 5] [--seeds 0 1 2] [--arms A B] [--rates 4 8] [--workers 1]
+python benchmarks/reconstruction_quality.py --report
+
+Data: `semi_synthetic.py`; arms: `reconstruction_arms.py`. A network is trained for `--minutes` of CPU time on one
+thread, one network for each acceleration. Its learning rate is chosen before, on seed 100 and the validation images, in
+an eighth of the time at 4×; so are the settings of the classical methods, on the validation images. Every finished cell
+is a line of results/reconstruction_quality.jsonl; called again, the study goes on. An arm whose library is missing is
+left out. Images and weights are kept in --out; --report only writes table and picture of what is finished.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import time
+from collections.abc import Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from measuring import RESULTS
+from reconstruction_arms import CLASSICAL, NETWORKS, classical, estimated_maps, missing_library, settings, size
+from reconstruction_summary import write_report
+from semi_synthetic import (
+    NUM_CENTER,
+    OTHERS,
+    RATES,
+    SPLIT,
+    TEST,
+    TRAIN,
+    VALIDATION,
+    held_out,
+    lines,
+    training_example,
+)
+from voxelwave.evaluation.image_quality import nmse, psnr_db, ssim
+from voxelwave.losses.structural_similarity import StructuralSimilarityLoss
+from voxelwave.ops.seeding import torch_generator
+from voxelwave.physics.fourier import along_readout
+
+CELLS = RESULTS / "reconstruction_quality.jsonl"
+CHOICE_SEED, CHOICE_RATE, CHOICE_SHARE = 100, 4, 1 / 8
+LEARNING_RATES = (1e-3, 2e-3, 4e-3)
+RATE_STEP, MOST_RATES = 2.0, 5  # the next one beyond an end of the grid, should the best be there
+LARGEST_GRADIENT = 1.0
+# Whole lines leave the rows of an image independent of each other, so that a network can learn from a band of them in a
+# part of the time. In the same time that gives PromptMR+ and the U-Net better validation images than whole images do.
+BAND_ROWS, BAND_SHARE = 32, 0.75
+Cell = dict[str, Any]
+Scores = list[float | None]
+
+
+def train(network: nn.Module, rate: int, seed: int, *, minutes: float, learning_rate: float) -> int:
+    """Train for `minutes` of this process's CPU time, and return the number of steps.
+
+    A step is a band of one image, and in the last quarter of the time a whole one.
+    """
+    sampled, loss = lines(rate), StructuralSimilarityLoss()
+    optimizer = torch.optim.Adam(network.parameters(), lr=learning_rate)
+    number = SPLIT[TRAIN].stop
+    steps, began = 0, time.process_time()
+    while (done := (time.process_time() - began) / (60 * minutes)) < 1:
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate * (1 + math.cos(math.pi * done)) / 2
+        epoch, place = divmod(steps, number)
+        order = torch.randperm(number, generator=torch_generator(seed, "order", epoch))
+        kspace, target = training_example(int(order[place]), seed, epoch)
+        data_range = target.amax((1, 2))
+        if done < BAND_SHARE:
+            kspace, target = band(kspace, target, torch_generator(seed, "band", steps))
+        optimizer.zero_grad()
+        loss(network(kspace, sampled, NUM_CENTER), target, data_range).backward()
+        if nn.utils.clip_grad_norm_(network.parameters(), LARGEST_GRADIENT).isfinite():
+            optimizer.step()
+        steps += 1
+    return steps
+
+
+def band(kspace: Tensor, target: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Return k-space and target of adjacent rows of the image."""
+    first = int(torch.randint(target.shape[1] - BAND_ROWS + 1, (), generator=generator))
+    rows = slice(first, first + BAND_ROWS)
+    return along_readout(along_readout(kspace, inverse=True)[..., rows, :], inverse=False), target[:, rows]
+
+
+def scores(images: list[Tensor], split: str) -> dict[str, Scores]:
+    """Return the scores of each image of a split, None where a network that diverged said no number.
+
+    The data range is the target's largest value.
+    """
+    pairs = [(image, target) for image, (_, target) in zip(images, held_out(split), strict=True)]
+    measures = {"ssim": ssim, "psnr_db": psnr_db, "nmse": nmse}
+    found = {name: [of(image, target) for image, target in pairs] for name, of in measures.items()}
+    return {name: [round(x, 6) if math.isfinite(x) else None for x in values] for name, values in found.items()}
+
+
+def mean(values: Scores) -> float:
+    """Return the mean; not a number where one of them is None."""
+    return sum(math.nan if value is None else value for value in values) / len(values)
+
+
+def fill_network(arm: str, rate: int, seed: int, minutes: float, learning_rate: float, folder: Path) -> Cell:
+    """Train a network and score it: on the validation images with the seed of choices, else on the test images."""
+    torch.set_num_threads(1)
+    torch.manual_seed(seed)
+    # Convolutions of few channels, with their gradients, take less time in this layout.
+    network = NETWORKS[arm]().to(memory_format=torch.channels_last)
+    began = time.perf_counter()
+    steps = train(network, rate, seed, minutes=minutes, learning_rate=learning_rate)
+    network.eval()
+    with torch.no_grad():
+        made = {
+            split: [network(kspace, lines(rate), NUM_CENTER) for kspace, _ in held_out(split)]
+            for split in ((VALIDATION,) if seed == CHOICE_SEED else (TEST, OTHERS))
+        }
+    if seed != CHOICE_SEED:
+        keep(folder, arm, rate, seed, made[TEST])
+        torch.save(network.state_dict(), place_of(folder, arm, rate, seed).with_suffix(".pth"))
+    return {
+        "arm": arm,
+        "rate": rate,
+        "seed": seed,
+        "minutes": minutes,
+        "learning_rate": learning_rate,
+        "steps": steps,
+        "parameters": size(network),
+        "wall_minutes": round((time.perf_counter() - began) / 60, 2),
+        **{split: scores(images, split) for split, images in made.items()},
+    }
+
+
+def place_of(folder: Path, arm: str, rate: int, seed: int) -> Path:
+    """Return where the test images of a cell are kept, without the ending."""
+    return folder / f"{arm.replace(' ', '_').replace(',', '')}_{rate}x_{seed}"
+
+
+def keep(folder: Path, arm: str, rate: int, seed: int, images: list[Tensor]) -> None:
+    """Keep the reconstructed test images for the picture."""
+    torch.save(torch.cat(images), place_of(folder, arm, rate, seed).with_suffix(".pt"))
+
+
+def fill_classical(method: str, rate: int, folder: Path) -> Cell:
+    """Choose the settings by either measure on the validation images, and score both choices on the test images."""
+    torch.set_num_threads(1)
+    sampled = lines(rate)
+    maps: dict[str, Tensor] = {}
+
+    def of_split(split: str, setting: dict[str, Any]) -> list[Tensor]:
+        kspace = torch.cat([kspace for kspace, _ in held_out(split)])
+        many = sampled.expand(len(kspace), -1)
+        name = setting.get("maps", "")
+        key = f"{split} {name}"
+        if name and key not in maps:
+            maps[key] = estimated_maps(name, kspace, many)
+        return list(classical(method, setting, maps.get(key, torch.empty(0)))(kspace, many, NUM_CENTER).split(1))
+
+    grid: list[Cell] = [{"setting": setting, **_means(of_split(VALIDATION, setting))} for setting in settings(method)]
+    cell: Cell = {"arm": method, "rate": rate, "seed": 0, "grid": grid, "chosen": {}, TEST: {}, OTHERS: {}}
+    for measure, named in (("ssim", ("ssim",)), ("psnr_db", ("psnr_db", "nmse"))):
+        chosen = max(grid, key=lambda row: row[measure])["setting"]
+        cell["chosen"][measure] = chosen
+        for split in (TEST, OTHERS):
+            images = of_split(split, chosen)
+            found = scores(images, split)
+            cell[split].update({name: found[name] for name in named})
+            if split == TEST and measure == "ssim":
+                keep(folder, method, rate, 0, images)
+    return cell
+
+
+def _means(images: list[Tensor]) -> dict[str, float]:
+    return {name: round(mean(values), 5) for name, values in scores(images, VALIDATION).items()}
+
+
+def read_cells(minutes: float) -> list[Cell]:
+    """Return the cells that are filled with networks that were trained for `minutes`."""
+    cells = [json.loads(line) for line in CELLS.read_text().splitlines()] if CELLS.exists() else []
+    return [cell for cell in cells if cell.get("study_minutes", minutes) == minutes]
+
+
+def tried_rates(cells: list[Cell], arm: str) -> dict[float, float]:
+    """Return the SSIM of the validation images by learning rate."""
+    of_arm = [cell for cell in cells if (cell["arm"], cell["seed"]) == (arm, CHOICE_SEED)]
+    # A run that diverged has no number, which is greater than none and less than none.
+    return {cell["learning_rate"]: max(-1.0, mean(cell[VALIDATION]["ssim"])) for cell in of_arm}
+
+
+def chosen_rate(cells: list[Cell], arm: str) -> float:
+    """Return the learning rate with the best validation images."""
+    tried = tried_rates(cells, arm)
+    return max(tried, key=lambda rate: tried[rate])
+
+
+def rates_to_try(cells: list[Cell], arm: str) -> list[float]:
+    """Return the learning rates that are missing: of the grid, then beyond it until the best is not at an end."""
+    tried = tried_rates(cells, arm)
+    if left := [rate for rate in LEARNING_RATES if rate not in tried]:
+        return left
+    best = chosen_rate(cells, arm)
+    beyond = {min(tried): best / RATE_STEP, max(tried): best * RATE_STEP}
+    return [beyond[best]] if best in beyond and len(tried) < MOST_RATES else []
+
+
+def waves(arms: list[str], seeds: list[int]) -> list[list[tuple[str, int]]]:
+    """Return (arm, seed) in the order in which cells are filled: two arms with all seeds, then seed by seed."""
+    first, rest = arms[:2], arms[2:]
+    return [[(arm, seed) for seed in seeds for arm in first], [(arm, seed) for seed in seeds for arm in rest]]
+
+
+def main() -> None:
+    """Fill the cells that are missing, and write table and picture."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=5.0, help="of CPU time on one thread, for each network")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--rates", type=int, nargs="+", default=RATES, choices=RATES)
+    parser.add_argument("--arms", nargs="+", default=[*CLASSICAL, *NETWORKS], choices=[*CLASSICAL, *NETWORKS])
+    parser.add_argument("--workers", type=int, default=1, help="processes of one thread each")
+    parser.add_argument("--out", type=Path, default=Path("data/reconstruction_quality"))
+    parser.add_argument("--report", action="store_true")
+    arguments = parser.parse_args()
+    folder = arguments.out.absolute()
+    folder.mkdir(parents=True, exist_ok=True)
+    os.environ["OMP_NUM_THREADS"] = "1"
+    torch.set_num_threads(1)
+    networks = [arm for arm in NETWORKS if arm in arguments.arms]
+    for arm in list(networks):
+        if library := missing_library(arm):
+            print(f"{arm} is left out: {library} is not installed")
+            networks.remove(arm)
+    if not arguments.report:
+        methods = [method for method in CLASSICAL if method in arguments.arms]
+        with ProcessPoolExecutor(arguments.workers, mp_context=get_context("spawn")) as pool:
+            asked = Asked(methods, waves(networks, arguments.seeds), arguments.rates, arguments.minutes)
+            study(pool, asked, folder)
+    write_report(read_cells(arguments.minutes), RESULTS, folder)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the study is to fill: classical methods, networks with their seeds in waves, rates, and minutes for each."""
+
+    methods: list[str]
+    waves: list[list[tuple[str, int]]]
+    rates: Sequence[int]
+    minutes: float
+
+
+def study(pool: ProcessPoolExecutor, asked: Asked, folder: Path) -> None:
+    """Fill what is missing."""
+    minutes = asked.minutes
+    filled = {(cell["arm"], cell["rate"], cell["seed"]) for cell in read_cells(minutes)}
+    finish([
+        pool.submit(fill_classical, method, rate, folder)
+        for method in asked.methods for rate in asked.rates if (method, rate, 0) not in filled
+    ], minutes)  # fmt: skip
+    for wave in asked.waves:
+        arms = list(dict.fromkeys(arm for arm, _ in wave))
+        short = CHOICE_SHARE * minutes
+        while jobs := [
+            pool.submit(fill_network, arm, CHOICE_RATE, CHOICE_SEED, short, rate, folder)
+            for arm in arms for rate in rates_to_try(read_cells(minutes), arm)
+        ]:  # fmt: skip
+            finish(jobs, minutes)
+        chosen = {arm: chosen_rate(read_cells(minutes), arm) for arm in arms}
+        finish([
+            pool.submit(fill_network, arm, rate, seed, minutes, chosen[arm], folder)
+            for arm, seed in wave for rate in asked.rates if (arm, rate, seed) not in filled
+        ], minutes)  # fmt: skip
+
+
+def finish(jobs: list[Future[Cell]], minutes: float) -> None:
+    """Write each cell when it is done, and print its means."""
+    for job in as_completed(jobs):
+        cell = job.result()
+        if cell["arm"] in NETWORKS:
+            cell["study_minutes"] = minutes
+        with CELLS.open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(cell, separators=(",", ":")) + "\n")
+        of = cell.get(TEST) or cell[VALIDATION]
+        means = ", ".join(f"{name} {mean(of[name]):.4f}" for name in ("ssim", "psnr_db"))
+        print(f"{cell['arm']} {cell['rate']}x seed {cell['seed']} {cell.get('learning_rate', '')}: {means}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
