@@ -11,6 +11,7 @@ from voxelwave.registry import (
     BACKBONES,
     CONTRASTIVE_LOSSES,
     EMBEDDINGS,
+    MASK_RULES,
     MASKINGS,
     METRIC_LOSSES,
     MODALITIES,
@@ -21,7 +22,7 @@ SMALL = {
     "waveformer": {"patch_size": 4, "embed_dim": 24, "depth": 2, "num_heads": 2},
     "residual_cnn": {"patch_size": 4, "embed_dim": 24, "depth": 2},
 }
-REGISTRIES = (BACKBONES, MASKINGS, CONTRASTIVE_LOSSES, MODALITIES, SAMPLINGS, EMBEDDINGS, METRIC_LOSSES)
+REGISTRIES = (BACKBONES, MASKINGS, CONTRASTIVE_LOSSES, MODALITIES, SAMPLINGS, EMBEDDINGS, METRIC_LOSSES, MASK_RULES)
 EVERYTHING = [(registry, name) for registry in REGISTRIES for name in registry.names()]
 
 

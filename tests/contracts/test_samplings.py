@@ -112,10 +112,11 @@ def test_a_centre_fraction_outside_0_to_1_is_refused(name, center_fraction):
 
 
 @every_sampling
-def test_an_acceleration_beyond_the_width_is_refused(name):
+def test_an_acceleration_beyond_the_number_of_lines_or_places_is_refused(name):
+    height, of = (1, "places") if name in OF_PLACES else (32, "lines")
     sampling = SAMPLINGS.build(name, acceleration=16.5, center_fraction=0.01)
-    with pytest.raises(ValueError, match=r"at most the number of lines, got 16\.5 for 16"):
-        sampling((32, 16), torch_generator(1))
+    with pytest.raises(ValueError, match=rf"at most the number of {of}, got 16\.5 for 16"):
+        sampling((height, 16), torch_generator(1))
 
 
 @pytest.mark.parametrize("name", [name for name in SAMPLINGS.names() if name != "random_spaced"])

@@ -115,6 +115,7 @@ def test_all_formats_hold_the_same_volume(runs, tmp_path):
     assert of.data.readout_rows == 30
     formats = ("hdf5", "nifti", "dicom", "png")
     out = tmp_path / "out"
+    (out / "scan").mkdir(parents=True)  # as where other results lie in a folder of that name
     assert reconstruct_files(runs / "rate4", str(tmp_path / "scan.h5"), out, formats=formats, console=QUIET).complete
     images = read_hdf5(out / "scan.h5").images
     stored = nib.load(out / "scan.nii.gz").get_fdata()

@@ -40,6 +40,14 @@ def test_on_several_gpus_specialists_are_trained_side_by_side_and_as_by_themselv
         assert measured(together[name]) == measured(config)
 
 
+def test_what_is_wrong_with_the_router_is_said_before_a_specialist_is_trained(plan, tmp_path):
+    anatomies = [f"specialists.{name}.data.anatomy={of}" for name, of in (("four", "brain"), ("eight", "knee"))]
+    asked = load_plan(plan, ["router.training.epoch=3", *anatomies, f"run.out_dir={tmp_path}"])
+    with pytest.raises(InputError, match=r"router: unknown key 'training.epoch'"):
+        train_specialists(plan, asked, specialist="four", console=QUIET)
+    assert not list(tmp_path.iterdir())
+
+
 def script(text):
     return [sys.executable, "-c", f"import json, os, pathlib, sys, time\n{text}"]
 

@@ -231,7 +231,9 @@ def _target_of(place: Path, form: str) -> Path:
 
 
 def _written(place: Path, form: str) -> bool:
-    return _target_of(place, form).exists()
+    there = _target_of(place, form)
+    # A folder of that name may be one of other results.
+    return any(there.glob("*.dcm")) if form == "dicom" else there.exists()
 
 
 def _reconstruct_file(

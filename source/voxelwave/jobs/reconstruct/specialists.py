@@ -42,6 +42,8 @@ def train_specialists(
     Raises InputError where it is not said which of several is meant, and where a process of one fails.
     """
     console, configs = console or Console(), plan.specialists
+    if plan.router:
+        router_config_of(plan, str(path))  # what is wrong with it is said before anything is trained
     if router:
         wanted = router_config_of(plan, str(path))
         exit_code_when_stopped(wanted.run.exit_code_when_stopped)

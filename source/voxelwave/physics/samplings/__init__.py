@@ -42,10 +42,10 @@ def check_settings(acceleration: float, center_fraction: float, *, exact_axes: i
         )
 
 
-def check_acceleration(acceleration: float, width: int) -> None:
-    """Raise ValueError for an acceleration that leaves less than one of `width` lines."""
-    if acceleration > width:
-        raise ValueError(f"acceleration must be at most the number of lines, got {acceleration:g} for {width}")
+def check_acceleration(acceleration: float, number: int, *, of: str = "lines") -> None:
+    """Raise ValueError for an acceleration that leaves less than one of a `number` of lines, or `of` what is chosen."""
+    if acceleration > number:
+        raise ValueError(f"acceleration must be at most the number of {of}, got {acceleration:g} for {number}")
 
 
 def center_band(side: int, center_fraction: float) -> slice:

@@ -38,7 +38,7 @@ class PoissonDisc:
     def __call__(self, shape: tuple[int, int], generator: torch.Generator) -> Bool[Tensor, "height width"]:
         """Return where a k-space of `shape` is sampled."""
         height, width = shape
-        check_acceleration(self.acceleration, width)
+        check_acceleration(self.acceleration, height * width, of="places")
         sampled = np.zeros(shape, dtype=bool)
         sampled[tuple(center_band(side, self.center_fraction) for side in shape)] = True
         count = num_outer(height * width, int(sampled.sum()), self.acceleration)
