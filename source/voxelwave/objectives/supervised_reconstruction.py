@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol, runtime_checkable
+from typing import ClassVar, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Complex, Float
@@ -12,6 +12,7 @@ from voxelwave.contracts import Reconstruction, StepOutput
 from voxelwave.losses.image_mask import Anatomy, challenge_mask
 from voxelwave.losses.structural_similarity import StructuralSimilarityLoss
 from voxelwave.physics.fourier import center_crop
+from voxelwave.physics.sampled_lines import as_lines
 from voxelwave.registry import RECONSTRUCTION_OBJECTIVES
 
 
@@ -52,7 +53,7 @@ class SupervisedReconstruction(nn.Module):
     Source: Xin et al., PromptMR, 2023, section 3; the mask and the similarity are those of the challenge's score.
     """
 
-    needs_target = True
+    needs_target: ClassVar = True
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -78,8 +79,5 @@ def reconstructed(network: Reconstruction | nn.Module, batch: WithTarget) -> Flo
 
     Whole lines are handed on as lines, which unrolled networks transform along the width alone.
     """
-    sampled = batch.sampled
-    lines = sampled[:, 0]
-    whole = bool((sampled == lines[:, None]).all())
-    image: Tensor = network(batch.kspace, lines if whole else sampled)
+    image: Tensor = network(batch.kspace, as_lines(batch.sampled))
     return image if batch.target is None else center_crop(image, tuple(batch.target.shape[-2:]))  # type: ignore[arg-type]

@@ -30,6 +30,12 @@ def lines_of(sampled: Bool[Tensor, "height width"]) -> Bool[Tensor, " width"]:
     return sampled[0]
 
 
+def as_lines(sampled: Bool[Tensor, "batch height width"]) -> Bool[Tensor, "batch ... width"]:
+    """Return `sampled` as lines, `[batch, width]`, where all of them are whole, else as it is."""
+    lines = sampled[:, 0]
+    return lines if bool((sampled == lines[:, None]).all()) else sampled
+
+
 def num_center_lines(sampled: Bool[Tensor, "*batch width"]) -> Int[Tensor, "*batch"]:
     """Return how many lines around the origin are sampled without a gap, as many to its left as from it to the right.
 

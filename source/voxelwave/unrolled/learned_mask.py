@@ -6,6 +6,7 @@ A rule says how gradients reach the scores and move them; `MASK_RULES` of the re
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 
 import torch
 from jaxtyping import Complex, Float
@@ -71,9 +72,9 @@ class LearnedMask(Subsampling):
         with torch.no_grad():
             self._move(gradient, mask_lr)
 
+    @abstractmethod
     def _move(self, gradient: Scores, mask_lr: float) -> None:
         """Move the scores, in place."""
-        raise NotImplementedError
 
     def _final_scores(self) -> Scores:
         """Return the scores of which the final mask keeps the highest."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 import torch
 from jaxtyping import Bool, Complex, Float, Shaped
 from torch import Tensor, nn
@@ -27,7 +29,7 @@ def kspace_of(channels: Float[Tensor, "batch 2 height width"]) -> Complex[Tensor
     return fft2c(as_complex(channels.movedim(1, -1)))
 
 
-class Subsampling(nn.Module):
+class Subsampling(nn.Module, ABC):
     """Returns k-space with a share of its frequencies removed; each rule of which ones is a subclass.
 
     K-space is complex `[..., height, width]` or pairs `[..., height, width, 2]`, and what comes back is of the same
@@ -43,9 +45,9 @@ class Subsampling(nn.Module):
         super().__init__()
         self.shape = shape
 
+    @abstractmethod
     def mask(self) -> Mask:
         """Return which frequencies are kept at this moment."""
-        raise NotImplementedError
 
     def final_mask(self) -> Mask:
         """Return which frequencies would be kept after `settle`."""

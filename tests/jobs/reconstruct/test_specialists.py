@@ -48,6 +48,21 @@ def test_what_is_wrong_with_the_router_is_said_before_a_specialist_is_trained(pl
     assert not list(tmp_path.iterdir())
 
 
+def test_a_later_block_of_all_goes_on_from_the_router_that_is_there(tmp_path):
+    anatomies = {}
+    for number, name in enumerate(("brain", "knee")):
+        files = write_volumes(tmp_path / name, 2, scale=1e-3 * (number + 1))
+        anatomies[name] = {"data.files": str(files), "data.anatomy": name}
+    base = reconstruction(tmp_path, tmp_path / "runs", blocks=[{"epochs": 1}] * 2).model_dump(mode="json")
+    base["router"] = {"data": {"image_size": 16, "validation_share": 0}, "training": {"epochs": 1}}
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(base | {"specialists": anatomies}))
+    for block in (1, 2):
+        assert train_specialists(path, load_plan(path), every=True, block=block, console=QUIET).exit_code == 0
+    for config in load_plan(path).specialists.values():
+        assert {record["epoch"] for record in measured(config)} == {1, 2}
+
+
 def script(text):
     return [sys.executable, "-c", f"import json, os, pathlib, sys, time\n{text}"]
 

@@ -130,7 +130,8 @@ class ReconstructionSteps(Dataset[ReconstructionBatch]):
             self._slices.augment, self._slices.sampling, self._built = block.augment(), block.sampling(), block
         self._slices.set_epoch(epoch)
         passed_over = list[str]()
-        for index in (*order[place:].tolist(), *order[:place].tolist()):
+        for later in range(len(order)):
+            index = int(order[(place + later) % len(order)])
             try:
                 with one_thread():  # as in a worker process
                     batch = batch_of(self._slices, index, self._prepare, self._modality)

@@ -28,17 +28,20 @@ def draw_comparison(
     sampled_words: str,
     path: Path,
     *,
-    target: str,
+    target: str | None,
     reconstruction: str,
 ) -> None:
     """Draw images by their names, the error of the reconstruction, and which columns were sampled, side by side.
 
-    All share one scale of grey, from 0 to the brightest of the target. `words` stand below the images.
+    All share one scale of grey, from 0 to the brightest of the target, or of the reconstruction where there is none.
+    `words` stand below the images.
     """
-    rows, columns = images[target].shape
-    white = float(np.percentile(images[target], BRIGHTEST)) or 1.0
-    error = np.abs(images[reconstruction] - images[target]) * ERROR_SCALE
-    panels = {**images, f"|error| × {ERROR_SCALE}": error}
+    reference = images[target or reconstruction]
+    rows, columns = reference.shape
+    white = float(np.percentile(reference, BRIGHTEST)) or 1.0
+    panels = dict(images)
+    if target is not None:
+        panels[f"|error| × {ERROR_SCALE}"] = np.abs(images[reconstruction] - images[target]) * ERROR_SCALE
     count = len(panels) + (sampled is not None)
     figure = new_figure(PANEL_INCHES * count, PANEL_INCHES * rows / columns + 0.8)
     axes = figure.subplots(1, count, squeeze=False)[0]

@@ -3,11 +3,32 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import NamedTuple
 
+import torch
+
+from voxelwave.contracts import Reconstruction
+from voxelwave.data.kspace.files import KspaceFile
 from voxelwave.errors import InputError
+from voxelwave.jobs.reconstruct.config import ROUTER, ReconstructionConfig
+from voxelwave.jobs.reconstruct.model import BEST, Trained, load_reconstruction, num_slices
+from voxelwave.jobs.reconstruct.router import Router, anatomy_of, load_router
+from voxelwave.ops.files import content_mark
 from voxelwave.ops.loggers import logger
+from voxelwave.unrolled.classical import Grappa, L1Wavelet
+from voxelwave.unrolled.sense import Sense
+from voxelwave.unrolled.zero_filled import zero_filled
 
+NETWORK = "network"
+CLASSICAL: dict[str, Callable[[], Reconstruction]] = {
+    "zero_filled": lambda: zero_filled,
+    "sense": Sense,
+    "l1_wavelet": L1Wavelet,
+    "grappa": Grappa,
+}
+METHODS = (NETWORK, *CLASSICAL)
 FAR = 1.25  # a rate over that of the specialist, or the other way round
 
 
@@ -39,3 +60,72 @@ def pick_specialist(anatomy: str, acceleration: float, specialists: Mapping[str,
             *(acceleration, anatomy, name, rates[name]),
         )
     return name
+
+
+class Specialist(NamedTuple):
+    """A way to reconstruct: `name` is that of its run."""
+
+    name: str
+    method: str
+    reconstruct: Reconstruction
+    neighbours: int
+    config: ReconstructionConfig
+
+
+class Specialists:
+    """What a run folder holds, or a folder of several runs: one network is in memory at a time.
+
+    Raises InputError where there is none.
+    """
+
+    def __init__(self, path: Path, *, method: str, device: torch.device) -> None:
+        self.method, self.device = method, device
+        self.router: Router | None = None
+        if path.is_dir() and not (path / BEST).exists():
+            runs = sorted(place.parent for place in path.glob(f"*/{BEST}"))
+            if any(run.name == ROUTER for run in runs):
+                self.router = load_router(path / ROUTER)
+                self.router.network.to(device)
+            self.paths = {run.name: run for run in runs if run.name != ROUTER}
+        else:
+            self.paths = {path.name: path}
+        if not self.paths:
+            raise InputError(f"{path} holds no run: give the folder of one, or the one that holds those of specialists")
+        self.configs: dict[str, ReconstructionConfig] = {}
+        for name, run in self.paths.items():
+            trained = load_reconstruction(run)  # so that a damaged one is known before anything is reconstructed
+            self.configs[name] = trained.config
+        self._picked = self._specialist(name, trained)
+
+    @property
+    def marks(self) -> dict[str, str]:
+        """What the weights follow from, by name."""
+        return {name: content_mark(path / BEST if path.is_dir() else path) for name, path in self.paths.items()}
+
+    def anatomy(self, file: KspaceFile) -> str:
+        """Return the anatomy of a file, "" where nothing says it: the router's, or the only one that is known."""
+        known = {config.data.anatomy or "" for config in self.configs.values()}
+        if len(known) == 1:
+            return known.pop()
+        if self.router is None:
+            names = ", ".join(sorted(known - {""}))
+            raise InputError(
+                f"the runs are of {names}, and no router is beside them: train one with `voxelwave reconstruct train "
+                "CONFIG --router`, or name one run"
+            )
+        return anatomy_of(self.router, file)[0]
+
+    def pick(self, anatomy: str, acceleration: float) -> Specialist:
+        """Return the specialist for an anatomy and a nominal rate."""
+        rates = {name: (of.data.anatomy or "", of.data.acceleration) for name, of in self.configs.items()}
+        name = next(iter(rates)) if len(rates) == 1 else pick_specialist(anatomy, acceleration, rates)
+        if self._picked.name != name:
+            self._picked = self._specialist(name, load_reconstruction(self.paths[name]))
+        return self._picked
+
+    def _specialist(self, name: str, trained: Trained) -> Specialist:
+        network, config = trained
+        if self.method == NETWORK:
+            reconstruct: Reconstruction = network.to(self.device)
+            return Specialist(name, self.method, reconstruct, num_slices(network) // 2, config)
+        return Specialist(name, self.method, CLASSICAL[self.method](), 0, config)

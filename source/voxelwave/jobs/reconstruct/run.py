@@ -12,7 +12,6 @@ import torch
 from jaxtyping import Bool, Float32
 from numpy import ndarray
 
-from voxelwave.contracts import Reconstruction
 from voxelwave.data.kspace.files import KspaceFile
 from voxelwave.data.kspace.image_writing import write_dicom, write_hdf5, write_nifti, write_png
 from voxelwave.data.kspace.slices import KspaceSlices
@@ -21,98 +20,18 @@ from voxelwave.engine.signals import stop_on_signal
 from voxelwave.errors import InputError
 from voxelwave.jobs.common.console import Console, tracked
 from voxelwave.jobs.common.outcome import Outcome
-from voxelwave.jobs.reconstruct.config import ReconstructionConfig
 from voxelwave.jobs.reconstruct.data import preparation_of
 from voxelwave.jobs.reconstruct.files import MARKED_BLOCKS
-from voxelwave.jobs.reconstruct.model import BEST, load_reconstruction, num_slices
 from voxelwave.jobs.reconstruct.pairs import kspace_outside, result_places
-from voxelwave.jobs.reconstruct.picking import pick_specialist
-from voxelwave.jobs.reconstruct.router import Router, anatomy_of, load_router
+from voxelwave.jobs.reconstruct.picking import METHODS, NETWORK, Specialist, Specialists
 from voxelwave.jobs.reconstruct.schedule import blocks_of
 from voxelwave.ops.files import content_mark, locked, write_text
 from voxelwave.ops.texts import read_json
 from voxelwave.physics.fourier import center_crop
-from voxelwave.physics.sampled_lines import Acceleration, acceleration_of
-from voxelwave.unrolled.classical import Grappa, L1Wavelet
-from voxelwave.unrolled.sense import Sense
-from voxelwave.unrolled.zero_filled import zero_filled
+from voxelwave.physics.sampled_lines import Acceleration, acceleration_of, as_lines
 
-NETWORK = "network"
-CLASSICAL: dict[str, Callable[[], Reconstruction]] = {
-    "zero_filled": lambda: zero_filled,
-    "sense": Sense,
-    "l1_wavelet": L1Wavelet,
-    "grappa": Grappa,
-}
-METHODS = (NETWORK, *CLASSICAL)
 FORMATS = ("hdf5", "nifti", "dicom", "png")
 RECORD = "reconstruct.json"
-ROUTER = "router"
-
-
-class Specialist(NamedTuple):
-    """A way to reconstruct: `name` is that of its run."""
-
-    name: str
-    method: str
-    reconstruct: Reconstruction
-    neighbours: int
-    config: ReconstructionConfig
-
-
-class Specialists:
-    """What a run folder holds, or a folder of several runs: one network is in memory at a time.
-
-    Raises InputError where there is none.
-    """
-
-    def __init__(self, path: Path, *, method: str, device: torch.device) -> None:
-        self.method, self.device = method, device
-        self.router: Router | None = None
-        if path.is_dir() and not (path / BEST).exists():
-            runs = sorted(place.parent for place in path.glob(f"*/{BEST}"))
-            if any(run.name == ROUTER for run in runs):
-                self.router = load_router(path / ROUTER)
-                self.router.network.to(device)
-            self.paths = {run.name: run for run in runs if run.name != ROUTER}
-        else:
-            self.paths = {path.name: path}
-        if not self.paths:
-            raise InputError(f"{path} holds no run: give the folder of one, or the one that holds those of specialists")
-        self.configs = {name: load_reconstruction(run).config for name, run in self.paths.items()}
-        self._loaded: Specialist | None = None
-
-    @property
-    def marks(self) -> dict[str, str]:
-        """What the weights follow from, by name."""
-        return {name: content_mark(path / BEST if path.is_dir() else path) for name, path in self.paths.items()}
-
-    def anatomy(self, file: KspaceFile) -> str:
-        """Return the anatomy of a file, "" where nothing says it: the router's, or the only one that is known."""
-        known = {config.data.anatomy or "" for config in self.configs.values()}
-        if len(known) == 1:
-            return known.pop()
-        if self.router is None:
-            names = ", ".join(sorted(known - {""}))
-            raise InputError(
-                f"the runs are of {names}, and no router is beside them: train one with `voxelwave reconstruct train "
-                "CONFIG --router`, or name one run"
-            )
-        return anatomy_of(self.router, file)[0]
-
-    def pick(self, anatomy: str, acceleration: float) -> Specialist:
-        """Return the specialist for an anatomy and a nominal rate."""
-        rates = {name: (of.data.anatomy or "", of.data.acceleration) for name, of in self.configs.items()}
-        name = next(iter(rates)) if len(rates) == 1 else pick_specialist(anatomy, acceleration, rates)
-        if self._loaded is None or self._loaded.name != name:
-            self._loaded = None  # the one before is gone before this one comes
-            network, config = load_reconstruction(self.paths[name])
-            if self.method == NETWORK:
-                trained: Reconstruction = network.to(self.device)
-                self._loaded = Specialist(name, self.method, trained, num_slices(network) // 2, config)
-            else:
-                self._loaded = Specialist("", self.method, CLASSICAL[self.method](), 0, config)._replace(name=name)
-        return self._loaded
 
 
 class Volume(NamedTuple):
@@ -293,11 +212,9 @@ def reconstruct_volume(
         prepared = [prepare(item.kspace, item.sampled, file) for item in items]
         sampled = items[0].sampled
         kspace = torch.stack([of for of, _ in prepared]).to(device)
-        places = torch.stack([of for _, of in prepared]).to(device)
-        lines = places[:, 0]
-        whole = bool((places == lines[:, None]).all())
+        chosen = as_lines(torch.stack([of for _, of in prepared]).to(device))
         try:
-            image = specialist.reconstruct(kspace, lines if whole else places)
+            image = specialist.reconstruct(kspace, chosen)
         except ValueError as error:
             raise InputError(f"{file.path}: slice {first}: {error}") from None
         size = info.target_size or info.image_size
@@ -305,8 +222,10 @@ def reconstruct_volume(
             image = center_crop(image, size)
         images += [one.numpy() for one in image.float().cpu()]
     assert sampled is not None
-    whole = bool((sampled == sampled[:1]).all())
+    chosen = as_lines(sampled[None])[0]
     values = np.stack(images)
     if not np.isfinite(values).all():
         raise InputError(f"{file.path}: its reconstruction is not finite: the weights do not fit such k-space")
-    return Volume(values, sampled[0].numpy() if whole else None, acceleration_of(sampled[0]) if whole else None)
+    if chosen.ndim > 1:  # single places
+        return Volume(values, None, None)
+    return Volume(values, chosen.numpy(), acceleration_of(chosen))

@@ -42,10 +42,9 @@ def train_specialists(
     Raises InputError where it is not said which of several is meant, and where a process of one fails.
     """
     console, configs = console or Console(), plan.specialists
-    if plan.router:
-        router_config_of(plan, str(path))  # what is wrong with it is said before anything is trained
-    if router:
-        wanted = router_config_of(plan, str(path))
+    # What is wrong with the router is said before anything is trained.
+    wanted = router_config_of(plan, str(path)) if plan.router or router else None
+    if router and wanted is not None:
         exit_code_when_stopped(wanted.run.exit_code_when_stopped)
         complete = train_router_from(wanted, resume=resume, console=console)
         return Outcome(complete, when_stopped=wanted.run.exit_code_when_stopped)
@@ -58,8 +57,9 @@ def train_specialists(
     exit_code_when_stopped(code)
     if every and len({config.data.anatomy for config in configs.values()}) > 1:
         console.say("router")
-        done = train_router_from(router_config_of(plan, str(path)), resume=resume, console=console)
-        if not done:
+        # A later block goes on from runs that are there, and this is one of them.
+        goes_on = resume or (block is not None and block > 1)
+        if not train_router_from(router_config_of(plan, str(path)), resume=goes_on, console=console):
             return Outcome(complete=False, when_stopped=code)
     gpus = torch.cuda.device_count() if configs[chosen[0]].training.device in ("auto", "cuda") else 0
     if gpus > 1 and len(chosen) > 1:
