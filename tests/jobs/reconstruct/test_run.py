@@ -12,7 +12,7 @@ from support.kspace_files import centre_and_every_fourth, kspace
 from support.reconstruction_runs import reconstruction, write_volumes
 from support.stopping import stop_after
 from voxelwave.data.kspace.files import KspaceFile
-from voxelwave.data.kspace.image_reading import read_hdf5
+from voxelwave.data.kspace.images.reading import read_hdf5
 from voxelwave.data.kspace.synthesis import coil_noise
 from voxelwave.data.kspace.writing import plain_header, write_fastmri, write_mrd
 from voxelwave.errors import InputError

@@ -14,7 +14,7 @@ from torch import Tensor
 from voxelwave.data.kspace.hdf5 import MOST_VALUES, opened
 from voxelwave.data.kspace.info import KspaceInfo, KspaceSource
 from voxelwave.data.kspace.layouts import MAPS, ArraySource
-from voxelwave.data.kspace.mrd import MrdSource, is_mrd
+from voxelwave.data.kspace.mrd.source import MrdSource, is_mrd
 from voxelwave.errors import InputError, UnusableVolume
 from voxelwave.ops.loggers import logger
 

@@ -16,7 +16,7 @@ from numpy import ndarray
 
 from voxelwave.data.kspace.hdf5 import has, number_attribute, numbers, opened, text, text_attribute
 from voxelwave.data.kspace.info import KspaceInfo, as_complex64
-from voxelwave.data.kspace.raw_header import parse_raw_header
+from voxelwave.data.kspace.mrd.raw_header import parse_raw_header
 from voxelwave.errors import UnusableVolume
 from voxelwave.physics.sampled_lines import num_center_lines
 

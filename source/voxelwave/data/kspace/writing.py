@@ -11,8 +11,8 @@ from jaxtyping import Bool, Complex64
 from torch import Tensor
 
 from voxelwave.data.kspace.info import Vector
-from voxelwave.data.kspace.mrd_records import ACQUISITION, DATA, GROUP, HEAD, NOISE, VERSION, XML
-from voxelwave.data.kspace.raw_header import RawHeader
+from voxelwave.data.kspace.mrd.raw_header import RawHeader
+from voxelwave.data.kspace.mrd.records import ACQUISITION, DATA, GROUP, HEAD, NOISE, VERSION, XML
 from voxelwave.data.kspace.synthesis import target_of, zero_filled
 from voxelwave.ops.files import replacing
 

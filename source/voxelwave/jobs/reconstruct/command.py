@@ -33,7 +33,7 @@ def synthesize(
 
     The exit code is 0, or 130 where it was stopped.
     """
-    from voxelwave.jobs.reconstruct.synthesize import synthesize_kspace
+    from voxelwave.jobs.reconstruct.synthesis.synthesize import synthesize_kspace
 
     outcome = synthesize_kspace(
         out,
@@ -96,7 +96,7 @@ def evaluate(
     worst: Annotated[int, typer.Option(min=0, help="Slices to show on the page.")] = 6,
 ) -> None:
     """Score reconstructions by SSIM, PSNR and NMSE, by anatomy and rate, and show the worst slices on a page."""
-    from voxelwave.jobs.reconstruct.evaluate import evaluate_reconstructions
+    from voxelwave.jobs.reconstruct.scoring.evaluate import evaluate_reconstructions
 
     evaluate_reconstructions(out, data, data_range=data_range, anatomy=anatomy, worst=worst)
 

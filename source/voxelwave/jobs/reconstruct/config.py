@@ -15,7 +15,7 @@ from voxelwave.engine.runtime import Precision
 from voxelwave.errors import InputError
 from voxelwave.jobs.common.config import Component, JobConfig, RunConfig, RunName, Section, complete
 from voxelwave.jobs.common.config_file import apply_override, naming, read_config, set_key, validated
-from voxelwave.jobs.reconstruct.synthesis_config import SynthesisConfig
+from voxelwave.jobs.reconstruct.synthesis.config import SynthesisConfig
 from voxelwave.losses.image_mask import Anatomy
 from voxelwave.registry import RECONSTRUCTION_OBJECTIVES, RECONSTRUCTIONS, SAMPLINGS
 

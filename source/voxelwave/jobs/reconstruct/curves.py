@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from voxelwave.jobs.reconstruct.data import ReconstructionBatch
-from voxelwave.jobs.reconstruct.figures import draw_comparison
+from voxelwave.jobs.reconstruct.scoring.figures import draw_comparison
 from voxelwave.ops.loggers import printable
 from voxelwave.physics.fourier import center_crop
 from voxelwave.physics.sampled_lines import as_lines

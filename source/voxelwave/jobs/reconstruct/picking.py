@@ -14,7 +14,7 @@ from voxelwave.data.kspace.files import KspaceFile
 from voxelwave.errors import InputError
 from voxelwave.jobs.reconstruct.config import ROUTER, ReconstructionConfig
 from voxelwave.jobs.reconstruct.model import BEST, Trained, load_reconstruction, num_slices
-from voxelwave.jobs.reconstruct.router import Router, anatomy_of, load_router
+from voxelwave.jobs.reconstruct.router.training import Router, anatomy_of, load_router
 from voxelwave.ops.files import content_mark
 from voxelwave.ops.loggers import logger
 from voxelwave.unrolled.classical import Grappa, L1Wavelet

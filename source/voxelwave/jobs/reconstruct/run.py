@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float32
 from numpy import ndarray
 
 from voxelwave.data.kspace.files import KspaceFile
-from voxelwave.data.kspace.image_writing import write_dicom, write_hdf5, write_nifti, write_png
+from voxelwave.data.kspace.images.writing import write_dicom, write_hdf5, write_nifti, write_png
 from voxelwave.data.kspace.slices import KspaceSlices
 from voxelwave.engine.runtime import best_device
 from voxelwave.engine.signals import stop_on_signal

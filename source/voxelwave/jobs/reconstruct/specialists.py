@@ -16,8 +16,8 @@ from voxelwave.errors import InputError
 from voxelwave.jobs.common.console import Console
 from voxelwave.jobs.common.outcome import Outcome
 from voxelwave.jobs.reconstruct.config import Plan
-from voxelwave.jobs.reconstruct.router import train_router_from
-from voxelwave.jobs.reconstruct.router_config import router_config_of
+from voxelwave.jobs.reconstruct.router.config import router_config_of
+from voxelwave.jobs.reconstruct.router.training import train_router_from
 from voxelwave.jobs.reconstruct.train import train_reconstruction
 
 POLL_S = 0.2

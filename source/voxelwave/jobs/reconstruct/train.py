@@ -25,7 +25,7 @@ from voxelwave.jobs.reconstruct.data import HeldOut, ReconstructionBatch, Recons
 from voxelwave.jobs.reconstruct.files import fingerprint
 from voxelwave.jobs.reconstruct.model import build_network, num_slices
 from voxelwave.jobs.reconstruct.schedule import Block, block_at, blocks_of
-from voxelwave.jobs.reconstruct.synthesize import synthesize_missing
+from voxelwave.jobs.reconstruct.synthesis.synthesize import synthesize_missing
 from voxelwave.objectives.supervised_reconstruction import reconstructed
 from voxelwave.ops.evaluating import evaluating
 from voxelwave.ops.files import write_text

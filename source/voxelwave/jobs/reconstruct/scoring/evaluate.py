@@ -13,10 +13,10 @@ from rich.table import Table
 from voxelwave.data.kspace.slices import DataRange
 from voxelwave.errors import InputError
 from voxelwave.jobs.common.console import Console, tracked
-from voxelwave.jobs.reconstruct.comparison import RECONSTRUCTION, TARGET, compare
-from voxelwave.jobs.reconstruct.figures import draw_coil_maps, draw_comparison, draw_scores
 from voxelwave.jobs.reconstruct.pairs import EVALUATION, Pair, pair_files
-from voxelwave.jobs.reconstruct.scores import Score, load_volumes, score_of, summary_of
+from voxelwave.jobs.reconstruct.scoring.comparison import RECONSTRUCTION, TARGET, compare
+from voxelwave.jobs.reconstruct.scoring.figures import draw_coil_maps, draw_comparison, draw_scores
+from voxelwave.jobs.reconstruct.scoring.scores import Score, load_volumes, score_of, summary_of
 from voxelwave.losses.image_mask import Anatomy
 from voxelwave.ops.files import write_text
 from voxelwave.ops.tables import as_csv
@@ -195,7 +195,7 @@ def _words(value: float, score: str, deviation: float | None = None) -> str:
 def _page(out: Path, summary: dict[str, Any], shown: Sequence[Shown], maps: str | None) -> str:
     volumes, slices = (sum(row[name] for row in summary["rates"]) for name in ("volumes", "slices"))
     return render(
-        "jobs/reconstruct/templates/evaluation.html",
+        "jobs/reconstruct/scoring/templates/evaluation.html",
         title=f"Reconstructions in {out.resolve().name}",
         facts_of_all={
             "Volumes": f"{volumes:,}",

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float32
 from numpy import ndarray
 
 from voxelwave.data.kspace.hdf5 import MOST_VALUES, has, number_attribute, numbers, opened, text_attribute
-from voxelwave.data.kspace.image_writing import RECONSTRUCTION, SAMPLED
+from voxelwave.data.kspace.images.writing import RECONSTRUCTION, SAMPLED
 from voxelwave.errors import InputError, UnusableVolume
 
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from voxelwave.data.kspace.image_geometry import ImageSize, place_slices
-from voxelwave.data.kspace.image_reading import read_hdf5
-from voxelwave.data.kspace.image_writing import HIGHEST, write_dicom, write_hdf5, write_nifti, write_png
+from voxelwave.data.kspace.images.geometry import ImageSize, place_slices
+from voxelwave.data.kspace.images.reading import read_hdf5
+from voxelwave.data.kspace.images.writing import HIGHEST, write_dicom, write_hdf5, write_nifti, write_png
 from voxelwave.data.kspace.info import KspaceInfo, SlicePlace
 from voxelwave.data.reading.dicom import find_series, read_series
 from voxelwave.data.reading.nifti import read_header, read_volume

@@ -13,7 +13,8 @@ from numpy import ndarray
 
 from voxelwave.data.kspace.hdf5 import check_size, dataset, has, member, opened, text
 from voxelwave.data.kspace.info import KspaceInfo, SlicePlace, Vector, as_complex64
-from voxelwave.data.kspace.mrd_records import (
+from voxelwave.data.kspace.mrd.raw_header import parse_raw_header
+from voxelwave.data.kspace.mrd.records import (
     DATA,
     GROUP,
     NOISE,
@@ -24,8 +25,7 @@ from voxelwave.data.kspace.mrd_records import (
     read_heads,
     read_lines,
 )
-from voxelwave.data.kspace.mrd_volume import check_lengths, check_one_volume, image_rows
-from voxelwave.data.kspace.raw_header import parse_raw_header
+from voxelwave.data.kspace.mrd.volume import check_lengths, check_one_volume, image_rows
 from voxelwave.errors import UnusableVolume
 
 MOST_ACQUISITIONS = 2**20

@@ -7,8 +7,8 @@ from jaxtyping import Int, Int64
 from numpy import ndarray
 
 from voxelwave.data.kspace.hdf5 import MOST_COILS
-from voxelwave.data.kspace.mrd_records import CALIBRATION, CALIBRATION_AND_IMAGING, NO_IMAGE, REVERSE, Heads, flagged
-from voxelwave.data.kspace.raw_header import RawHeader
+from voxelwave.data.kspace.mrd.raw_header import RawHeader
+from voxelwave.data.kspace.mrd.records import CALIBRATION, CALIBRATION_AND_IMAGING, NO_IMAGE, REVERSE, Heads, flagged
 from voxelwave.errors import UnusableVolume
 
 # Counters that have to be the same for all lines of one volume.

@@ -24,8 +24,8 @@ from voxelwave.jobs.common.console import Console, tracked
 from voxelwave.jobs.common.run_folder import marks_of
 from voxelwave.jobs.common.session import Session, ShouldStop
 from voxelwave.jobs.reconstruct.files import find_kspace, fingerprint, open_kspace
-from voxelwave.jobs.reconstruct.router_config import RouterConfig, check_router_config
-from voxelwave.jobs.reconstruct.router_data import RouterBatch, RouterSteps, RouterVolume, batch_of, volume_images
+from voxelwave.jobs.reconstruct.router.config import RouterConfig, check_router_config
+from voxelwave.jobs.reconstruct.router.data import RouterBatch, RouterSteps, RouterVolume, batch_of, volume_images
 from voxelwave.ops.evaluating import evaluating
 from voxelwave.ops.files import write_text
 from voxelwave.ops.seeding import key_to_seed, torch_generator

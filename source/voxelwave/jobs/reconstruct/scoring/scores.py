@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Float32
 from torch import Tensor
 
-from voxelwave.data.kspace.image_reading import Reconstructed, read_hdf5
+from voxelwave.data.kspace.images.reading import Reconstructed, read_hdf5
 from voxelwave.data.kspace.slices import DataRange
 from voxelwave.errors import InputError
 from voxelwave.evaluation.image_quality import DataRange as Range

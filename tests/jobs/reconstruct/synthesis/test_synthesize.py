@@ -19,9 +19,9 @@ from voxelwave.cli import app
 from voxelwave.data.kspace.files import KspaceFile
 from voxelwave.errors import InputError
 from voxelwave.jobs.common.console import Console
-from voxelwave.jobs.reconstruct import synthesize as job
-from voxelwave.jobs.reconstruct.synthesis_config import SynthesisConfig
-from voxelwave.jobs.reconstruct.synthesize import BRIGHTEST, synthesize_kspace, synthesize_missing
+from voxelwave.jobs.reconstruct.synthesis import synthesize as job
+from voxelwave.jobs.reconstruct.synthesis.config import SynthesisConfig
+from voxelwave.jobs.reconstruct.synthesis.synthesize import BRIGHTEST, synthesize_kspace, synthesize_missing
 from voxelwave.losses.image_mask import THRESHOLDS
 from voxelwave.physics.fourier import ifft2c
 from voxelwave.physics.prewhitening import noise_covariance

@@ -23,7 +23,7 @@ from voxelwave.data.modalities.mri import MRI
 from voxelwave.data.reading.unreadable import as_unusable
 from voxelwave.data.recognition.labels import label_map_reason
 from voxelwave.errors import InputError, UnusableVolume
-from voxelwave.jobs.reconstruct.synthesis_config import HEADS, PHANTOMS, SMALLEST_SIDE, SynthesisConfig
+from voxelwave.jobs.reconstruct.synthesis.config import HEADS, PHANTOMS, SMALLEST_SIDE, SynthesisConfig
 from voxelwave.ops.seeding import numpy_generator, torch_generator
 from voxelwave.physics.heads3d import PARENCHYMA, Tissue, draw_head, render_mri
 from voxelwave.physics.phantoms2d import draw_phantoms

@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float32, UInt8, UInt16
 from numpy import ndarray
 from PIL import Image
 
-from voxelwave.data.kspace.image_geometry import ImageSize, PlacedSlices, place_slices
+from voxelwave.data.kspace.images.geometry import ImageSize, PlacedSlices, place_slices
 from voxelwave.data.kspace.info import KspaceInfo
 from voxelwave.data.reading.unreadable import extra
 from voxelwave.ops.files import replacing

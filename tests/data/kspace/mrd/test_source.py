@@ -10,7 +10,7 @@ import torch
 
 from support.kspace_files import COILS, COLUMNS, ROWS, SLICES, centre_and_every_fourth, images, kspace
 from voxelwave.data.kspace.files import KspaceFile
-from voxelwave.data.kspace.mrd_records import ACQUISITION, CALIBRATION, CALIBRATION_AND_IMAGING, HEAD, NOISE
+from voxelwave.data.kspace.mrd.records import ACQUISITION, CALIBRATION, CALIBRATION_AND_IMAGING, HEAD, NOISE
 from voxelwave.data.kspace.synthesis import coil_noise, synthesize_kspace
 from voxelwave.data.kspace.writing import plain_header, write_mrd
 from voxelwave.errors import InputError

@@ -16,13 +16,13 @@ from voxelwave.errors import InputError
 from voxelwave.jobs.common.console import Console
 from voxelwave.jobs.compare_logs.run import compare_logs
 from voxelwave.jobs.reconstruct.config import load_plan
-from voxelwave.jobs.reconstruct.router import anatomy_of, load_router, train_router, train_router_from
-from voxelwave.jobs.reconstruct.router_config import check_router_config, router_config_of
-from voxelwave.jobs.reconstruct.router_data import RouterSteps, RouterVolume, volume_images
+from voxelwave.jobs.reconstruct.router.config import check_router_config, router_config_of
+from voxelwave.jobs.reconstruct.router.data import RouterSteps, RouterVolume, volume_images
+from voxelwave.jobs.reconstruct.router.training import anatomy_of, load_router, train_router, train_router_from
 
 QUIET = Console(quiet=True)
 EPOCHS = 15  # of three steps: there are few volumes
-RECIPE = Path(__file__).parents[3] / "configs" / "reconstruct" / "recipe.yaml"
+RECIPE = Path(__file__).parents[4] / "configs" / "reconstruct" / "recipe.yaml"
 
 
 @pytest.fixture(scope="module")

@@ -16,15 +16,15 @@ from PIL import Image
 from skimage.metrics import structural_similarity
 
 from support.command import error_of, voxelwave
-from voxelwave.data.kspace.image_writing import write_hdf5
+from voxelwave.data.kspace.images.writing import write_hdf5
 from voxelwave.data.kspace.synthesis import synthesize_kspace, target_of
 from voxelwave.data.kspace.writing import plain_header, write_challenge, write_fastmri
 from voxelwave.errors import InputError
 from voxelwave.jobs.common.console import Console
-from voxelwave.jobs.reconstruct import comparison
-from voxelwave.jobs.reconstruct.evaluate import evaluate_reconstructions
 from voxelwave.jobs.reconstruct.pairs import pair_files, result_places
-from voxelwave.jobs.reconstruct.scores import Score, load_volumes, score_of, summary_of
+from voxelwave.jobs.reconstruct.scoring import comparison
+from voxelwave.jobs.reconstruct.scoring.evaluate import evaluate_reconstructions
+from voxelwave.jobs.reconstruct.scoring.scores import Score, load_volumes, score_of, summary_of
 from voxelwave.losses.image_mask import challenge_mask
 from voxelwave.ops.seeding import numpy_generator, torch_generator
 from voxelwave.physics.phantoms2d import draw_phantoms

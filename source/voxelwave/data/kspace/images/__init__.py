@@ -1,0 +1,1 @@
+"""Images that were reconstructed: where they lie, and their files."""

@@ -1,0 +1,1 @@
+"""ISMRMRD files: acquisitions line by line."""

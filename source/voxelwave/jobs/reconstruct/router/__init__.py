@@ -1,0 +1,1 @@
+"""Tells the anatomy of a volume, so that its specialist can be taken."""

@@ -1,0 +1,1 @@
+"""Scores of reconstructions, their page and pictures."""

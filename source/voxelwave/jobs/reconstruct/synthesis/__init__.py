@@ -1,0 +1,1 @@
+"""K-space that is made for who has none."""
