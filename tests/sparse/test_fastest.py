@@ -39,7 +39,7 @@ def test_the_fastest_is_found_and_what_is_far_behind_is_tried_once(encoder, monk
     monkeypatch.setattr(module, "why_not", lambda name, device: "is missing" if name == "absent" else None)
     trial = try_backends(encoder, masks(), ["absent", "slow", "dense"], budget_s=0.1)
     assert list(trial.seconds) == ["slow", "dense"]
-    assert trial.seconds["slow"] > 1.0 > trial.seconds["dense"]
+    assert trial.seconds["slow"] > max(1.0, trial.seconds["dense"])
     assert SlowBackend.passes == 1 + len(masks())  # the first to warm up
     assert trial.fastest() == "dense"
     assert trial.left_out == {"absent": "is missing"}

@@ -35,7 +35,7 @@ def loader(dataset=None, *, timeout_s=600.0, length=40):
     return WatchedLoader(dataset or Pids(), "scan {}.nii".format, timeout_s=timeout_s, **options)
 
 
-def is_gone(pid, *, within_s=5.0):
+def is_gone(pid, *, within_s=30.0):
     deadline = time.monotonic() + within_s
     while time.monotonic() < deadline:
         try:
@@ -72,7 +72,7 @@ def test_a_worker_that_is_killed_while_it_is_waited_for_is_told_at_once():
     began = time.monotonic()
     with pytest.raises(ProcessFault, match=rf"{pid} was killed by SIGSEGV while it read scan 2.nii, look at that file"):
         next(batches)
-    assert time.monotonic() - began < 4
+    assert time.monotonic() - began < 30  # of the 60 for which the worker sleeps
 
 
 def test_an_error_of_a_worker_is_told_as_what_it_is():
