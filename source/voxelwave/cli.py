@@ -77,8 +77,8 @@ def main(command: Callable[[], None] | None = None) -> None:
 
 
 def foqus_train() -> None:
-    """`voxelwave phantom train` under the name that it had before."""
-    main(commands_of({"foqus-train": phantom.train}))
+    """`voxelwave phantom train`, but for the run as it was first described."""
+    main(commands_of({"foqus-train": phantom.foqus_train}))
 
 
 def commands_of(table: Commands, text: str = "") -> typer.Typer:

@@ -113,6 +113,15 @@ def test_embed_drops_nothing_needs_no_gradient_and_leaves_every_mode_as_it_was()
     assert not torch.equal(model(images()), model(images()))
 
 
+def test_embed_gives_unit_length_unless_it_is_told_otherwise():
+    model = small(normalize=False)
+    raw = model(images())
+    assert torch.equal(model.embed(images()), F.normalize(raw, dim=-1))
+    assert torch.equal(model.embed(images(), normalize=True), F.normalize(raw, dim=-1))
+    for raws in (model.embed(images(), normalize=False), model.embed(images(), normalize=None)):
+        assert torch.equal(raws, raw)
+
+
 def test_a_centred_model_has_the_mean_vector_0_and_differs_as_before():
     model, seen = small(4), images(batch_size=8) + 3
     before = model(seen, normalize=False).detach()

@@ -68,10 +68,13 @@ class EmbeddingModel(nn.Module, ABC):
         with evaluating(self):
             last.bias.sub_(self(images, normalize=False).mean(0))
 
-    def embed(self, images: Images) -> Float[Tensor, "batch embed"]:
-        """Return the vectors without gradient and as in evaluation; every part keeps the mode that it was in."""
+    def embed(self, images: Images, normalize: bool | None = True) -> Float[Tensor, "batch embed"]:
+        """Return the vectors without gradient and as in evaluation; every part keeps the mode that it was in.
+
+        They have unit length unless `normalize` is False; None leaves that to the constructor's choice.
+        """
         with evaluating(self):
-            vectors: Tensor = self(images)
+            vectors: Tensor = self(images, normalize)
         return vectors
 
 

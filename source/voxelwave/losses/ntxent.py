@@ -8,6 +8,7 @@ take 5 to 7 times as long for 48 vectors of 256 numbers, and more than 200 times
 from __future__ import annotations
 
 import math
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -28,6 +29,8 @@ class NTXentLoss(nn.Module):
     Raises ValueError for a temperature of 0 or less, or a margin outside 0…2.
     Source: Chen et al., SimCLR, 2020, equation 1; over each pair of several views as in pytorch-metric-learning.
     """
+
+    margin_acts: ClassVar = False
 
     def __init__(self, *, temperature: float = 0.07, margin: float = 0.2) -> None:
         super().__init__()

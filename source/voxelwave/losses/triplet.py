@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -48,6 +48,8 @@ class TripletLoss(nn.Module):
     Raises ValueError for a margin outside 0…2, or a schedule without steps.
     Source: Schroff et al., FaceNet, 2015, equation 3; Hermans et al., In Defense of the Triplet Loss, 2017, equation 5.
     """
+
+    margin_acts: ClassVar = True
 
     def __init__(
         self,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol, runtime_checkable
+from typing import ClassVar, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -18,9 +18,13 @@ Numbers = Int[Tensor, "2 batch"]
 
 @runtime_checkable
 class MetricLoss(Protocol):
-    """What the objective asks of a loss; `losses.triplet` and `losses.ntxent` are such."""
+    """What the objective asks of a loss; `losses.triplet` and `losses.ntxent` are such.
+
+    `margin` says which triplets the logs call violations; where `margin_acts` it is a part of the loss, too.
+    """
 
     margin: float
+    margin_acts: ClassVar[bool]
 
     def margin_at(self, step: int) -> float:
         """Return the margin of a training step."""

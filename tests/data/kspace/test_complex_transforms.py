@@ -7,6 +7,7 @@ from scipy.ndimage import affine_transform
 
 from voxelwave.data.kspace.complex_transforms import (
     Augmentation,
+    CoilCompression,
     ComplexPipeline,
     EquispacedUndersample,
     Normalize,
@@ -46,6 +47,7 @@ TRANSFORMS = {
     "random lines": random_lines,
     "random places": lambda: Undersample(every_other_place),
     "augmentation": lambda: Augmentation(max_degrees=30, max_shift=3),
+    "coil compression": lambda: CoilCompression(num_virtual=2),
     "normalize": Normalize,
     "tensor": ToCompatibleTensor,
     "pipeline": whole_pipeline,
@@ -106,9 +108,24 @@ def test_single_precision_stays_single_and_the_layout_does_not_matter(name):
 def test_samples_of_equal_data_change_in_their_own_way_where_something_is_drawn(name):
     same = pairs()[:1].expand(3, -1, -1, -1, -1)
     first, second, third = TRANSFORMS[name]()(same, generators())
-    drawn = name not in ("equispaced", "normalize", "tensor")
+    drawn = name not in ("equispaced", "coil compression", "normalize", "tensor")
     assert torch.equal(first, second) is not drawn
     assert torch.equal(second, third) is not drawn
+
+
+@pytest.mark.parametrize("shape", [(2, 5, 9, 8, 2), (1, 3, 6, 5, 2)])
+def test_virtual_coils_are_what_numpy_projects_on_the_leading_singular_vectors(shape):
+    given = pairs(shape)
+    found = torch.view_as_complex(CoilCompression(num_virtual=2)(given)).flatten(2).numpy()
+    for sample, virtual in zip(torch.view_as_complex(given).flatten(2).numpy(), found, strict=True):
+        left, values, _ = np.linalg.svd(sample, full_matrices=False)
+        vectors = left[:, :2]
+        # Singular vectors have no phase of their own: their largest coefficients are made real and positive.
+        largest = vectors[np.abs(vectors).argmax(0), [0, 1]]
+        expected = (vectors * np.conj(largest / np.abs(largest))).conj().T @ sample
+        np.testing.assert_allclose(np.abs(virtual), np.abs(expected), atol=1e-10)
+        np.testing.assert_allclose(virtual, expected, atol=1e-10)
+        np.testing.assert_allclose((np.abs(virtual) ** 2).sum(1), values[:2] ** 2)
 
 
 @pytest.mark.parametrize("clip", [None, 0.7])
@@ -240,6 +257,8 @@ def test_what_draws_nothing_wants_no_generator(name):
         lambda: Augmentation(max_degrees=181),
         lambda: Augmentation(max_shift=-1),
         lambda: Augmentation(max_shift=math.nan),
+        lambda: CoilCompression(num_virtual=0),
+        lambda: CoilCompression(num_virtual=3)(pairs()),
         lambda: Normalize(eps=-1e-3),
         lambda: Normalize(clip=0),
     ],

@@ -1,6 +1,8 @@
+import io
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,20 +12,23 @@ import pytest
 import torch
 import yaml
 
-from support.command import voxelwave
+from support.command import error_of, voxelwave
 from support.stopping import stop_after
+from voxelwave import cli
 from voxelwave.engine.checkpoint import load_checkpoint, save_checkpoint
 from voxelwave.engine.run_log import read_metrics
 from voxelwave.engine.schedule import stalled
 from voxelwave.errors import DivergedError, InputError
 from voxelwave.jobs.common.console import Console
-from voxelwave.jobs.phantom.config import check_phantom_config, load_phantom_config
+from voxelwave.jobs.phantom import train
+from voxelwave.jobs.phantom.config import DESCRIBED, check_phantom_config, load_phantom_config
 from voxelwave.jobs.phantom.data import PhantomSteps, triplets
 from voxelwave.jobs.phantom.evaluate import embed_phantoms, evaluate_phantoms
 from voxelwave.jobs.phantom.train import load_phantom_model, train_phantoms
 
 QUIET = Console(quiet=True)
 CONFIGS = Path(__file__).parents[3] / "configs" / "phantom"
+TINY = "--epochs 1 --train-length 8 --val-length 4 --batch-size 4 --image-size 32 --n-coils 2 --num-workers 0"
 
 
 def config(tmp_path, name="run", **sections):
@@ -185,7 +190,7 @@ def test_vectors_as_a_file_are_those_of_the_model(trained, tmp_path):
 def test_the_flags_of_the_command_are_keys_of_the_configuration(tmp_path, monkeypatch):
     monkeypatch.setenv("OMP_WAIT_POLICY", "active")  # of who asks for it, it is kept
     flags = "--epochs 1 --train-length 8 --val-length 4 --batch-size 4 --image-size 32 --n-coils 3 --lr 0.001 "
-    flags += "--margin 0.3 --num-workers 0 --device cpu"
+    flags += "--margin 0.3 --num-workers 0 --device cpu --set loss.name=triplet"
     ended = voxelwave("phantom", "train", *flags.split(), "--out-dir", tmp_path / "my run")
     assert ended.code == 0, ended.err
     written = yaml.safe_load((tmp_path / "my run" / "config.yaml").read_text())
@@ -196,6 +201,9 @@ def test_the_flags_of_the_command_are_keys_of_the_configuration(tmp_path, monkey
     ended = voxelwave("phantom", "preview", "--samples", 2, "--out-dir", tmp_path, "--max-rotation", 45)
     assert ended.code == 0, ended.err
     assert (tmp_path / "phantoms.png").read_bytes()[:4] == b"\x89PNG"
+    ended = voxelwave("phantom", "preview", "--samples", 2, "--out-dir", tmp_path, "--prefix", "task1_")
+    assert ended.code == 0, ended.err
+    assert {path.name for path in tmp_path.glob("task1_*")} == {"task1_sample_0.png", "task1_sample_1.png"}
 
 
 def test_evaluate_and_embed_from_the_command_line(trained, tmp_path):
@@ -207,12 +215,82 @@ def test_evaluate_and_embed_from_the_command_line(trained, tmp_path):
     assert (tmp_path / "v.npz").stat().st_size > 0
 
 
-def test_foqus_train_is_phantom_train(tmp_path):
-    flags = "--epochs 1 --train-length 8 --val-length 4 --batch-size 4 --image-size 32 --n-coils 2"
+def test_the_documented_short_line_of_foqus_train_trains_the_described_run_and_finds_the_phantoms(tmp_path):
+    flags = "--epochs 1 --train-length 64 --val-length 32 --image-size 64 --n-coils 4"
     command = [Path(sys.executable).with_name("foqus-train"), *flags.split(), "--out-dir", str(tmp_path / "run")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "run" / "best_model.pth").exists()
+    assert json.loads((tmp_path / "run" / "results.json").read_text())["validation_recall_at_1"] > 0.9
+    assert "nothing is told apart" not in done.stdout
+    written, described = (load_phantom_config(of) for of in (tmp_path / "run/config.yaml", CONFIGS / "described.yaml"))
+    assert (written.loss, written.model) == (described.loss, described.model)
+    for same in ("rescan", "first", "second", "noise"):
+        assert getattr(written.data, same) == getattr(described.data, same)
+    for same in ("learning_rate", "weight_decay", "plateau", "patience"):
+        assert getattr(written.training, same) == getattr(described.training, same)
+
+
+def foqus_train(*flags):
+    return voxelwave(*TINY.split(), *flags, program=cli.foqus_train)
+
+
+def test_the_margin_of_foqus_train_acts(tmp_path):
+    losses = []
+    for margin in (0.2, 1.5):
+        assert foqus_train("--margin", margin, "--out-dir", tmp_path / f"{margin}").code == 0
+        losses.append([record["loss"] for record in read_metrics(tmp_path / f"{margin}" / "metrics.jsonl")])
+    assert losses[0][0] < losses[1][0] - 1
+
+
+def test_a_second_foqus_train_in_a_folder_goes_on_or_says_which_option_differs(tmp_path):
+    out = ("--out-dir", tmp_path / "run", "--prefix", "task3_")
+    assert foqus_train(*out).code == 0
+    names = {"task3_history.csv", "task3_loss_curves.png", "task3_best_model.pth"}
+    assert names <= {path.name for path in (tmp_path / "run").iterdir()}
+    assert foqus_train(*out).code == 0
+    ended = foqus_train(*out, "--epochs", "2")
+    assert ended.code == 0, ended.err
+    assert len(read_metrics(tmp_path / "run" / "metrics.jsonl")) == 2 * 2
+    assert (tmp_path / "run" / "task3_history.csv").read_text() == (tmp_path / "run" / "history.csv").read_text()
+    error = error_of(foqus_train(*out, "--train-length", "12"))
+    assert "--train-length was 8 and is 12 now; restore it, or choose another --out-dir" in error
+    ended = voxelwave("phantom", "train", *TINY.split(), *out)
+    assert "holds a run already: go on with --resume, or choose another --out-dir" in error_of(ended)
+
+
+def test_an_option_without_effect_under_the_loss_is_an_error(tmp_path):
+    error = error_of(voxelwave("phantom", "train", "--margin", 0.5, "--out-dir", tmp_path / "run"))
+    assert "--margin has no effect under the loss 'ntxent'" in error
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("loss", "identical"), [({"name": "triplet", "margin": 0.4}, 0.4), ({"name": "ntxent"}, math.log(8))]
+)
+def test_vectors_that_are_all_the_same_are_said_after_the_first_epoch(tmp_path, monkeypatch, loss, identical):
+    def collapse(model, images):
+        for part in model.head[-1].parameters():
+            torch.nn.init.ones_(part)
+
+    monkeypatch.setattr(train, "_centre", collapse)
+    console = Console(file=io.StringIO())
+    of = config(tmp_path, loss=loss, data={"val_length": 4}, training={"learning_rate": 1e-9, "epochs": 2})
+    assert train_phantoms(of, console=console)
+    (line,) = [line for line in console.file.getvalue().splitlines() if "nothing is told apart" in line]
+    value = float(re.search(r"at the end of epoch 1 is .* would be ([0-9.]+) if all vectors were the same", line)[1])
+    # In a batch of 4 triplets some of the 4 others may be of one phantom, or of those that are compared.
+    assert value == pytest.approx(identical, abs=1e-3 if loss["name"] == "triplet" else 0.4)
+
+
+def test_coils_are_compressed_and_values_clipped_where_a_configuration_asks_for_it(tmp_path):
+    of = config(tmp_path, data={"num_virtual_coils": 1, "first": {"normalize": {"clip": 0.5}}}, training={"epochs": 1})
+    batch = triplets(of.data, seed=0, validation=True).triplets([0, 1])
+    assert batch.shape == (3, 2, 2, 32, 32)
+    assert batch[0].abs().max() == 0.5
+    assert batch[1].abs().max() > 0.5
+    assert train_phantoms(of, console=QUIET)
+    assert evaluate_phantoms(of.run_folder(), console=QUIET)
 
 
 def test_half_precision_trains(tmp_path):
@@ -260,8 +338,7 @@ def test_the_shipped_configurations_are_the_reference_the_description_and_a_shor
     reference = load_phantom_config(CONFIGS / "reference.yaml").model_dump()
     assert reference == load_phantom_config(None).model_dump()
     assert load_phantom_config(CONFIGS / "smoke.yaml").training.epochs == 1
-    described = load_phantom_config(CONFIGS / "described.yaml")
-    assert (described.loss.name, described.training.learning_rate, described.data.rescan) == ("triplet", 3e-4, False)
+    assert load_phantom_config(CONFIGS / "described.yaml") == load_phantom_config(None, base=DESCRIBED)
 
 
 @pytest.mark.parametrize(
@@ -276,6 +353,9 @@ def test_the_shipped_configurations_are_the_reference_the_description_and_a_shor
         ({"model": {"depth": 3}}, "unknown key 'model.depth'"),
         ({"loss": {"name": "circle"}}, "unknown metric loss 'circle'"),
         ({"data": {"num_coils": 0}}, "key 'data.num_coils'"),
+        ({"data": {"num_virtual_coils": 3}}, "data.num_virtual_coils': 3 is above data.num_coils=2"),
+        ({"data": {"first": {"normalize": {"clip": 0}}}}, "key 'data.first.normalize.clip'"),
+        ({"run": {"prefix": "../a"}}, "key 'run.prefix'"),
         ({"data": {"first": {"max_degrees": 200}}}, "key 'data.first.max_degrees'"),
         ({"data": {"noise": 1e30}}, "key 'data.noise'"),
         (

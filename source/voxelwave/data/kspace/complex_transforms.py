@@ -13,9 +13,10 @@ from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Complex, Float
 from torch import Tensor, nn
 
+from voxelwave.physics.coil_compression import compress, compression_matrix
 from voxelwave.physics.fourier import as_complex, as_pairs
 from voxelwave.physics.samplings import Sampling
 from voxelwave.physics.samplings.equispaced import EquispacedLines
@@ -155,6 +156,31 @@ class Augmentation(ComplexTransform):
     def transformed(self, pairs: Pairs, generators: Sequence[torch.Generator]) -> Pairs:
         """Return a batch, each sample moved in its own way."""
         return rotate_and_shift(pairs, *self.draw(generators))
+
+
+class CoilCompression(ComplexTransform):
+    """Returns `num_virtual` combinations of a sample's coils, those that hold the most of its energy, in this order.
+
+    They are its leading left singular vectors, coils by pixels, each turned so that its largest coefficient is real and
+    positive: a sample has one result, whatever the phase of the vectors that were found.
+    Raises ValueError for fewer coils than `num_virtual`, or a number below 1.
+    Source: Buehrer et al., Array compression for MRI with large coil arrays, 2007.
+    """
+
+    def __init__(self, *, num_virtual: int) -> None:
+        super().__init__()
+        if num_virtual < 1:
+            raise ValueError(f"num_virtual must be at least 1, got {num_virtual}")
+        self.num_virtual = num_virtual
+
+    def transformed(self, pairs: Pairs, generators: Sequence[torch.Generator]) -> Float[Tensor, "batch virtual ..."]:
+        """Return the virtual coils of a batch, each sample by itself."""
+        return torch.stack([as_pairs(self._compressed(image)) for image in as_complex(pairs)])
+
+    def _compressed(self, image: Complex[Tensor, "coil height width"]) -> Complex[Tensor, "virtual height width"]:
+        matrix = compression_matrix(image, num_virtual=self.num_virtual)
+        largest = matrix.gather(1, matrix.abs().argmax(1, keepdim=True))
+        return compress(image, matrix * torch.sgn(largest).conj())
 
 
 class Normalize(ComplexTransform):

@@ -1,13 +1,17 @@
-"""The commands below `voxelwave phantom`, and `foqus-train`, which is the first of them."""
+"""The commands below `voxelwave phantom`, and `foqus-train`, which trains the run as it was first described."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import wraps
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from voxelwave.errors import InputError
 from voxelwave.jobs.common.options import Resume, train_and_leave
 
 Config = Annotated[Path | None, typer.Argument(help="A YAML file, see configs/phantom; the reference run without one.")]
@@ -20,6 +24,20 @@ Overrides = Annotated[
     ),
 ]
 Checkpoint = Annotated[Path, typer.Argument(help="A run folder, of which the best weights are taken, or a checkpoint.")]
+# What the options of `train` set.
+KEYS = {
+    "epochs": "training.epochs",
+    "train_length": "data.train_length",
+    "val_length": "data.val_length",
+    "batch_size": "training.batch_size",
+    "num_workers": "data.num_workers",
+    "image_size": "data.image_size",
+    "n_coils": "data.num_coils",
+    "lr": "training.learning_rate",
+    "margin": "loss.margin",
+    "device": "training.device",
+    "prefix": "run.prefix",
+}
 
 
 def train(
@@ -37,35 +55,56 @@ def train(
     margin: Annotated[float | None, typer.Option(help="loss.margin")] = None,
     device: Annotated[str | None, typer.Option(help="training.device: auto, cpu, cuda")] = None,
     out_dir: Annotated[Path | None, typer.Option(help="Folder of the run.")] = None,
+    prefix: Annotated[
+        str | None,
+        typer.Option(help="run.prefix: also write history, curves and best weights under names that begin so."),
+    ] = None,
 ) -> None:
     """Train an embedding, and leave curves, history, scores and the best weights in the folder of the run.
 
     The exit code is 0, or run.exit_code_when_stopped (130) where it was stopped.
     """
+    _train(locals(), described=False)
+
+
+@wraps(train, assigned=("__annotations__",))
+def foqus_train(**given: Any) -> None:
+    """Train the run as it was first described: triplets of views of one scan; a second run in its folder goes on.
+
+    A CONFIG stands for itself, and `voxelwave phantom train` is the same for it. The exit code is that of that command.
+    """
+    _train(given | {"resume": True}, described=True)
+
+
+def _train(given: Mapping[str, Any], *, described: bool) -> None:
     # Threads that spin while they wait take the core that the worker renders phantoms on: with them a run took a third
     # longer on two cores. OpenMP reads this once, when torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    from voxelwave.jobs.phantom.config import load_phantom_config
+    from voxelwave.jobs.phantom.config import DESCRIBED, REFERENCE, load_phantom_config
     from voxelwave.jobs.phantom.train import train_phantoms
 
-    flags = {
-        "training.epochs": epochs,
-        "data.train_length": train_length,
-        "data.val_length": val_length,
-        "training.batch_size": batch_size,
-        "data.num_workers": num_workers,
-        "data.image_size": image_size,
-        "data.num_coils": n_coils,
-        "training.learning_rate": lr,
-        "loss.margin": margin,
-        "training.device": device,
-    }
-    if out_dir is not None:
-        whole = out_dir.expanduser().resolve()
+    flags = {key: given[name] for name, key in KEYS.items() if given[name] is not None}
+    if given["out_dir"] is not None:
+        whole = given["out_dir"].expanduser().resolve()
         flags |= {"run.out_dir": str(whole.parent), "run.name": whole.name}
-    given = {key: value for key, value in flags.items() if value is not None}
-    checked = load_phantom_config(config, overrides or [], given)
-    train_and_leave(checked, lambda: train_phantoms(checked, resume=resume))
+    with _in_words_of_options(described or flags.keys() - {"run.out_dir"}):
+        base = DESCRIBED if described else REFERENCE
+        config = load_phantom_config(given["config"], given["overrides"] or [], flags, base=base)
+        train_and_leave(config, lambda: train_phantoms(config, resume=given["resume"]))
+
+
+@contextmanager
+def _in_words_of_options(wanted: object) -> Iterator[None]:
+    """Where it is `wanted`, name in an error the options in place of the keys that they set."""
+    try:
+        yield
+    except InputError as error:
+        text = str(error)
+        for name, key in KEYS.items():
+            text = text.replace(f"'{key}'", f"--{name.replace('_', '-')}")
+        for old in ("start another run.name", "choose another run.name"):
+            text = text.replace(old, "choose another --out-dir")
+        raise InputError(text if wanted else str(error)) from None
 
 
 def preview(
@@ -78,6 +117,7 @@ def preview(
     max_rotation: Annotated[float | None, typer.Option(help="Degrees, of both views.")] = None,
     max_shift: Annotated[float | None, typer.Option(help="Pixels, of both views.")] = None,
     seed: Annotated[int | None, typer.Option(help="run.seed")] = None,
+    prefix: Annotated[str, typer.Option(help="A file a phantom instead, named PREFIXsample_N.png.")] = "",
 ) -> None:
     """Draw phantoms and what the model sees of them, as a PNG; no display is needed."""
     from voxelwave.jobs.phantom.config import check_phantom_config, load_phantom_config
@@ -92,7 +132,9 @@ def preview(
         of |= {key: value for key, value in moved.items() if value is not None}
     if seed is not None:
         raw["run"]["seed"] = seed
-    preview_phantoms(check_phantom_config(raw, "options"), out_dir, samples=samples)
+    raw["run"]["prefix"] = prefix or raw["run"]["prefix"]
+    checked = check_phantom_config(raw, "options")
+    preview_phantoms(checked, out_dir, samples=samples, prefix=checked.run.prefix)
 
 
 def evaluate(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,15 +19,16 @@ from voxelwave.jobs.common.config import (
     Section,
     complete,
 )
-from voxelwave.jobs.common.config_file import naming, read_config, set_key, validated
+from voxelwave.jobs.common.config_file import apply_override, naming, read_config, set_key, validated
 from voxelwave.ops.seeding import torch_generator
 from voxelwave.registry import EMBEDDINGS, METRIC_LOSSES, SAMPLINGS
 
 
 class PhantomRun(RunConfig):
-    """As of pretraining."""
+    """As of pretraining. With a `prefix` history, curves and best weights are also there under names that begin so."""
 
     name: RunName = "phantom"
+    prefix: Annotated[str, Field(pattern=r"^[\w.-]*$")] = ""
 
 
 class SamplingConfig(Component):
@@ -35,12 +37,23 @@ class SamplingConfig(Component):
     name: str = "equispaced"
 
 
+class NormalizeConfig(Section):
+    """The settings of `Normalize`; values beyond `clip` are clipped."""
+
+    eps: NonNegativeFloat = 1e-6
+    clip: PositiveFloat | None = None
+
+
 class ViewConfig(Section):
-    """One of the two ways in which a phantom is seen; it is turned and shifted in training alone."""
+    """One of the two ways in which a phantom is seen; it is turned and shifted in training alone.
+
+    `normalize` is `{eps, clip}` of the last step; null leaves its defaults.
+    """
 
     sampling: SamplingConfig
     max_degrees: Annotated[float, Field(ge=0, le=180)] = 10.0
     max_shift: NonNegativeFloat = 2.0
+    normalize: NormalizeConfig | None = None
 
 
 def _view(acceleration: float, center_fraction: float) -> ViewConfig:
@@ -55,13 +68,15 @@ class PhantomData(Section):
     """How many phantoms, and how each is seen. Those of validation are never trained on.
 
     `rescan` gives the second view coils, phase and noise of its own. Without it, as first described, the strengths of
-    the coils alone tell most phantoms apart, and none of the anatomy has to be learned.
+    the coils alone tell most phantoms apart, and none of the anatomy has to be learned. The model sees
+    `num_virtual_coils` combinations of the coils, those of the most energy in each view; null: the coils themselves.
     """
 
     train_length: Annotated[int, Field(ge=2)] = 800
     val_length: Annotated[int, Field(ge=2)] = 200
     image_size: Annotated[int, Field(ge=16)] = 128
     num_coils: PositiveInt = 8
+    num_virtual_coils: PositiveInt | None = None
     noise: Annotated[float, Field(ge=0, le=100)] = 0.02
     rescan: bool = True
     first: ViewConfig = VIEWS["first"]
@@ -126,17 +141,40 @@ class PhantomConfig(JobConfig):
     training: PhantomTraining = PhantomTraining()
 
 
-def load_phantom_config(
-    path: str | Path | None, overrides: Sequence[str] = (), flags: Mapping[str, Any] | None = None
-) -> PhantomConfig:
-    """Read a YAML file (none: the reference run), apply overrides and `flags` (values by "section.key"), and check it.
+# What is not a default of the sections above: the reference run, and the run as it was first described.
+REFERENCE: dict[str, Any] = {}
+DESCRIBED: dict[str, Any] = {
+    "run": {"name": "phantom_described"},
+    "data": {"rescan": False},
+    "loss": {"name": "triplet"},
+    "training": {"learning_rate": 3e-4},
+}
 
-    Raises InputError, in one line, for a missing or malformed file, an unknown key, or a value that does not fit.
+
+def load_phantom_config(
+    path: str | Path | None,
+    overrides: Sequence[str] = (),
+    flags: Mapping[str, Any] | None = None,
+    *,
+    base: Mapping[str, Any] = REFERENCE,
+) -> PhantomConfig:
+    """Read a YAML file (none: `base`), apply overrides and `flags` (values by "section.key"), and check it.
+
+    Raises InputError, in one line, for a missing or malformed file, an unknown key, a value that does not fit, or a
+    flag that has no effect under the chosen loss.
     """
-    raw = read_config(None if path is None else Path(path), overrides)
+    raw = deepcopy(dict(base)) if path is None else read_config(Path(path))
+    for override in overrides:
+        apply_override(raw, override)
     for key, value in (flags or {}).items():
         set_key(raw, key, value)
-    return check_phantom_config(raw, "options" if path is None else str(path))
+    config = check_phantom_config(raw, "options" if path is None else str(path))
+    if "loss.margin" in (flags or {}) and not METRIC_LOSSES.get(config.loss.name).margin_acts:
+        raise InputError(
+            f"'loss.margin' has no effect under the loss '{config.loss.name}': take --set loss.name=triplet, or, where "
+            f"it is to say which triplets the logs call violations, --set loss.margin={config.loss.settings['margin']}"
+        )
+    return config
 
 
 def check_phantom_config(raw: dict[str, Any], origin: str = "config") -> PhantomConfig:
@@ -153,6 +191,9 @@ def check_phantom_config(raw: dict[str, Any], origin: str = "config") -> Phantom
             settings = config.model.settings | {"image_size": config.data.image_size}
             config.model = EmbeddingConfig(name=config.model.name, **settings)
         config.loss = complete(METRIC_LOSSES, config.loss, "loss")
+        virtual, coils = config.data.num_virtual_coils, config.data.num_coils
+        if virtual is not None and virtual > coils:
+            raise InputError(f"key 'data.num_virtual_coils': {virtual} is above data.num_coils={coils}: lower it")
         if config.training.batch_size > config.data.train_length:
             raise InputError(
                 f"key 'training.batch_size': {config.training.batch_size} is above data.train_length="

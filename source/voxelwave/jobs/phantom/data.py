@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 from voxelwave.data.batches.watched import WORKER_TIMEOUT_S, WatchedLoader
 from voxelwave.data.kspace.complex_transforms import (
     Augmentation,
+    CoilCompression,
     ComplexPipeline,
     Normalize,
     ToCompatibleTensor,
@@ -41,9 +42,20 @@ def seen(config: ViewConfig, *, augmented: bool) -> list[nn.Module]:
     return [undersample, *moved]
 
 
-def view(config: ViewConfig, *, augmented: bool) -> ComplexPipeline:
+def view(config: ViewConfig, *, augmented: bool, num_virtual_coils: int | None = None) -> ComplexPipeline:
     """Return the way from a multi-coil image to what the model reads."""
-    return ComplexPipeline(*seen(config, augmented=augmented), Normalize(), ToCompatibleTensor())
+    normalize = Normalize() if config.normalize is None else Normalize(**config.normalize.model_dump())
+    compress = [] if num_virtual_coils is None else [CoilCompression(num_virtual=num_virtual_coils)]
+    return ComplexPipeline(*seen(config, augmented=augmented), *compress, normalize, ToCompatibleTensor())
+
+
+def views(config: PhantomData, *, augmented: bool) -> tuple[ComplexPipeline, ComplexPipeline]:
+    """Return the ways of both views."""
+    first, second = (
+        view(of, augmented=augmented, num_virtual_coils=config.num_virtual_coils)
+        for of in (config.first, config.second)
+    )
+    return first, second
 
 
 def phantoms(config: PhantomData, *, seed: int, validation: bool) -> RandomPhantomDataset:
@@ -61,9 +73,8 @@ def phantoms(config: PhantomData, *, seed: int, validation: bool) -> RandomPhant
 
 def triplets(config: PhantomData, *, seed: int, validation: bool) -> RandomPhantomTripletDataset:
     """Return the triplets of training, or those of validation, which are not augmented."""
-    views = (view(config.first, augmented=not validation), view(config.second, augmented=not validation))
     of = phantoms(config, seed=seed, validation=validation)
-    return RandomPhantomTripletDataset(of, *views, rescan=config.rescan)
+    return RandomPhantomTripletDataset(of, *views(config, augmented=not validation), rescan=config.rescan)
 
 
 class PhantomSteps(Dataset[PhantomBatch]):
@@ -82,15 +93,22 @@ class PhantomSteps(Dataset[PhantomBatch]):
         return _batch(self._triplets, chosen)
 
     def batches(
-        self, start_step: int, end_step: int, *, num_workers: int = 0, timeout_s: float = WORKER_TIMEOUT_S
+        self,
+        start_step: int,
+        end_step: int,
+        *,
+        num_workers: int = 0,
+        pin_memory: bool = False,
+        timeout_s: float = WORKER_TIMEOUT_S,
     ) -> Iterator[PhantomBatch]:
-        """Yield the batches of a range of steps, in order."""
+        """Yield the batches of a range of steps, in order; pinned, a copy to a GPU waits for nothing."""
         yield from WatchedLoader(
             self,
             "the phantoms of step {}".format,
             batch_size=None,
             sampler=range(start_step, end_step),
             num_workers=num_workers,
+            pin_memory=pin_memory,
             timeout_s=timeout_s,
         )
 

@@ -19,7 +19,7 @@ from voxelwave.evaluation.metric_learning import cluster_scores, triplet_scores
 from voxelwave.evaluation.retrieval import recall_at
 from voxelwave.jobs.common.console import Console
 from voxelwave.jobs.phantom.config import PhantomConfig
-from voxelwave.jobs.phantom.data import all_batches, triplets, view
+from voxelwave.jobs.phantom.data import all_batches, triplets, views
 from voxelwave.jobs.phantom.figures import draw_maps
 from voxelwave.jobs.phantom.train import load_phantom_model
 from voxelwave.ops.files import replacing, write_text
@@ -95,7 +95,7 @@ def several_views(model: EmbeddingModel, config: PhantomConfig) -> tuple[Vectors
         offset=data.train_length,
         deterministic=False,
     )
-    pipelines = [view(of, augmented=True) for of in (data.first, data.second)]
+    pipelines = views(data, augmented=True)
     vectors = []
     for number in range(VIEWS):
         seen.set_epoch(number)
@@ -117,7 +117,7 @@ def _of_triplets(model: EmbeddingModel, config: PhantomConfig) -> tuple[Vectors,
 
 def _embedded(model: EmbeddingModel, images: torch.Tensor) -> Vectors:
     device = next(model.parameters()).device
-    vectors = np.concatenate([model.embed(part.to(device)).cpu().numpy() for part in images.split(64)])
+    vectors = np.concatenate([model.embed(part.to(device), None).cpu().numpy() for part in images.split(64)])
     if not np.isfinite(vectors).all():
         raise InputError("the model's vectors are no numbers: its training diverged; take an earlier checkpoint")
     return vectors

@@ -19,10 +19,13 @@ from voxelwave.ops.seeding import torch_generator
 TITLES = ("anatomy", "all of k-space", "first view", "second view", "first, moved", "second, moved")
 
 
-def preview_phantoms(config: PhantomConfig, out: Path, *, samples: int, console: Console | None = None) -> Path:
+def preview_phantoms(
+    config: PhantomConfig, out: Path, *, samples: int, prefix: str = "", console: Console | None = None
+) -> list[Path]:
     """Draw `samples` phantoms of training and both of their views into `<out>/phantoms.png`, and return its path.
 
-    Of coils and complex values the largest magnitude is shown.
+    With a `prefix` each has a file of its own, `<prefix>sample_<N>.png`. Of coils and complex values the largest
+    magnitude is shown.
     """
     data = config.data.model_copy(update={"train_length": max(config.data.train_length, samples)})
     shown = phantoms(data, seed=config.run.seed, validation=False)
@@ -35,11 +38,14 @@ def preview_phantoms(config: PhantomConfig, out: Path, *, samples: int, console:
     rows: list[tuple[str, list[Float[ndarray, "height width"]]]] = [
         (f"phantom {number}", [column[number].numpy() for column in columns]) for number in range(samples)
     ]
-    path = out / "phantoms.png"
     out.mkdir(parents=True, exist_ok=True)
-    draw_preview(rows, TITLES, path)
-    (console or Console()).say(f"{path}: {samples} phantoms")
-    return path
+    files = {out / "phantoms.png": rows}
+    if prefix:
+        files = {out / f"{prefix}sample_{number}.png": [row] for number, row in enumerate(rows)}
+    for path, shown_there in files.items():
+        draw_preview(shown_there, TITLES, path)
+        (console or Console()).say(f"{path}: {len(shown_there)} phantom{'s' * (len(shown_there) > 1)}")
+    return list(files)
 
 
 def coil_maximum(pairs: Float[Tensor, "batch coil height width 2"]) -> Float[Tensor, "batch height width"]:

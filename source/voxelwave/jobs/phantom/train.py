@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
@@ -15,10 +16,12 @@ from voxelwave.backbones.embedding2d import EmbeddingModel
 from voxelwave.contracts import StepOutput
 from voxelwave.engine.checkpoint import load_checkpoint
 from voxelwave.engine.loop import LoopSettings
+from voxelwave.engine.run_log import Record
 from voxelwave.engine.schedule import plateau_factor, stalled
 from voxelwave.errors import DivergedError, InputError
 from voxelwave.evaluation.metric_learning import triplet_scores
 from voxelwave.evaluation.retrieval import recall_at
+from voxelwave.jobs.common.collapse import CollapseWatch
 from voxelwave.jobs.common.config import RunConfig
 from voxelwave.jobs.common.console import Console
 from voxelwave.jobs.common.session import Session, ShouldStop
@@ -27,17 +30,27 @@ from voxelwave.jobs.phantom.data import PhantomBatch, PhantomSteps, all_batches,
 from voxelwave.jobs.phantom.figures import draw_learning
 from voxelwave.objectives.metric_learning import MetricLearning
 from voxelwave.ops.evaluating import evaluating
-from voxelwave.ops.files import write_text
+from voxelwave.ops.files import replacing, write_text
 from voxelwave.ops.seeding import key_to_seed
 from voxelwave.registry import EMBEDDINGS, METRIC_LOSSES
 
 # What may differ between a run and its continuation: none of it changes what the finished steps computed.
 FREE_TO_CHANGE = {
-    "run": (*RunConfig.FREE_TO_CHANGE, "license"),
+    "run": (*RunConfig.FREE_TO_CHANGE, "license", "prefix"),
     "data": ("num_workers",),
     "training": ("epochs", "learning_rate", "clip_norm", "device", "deterministic", "patience"),
 }
 LOSS = "validation_loss"
+REMEDY = (
+    "Go on for some epochs, if there are any left; if it stays so, take more phantoms or epochs, a lower "
+    "training.learning_rate, or the loss 'triplet' with data.rescan=false, which is the easier task"
+)
+# What a run also leaves under other names, where it has a prefix for them.
+DOCUMENTED = {
+    "history.csv": "history.csv",
+    "figures/curves.png": "loss_curves.png",
+    "best_model.pth": "best_model.pth",
+}
 
 
 def train_phantoms(
@@ -79,6 +92,8 @@ def _train(config: PhantomConfig, session: Session) -> bool:
     count = sum(parameter.numel() for parameter in objective.parameters())
     session.console.say(f"{config.model.name}: {count:,} parameters")
 
+    watch = CollapseWatch(session.console, remedy=REMEDY)
+
     def losses() -> list[float]:
         return [record[LOSS] for record in session.records if LOSS in record]
 
@@ -89,16 +104,26 @@ def _train(config: PhantomConfig, session: Session) -> bool:
 
     def loss(batch: PhantomBatch, step: int) -> StepOutput:
         torch.manual_seed(key_to_seed(seed, "dropout", step))
-        output: StepOutput = model(batch.images.to(device), batch.numbers.to(device), step)
+        images, numbers = (of.to(device, non_blocking=True) for of in (batch.images, batch.numbers))
+        output: StepOutput = model(images, numbers, step)
         return output
 
     def validated(step: int) -> dict[str, float]:
         if (step + 1) % steps.steps_per_epoch:
             return {}
-        return validate(objective, all_batches(held_out, batch_size=training.batch_size), device)
+        return validate(objective, all_batches(held_out, batch_size=training.batch_size), device, watch=watch)
+
+    def score(row: Record) -> float:
+        watch.end_epoch(row["epoch"])
+        return float(row[LOSS])
 
     # 3. Train.
-    batches = partial(steps.batches, num_workers=config.data.num_workers, timeout_s=config.run.timeout_s)
+    batches = partial(
+        steps.batches,
+        num_workers=config.data.num_workers,
+        pin_memory=device.type == "cuda",
+        timeout_s=config.run.timeout_s,
+    )
     complete = session.train(
         *(model, optimizer, loss, batches, learning_rate),
         settings=LoopSettings(
@@ -111,11 +136,11 @@ def _train(config: PhantomConfig, session: Session) -> bool:
         ),
         shown=(LOSS, "validation_recall_at_1"),
         probe=validated,
-        score=lambda row: float(row[LOSS]),
+        score=score,
         given_up=lambda: training.patience is not None and stalled(losses(), training.patience),
     )
     if complete:
-        _finish(session)
+        _finish(session, config.run.prefix)
     return complete
 
 
@@ -131,8 +156,8 @@ def _centre(model: EmbeddingModel, images: Tensor) -> None:
 
 def build_model(config: PhantomConfig) -> EmbeddingModel:
     """Return the model of a configuration with random weights."""
-    settings = dict(config.model.settings)
-    model: EmbeddingModel = EMBEDDINGS.build(config.model.name, 2 * config.data.num_coils, **settings)
+    settings, coils = dict(config.model.settings), config.data.num_virtual_coils or config.data.num_coils
+    model: EmbeddingModel = EMBEDDINGS.build(config.model.name, 2 * coils, **settings)
     # Channels beside each other: a step of a small convolutional model takes less than half of the time on a CPU.
     return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
@@ -155,8 +180,12 @@ def load_phantom_model(path: Path) -> tuple[EmbeddingModel, PhantomConfig]:
     return model.eval(), config
 
 
-def validate(objective: MetricLearning, batches: Iterable[PhantomBatch], device: torch.device) -> dict[str, float]:
+def validate(
+    objective: MetricLearning, batches: Iterable[PhantomBatch], device: torch.device, *, watch: CollapseWatch
+) -> dict[str, float]:
     """Return loss, distances, violations, and Recall@K of first views among second ones, as `validation_…`.
+
+    `watch` is told each batch's loss, and that of vectors that are all the same.
 
     Raises DivergedError where vectors are not finite.
     """
@@ -164,8 +193,10 @@ def validate(objective: MetricLearning, batches: Iterable[PhantomBatch], device:
     losses, sizes, vectors = [], [], []
     with evaluating(objective):
         for batch in batches:
-            embedded = embedding.embed(batch.images.to(device)).unflatten(0, (3, -1))
-            losses.append(float(objective.compare(embedded, batch.numbers.to(device), 0).loss))
+            embedded = embedding.embed(batch.images.to(device), None).unflatten(0, (3, -1))
+            numbers = batch.numbers.to(device)
+            losses.append(float(objective.compare(embedded, numbers, 0).loss))
+            watch.saw(losses[-1], float(objective.compare(torch.ones_like(embedded), numbers, 0).loss))
             sizes.append(batch.numbers.shape[1])
             vectors.append(embedded.cpu().numpy())
             if not np.isfinite(vectors[-1]).all():
@@ -179,12 +210,16 @@ def validate(objective: MetricLearning, batches: Iterable[PhantomBatch], device:
     return {f"validation_{name}": value for name, value in {"loss": mean, **measured, **recalls}.items()}
 
 
-def _finish(session: Session) -> None:
+def _finish(session: Session, prefix: str) -> None:
     """Draw the curves, and write what the best epoch reached."""
     (session.folder / "figures").mkdir(exist_ok=True)
     draw_learning(session.records, session.folder / "figures" / "curves.png")
     best = min((record for record in session.records if LOSS in record), key=lambda record: record[LOSS])
     result = {name: value for name, value in best.items() if name.startswith("validation_") or name == "epoch"}
     write_text(session.folder / "results.json", json.dumps(result, indent=2) + "\n")
+    if prefix:
+        for name, documented in DOCUMENTED.items():
+            with replacing(session.folder / f"{prefix}{documented}") as part:
+                shutil.copyfile(session.folder / name, part)
     shown = ", ".join(f"{name.removeprefix('validation_')} {value:.4g}" for name, value in result.items())
     session.console.say(f"done, the best epoch: {shown}; {session.folder}")

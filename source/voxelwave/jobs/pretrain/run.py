@@ -14,7 +14,9 @@ from voxelwave.downstream.description import describe_run
 from voxelwave.downstream.load_backbone import save_backbone
 from voxelwave.engine.loop import LoopSettings
 from voxelwave.engine.optimizer import weight_decay_groups
+from voxelwave.engine.run_log import Record
 from voxelwave.engine.schedule import warmup_cosine_rate
+from voxelwave.jobs.common.collapse import CollapseWatch
 from voxelwave.jobs.common.config import RunConfig
 from voxelwave.jobs.common.console import Console
 from voxelwave.jobs.common.run_folder import marks_of
@@ -31,6 +33,10 @@ from voxelwave.jobs.pretrain.sparse_choice import NOTHING_SPARSE, choose_sparse
 from voxelwave.objectives.masked_modeling import MaskedModeling
 from voxelwave.ops.seeding import torch_generator
 
+REMEDY = (
+    "Train on, if there are steps left; if it stays so, lower training.learning_rate, raise training.warmup_share or "
+    "the temperature of the loss, or look with `voxelwave inspect` whether the volumes show anything"
+)
 # What may differ between a run and its continuation: none of it changes what the finished steps computed.
 FREE_TO_CHANGE = {
     "run": RunConfig.FREE_TO_CHANGE,
@@ -97,13 +103,25 @@ def _train(config: Config, session: Session) -> bool:
         sparse = choose_sparse(config, pretrainer, fabric, before)
         console.say(sparse.said)
 
+    contrastive_weight = getattr(pretrainer, "contrastive_weight", 0.0)
+    contrasts = contrastive_weight > 0
+    watch = CollapseWatch(console, remedy=REMEDY)
+    solved = Saturation(console, weight=contrastive_weight)
+
     def objective(batch: Any, index: int) -> StepOutput:
         generator = torch_generator(config.run.seed, "mask", fabric.global_rank, index)
-        output: StepOutput = model(data.augmented(batch, index, fabric.device), generator)
+        seen = data.augmented(batch, index, fabric.device)
+        # The last turns of all modalities in an epoch are looked at.
+        left = -(index // training.accumulate + 1) % data.steps_per_epoch
+        with watch.watching(getattr(pretrainer, "contrastive", None), wanted=contrasts and left < len(data.counts())):
+            output: StepOutput = model(seen, generator)
         return output
 
+    def score(row: Record) -> float:
+        watch.end_epoch(row["epoch"])
+        return solved(row)
+
     # 3. Train.
-    contrastive_weight = getattr(pretrainer, "contrastive_weight", 0.0)
     complete = session.train(
         *(model, optimizer, objective, data.batches),
         warmup_cosine_rate(training.learning_rate, total_steps=total_steps, warmup_share=training.warmup_share),
@@ -120,7 +138,7 @@ def _train(config: Config, session: Session) -> bool:
         metadata={"files": files, "contents": marks_of(contents), "sparse": sparse.name},
         after_step=pretrainer.after_step,
         probe=OnlineProbe(config, pretrainer, data, writes=session.is_first, console=console),
-        score=Saturation(console, weight=contrastive_weight),
+        score=score,
     )
 
     # 4. What the run leaves.
