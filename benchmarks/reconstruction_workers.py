@@ -23,7 +23,8 @@ from voxelwave.data.kspace.synthesis import synthesize_kspace
 from voxelwave.data.kspace.writing import write_challenge
 from voxelwave.engine.run_log import is_time, read_metrics
 from voxelwave.jobs.common.console import Console
-from voxelwave.jobs.reconstruct.config import check_reconstruction_config, load_plan
+from voxelwave.jobs.reconstruct.config import check_reconstruction_config
+from voxelwave.jobs.reconstruct.plan import load_plan
 from voxelwave.jobs.reconstruct.train import train_reconstruction
 from voxelwave.ops.seeding import torch_generator
 from voxelwave.physics.phantoms2d import draw_phantoms

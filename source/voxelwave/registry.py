@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 from voxelwave.errors import InputError
 
 LONGEST_SHOWN = 200
+SECTION_NEEDED = "a section is needed, with keys below it"
 Component = TypeVar("Component", bound=type[Any])
 
 
@@ -31,7 +32,8 @@ def first_problem(error: ValidationError, section: str = "") -> str:
         return f"key '{key}' is missing"
     # A section is too long for a line, and its own error says what of it is wrong.
     got = "" if isinstance(problem["input"], dict) else f", got {shortened(repr(problem['input']))}"
-    return f"key '{key}': {problem['msg'].removeprefix('Value error, ')}{got}"
+    said = SECTION_NEEDED if problem["type"] in ("model_type", "dataclass_type") else problem["msg"]
+    return f"key '{key}': {said.removeprefix('Value error, ')}{got}"
 
 
 def check_settings(component: type[Any], given: Mapping[str, Any], section: str, label: str) -> BaseModel:
@@ -52,7 +54,9 @@ def check_settings(component: type[Any], given: Mapping[str, Any], section: str,
     try:
         return schema.model_validate(dict(given))
     except ValidationError as error:
-        raise InputError(f"{first_problem(error, section)}; {label} takes: {', '.join(fields)}") from None
+        raise InputError(
+            f"{first_problem(error, section)}; {label} takes: {', '.join(fields) or 'no settings'}"
+        ) from None
 
 
 class Registry:

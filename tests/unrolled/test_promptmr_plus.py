@@ -220,7 +220,7 @@ def test_another_number_of_slices_is_refused():
     ("settings", "message"),
     [
         ({"num_slices": 2}, "num_slices odd, got 2 and 2"),
-        ({"num_cascades": 0}, "num_cascades must be at least 1"),
+        ({"num_cascades": 0}, "num_cascades must be 1 to 100"),
         ({"num_buffers": 2}, "num_buffers must be 0 or at least 3, got 2"),
         ({"num_history": -1}, "num_history must be at least 0, got -1"),
     ],

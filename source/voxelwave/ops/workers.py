@@ -17,6 +17,7 @@ from pathlib import Path
 STOPPING = tuple(getattr(signal, f"SIG{name}") for name in ("INT", "TERM", "HUP", "QUIT", "USR1", "USR2", "XCPU"))
 SET_PARENT_DEATH_SIGNAL = 1  # of <sys/prctl.h>
 NOTE_BYTES = 1024
+MOST_WORKERS = 256  # a number beyond that is a slip, and would take all processes that the system has
 LOOKS, BETWEEN_LOOKS_S = 20, 0.2
 
 

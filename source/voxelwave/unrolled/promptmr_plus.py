@@ -25,6 +25,7 @@ Images = Complex[Tensor, "batch slice height width"]
 
 # Beside latent images, the buffer holds Aᴴ M A x, x0, and their difference.
 BUFFERS_WITHOUT_LATENT = 3
+MOST_CASCADES = 100  # several times as many as anyone has trained; each has weights for itself
 
 
 def num_latent(num_buffers: int) -> int:
@@ -91,8 +92,10 @@ class PromptMRPlus(nn.Module):
         checkpointing: bool = False,
     ) -> None:
         super().__init__()
-        if num_cascades < 1 or num_slices < 1 or num_slices % 2 == 0:
-            raise ValueError(f"num_cascades must be at least 1 and num_slices odd, got {num_cascades} and {num_slices}")
+        if not 1 <= num_cascades <= MOST_CASCADES or num_slices < 1 or num_slices % 2 == 0:
+            raise ValueError(
+                f"num_cascades must be 1 to {MOST_CASCADES} and num_slices odd, got {num_cascades} and {num_slices}"
+            )
         if num_buffers != 0 and num_buffers < BUFFERS_WITHOUT_LATENT:
             raise ValueError(f"num_buffers must be 0 or at least {BUFFERS_WITHOUT_LATENT}, got {num_buffers}")
         if num_history < 0:

@@ -7,7 +7,7 @@ from functools import partial
 
 import pytest
 
-from support.command import process
+from support.command import ROOT, process, voxelwave
 from voxelwave.errors import InputError, ProcessFault
 from voxelwave.jobs.common import processes
 from voxelwave.jobs.common.processes import run_all
@@ -113,3 +113,21 @@ print(all(blocked >> number - 1 & 1 for number in (signal.SIGTERM, signal.SIGINT
 """
     # In a process of its own, in which Python has started none before.
     assert process("-c", program).out == "True\n"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("pretrain", "configs/pretrain/demo.yaml", "--set", "data.num_workers=100000"),
+        ("phantom", "train", "configs/phantom/smoke.yaml", "--set", "data.num_workers=100000"),
+        ("reconstruct", "train", "configs/reconstruct/demo.yaml", "--set", "data.num_workers=100000"),
+        ("prepare", "OUT", "OUT", "--workers", "100000"),
+        ("synthesize", "OUT", "--workers", "0"),
+    ],
+    ids=lambda options: options[0],
+)
+def test_every_job_that_starts_processes_bounds_their_number(tmp_path, options):
+    given = [ROOT / one if one.startswith("configs/") else one.replace("OUT", str(tmp_path)) for one in options]
+    ended = voxelwave(*given)
+    assert (ended.code, ended.err.count("\n")) == (2, 1)
+    assert "256" in ended.err

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from voxelwave.jobs.reconstruct.config import load_plan
+from voxelwave.jobs.reconstruct.plan import load_plan
 from voxelwave.jobs.reconstruct.schedule import block_at, blocks_of
 from voxelwave.ops.seeding import torch_generator
 from voxelwave.physics.sampled_lines import acceleration_of

@@ -9,7 +9,7 @@ import yaml
 from support.reconstruction_runs import measured, reconstruction, write_volumes
 from voxelwave.errors import InputError
 from voxelwave.jobs.common.console import Console
-from voxelwave.jobs.reconstruct.config import load_plan
+from voxelwave.jobs.reconstruct.plan import load_plan
 from voxelwave.jobs.reconstruct.specialists import _side_by_side, train_specialists
 from voxelwave.jobs.reconstruct.train import train_reconstruction
 

@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveFloat
 
 from voxelwave.contracts import Grid
 from voxelwave.data.batches.watched import WORKER_TIMEOUT_S
 from voxelwave.engine.signals import STOPPED
 from voxelwave.errors import InputError
+from voxelwave.ops.workers import MOST_WORKERS
 from voxelwave.registry import MODALITIES, Registry
 
 Share = Annotated[float, Field(gt=0, le=1)]
+NumWorkers = Annotated[int, Field(ge=0, le=MOST_WORKERS)]  # processes that read
+
+
+def _is_name(name: str) -> str:
+    if not re.fullmatch(r"\w[\w. -]*", name):
+        raise ValueError("a name has letters, digits and _, after the first also dots, dashes and spaces, and no slash")
+    return name
+
+
 # The name of a folder, and of no other folder by `..` or a slash.
-RunName = Annotated[str, Field(pattern=r"^\w[\w. -]*$")]
+RunName = Annotated[str, AfterValidator(_is_name)]
 
 
 class Section(BaseModel):

@@ -14,6 +14,7 @@ from voxelwave.errors import InputError
 from voxelwave.jobs.common.config import (
     Component,
     JobConfig,
+    NumWorkers,
     RunConfig,
     RunName,
     Section,
@@ -81,7 +82,7 @@ class PhantomData(Section):
     rescan: bool = True
     first: ViewConfig = VIEWS["first"]
     second: ViewConfig = VIEWS["second"]
-    num_workers: NonNegativeInt = 1
+    num_workers: NumWorkers = 1
 
     @field_validator("first", "second", mode="before")
     @classmethod

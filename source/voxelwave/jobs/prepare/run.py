@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections import defaultdict
 from collections.abc import Callable, Collection, Sequence
@@ -17,7 +16,7 @@ from voxelwave.engine.signals import stop_on_signal
 from voxelwave.errors import InputError, UnusableVolume
 from voxelwave.jobs.common.console import Console, tracked
 from voxelwave.jobs.common.outcome import Outcome
-from voxelwave.jobs.common.processes import run_all
+from voxelwave.jobs.common.processes import checked_workers, run_all
 from voxelwave.jobs.prepare.contact_sheet import is_picture
 from voxelwave.jobs.prepare.labels import pair_labels
 from voxelwave.jobs.prepare.preparation import Preparation, channels_of
@@ -63,9 +62,9 @@ class Preparer:
         should_stop: Callable[[], bool] = lambda: False,
     ) -> None:
         self.out, self.how, self.strict, self.holdout, self.labels = out, how, strict, holdout, labels
-        self.workers = workers or os.cpu_count() or 1
+        self.workers = checked_workers(workers)
         self.console, self._should_stop = console or Console(), should_stop
-        self.readers = check(how, workers=self.workers, holdout=holdout)
+        self.readers = check(how, holdout=holdout)
         self._rows: dict[str, Row] = {}
         self._labels: dict[str, Scan] = {}
         self._outputs: set[str] = set()

@@ -55,7 +55,7 @@ def preparation(
     )
 
 
-def check(how: Preparation, *, workers: int, holdout: float | None) -> dict[str, Modality]:
+def check(how: Preparation, *, holdout: float | None) -> dict[str, Modality]:
     """Return the modalities as set; raises InputError for what does not fit."""
     if how.modality is not None:
         MODALITIES.get(how.modality)
@@ -63,8 +63,6 @@ def check(how: Preparation, *, workers: int, holdout: float | None) -> dict[str,
         MODALITIES.get(name)
     if how.frames not in FRAMES:
         raise InputError(f"--four-d is one of {', '.join(FRAMES)}, got '{how.frames}'")
-    if workers < 1:
-        raise InputError(f"--workers must be at least 1, got {workers}")
     if holdout is not None and not 0 <= holdout < 1:
         raise InputError(f"--holdout is a share of at least 0 and below 1, got {holdout}")
     return how.readers()

@@ -15,6 +15,7 @@ from voxelwave.jobs.common.config import (
     BackboneConfig,
     Component,
     JobConfig,
+    NumWorkers,
     RunConfig,
     Section,
     Share,
@@ -61,7 +62,7 @@ class DataConfig(Section):
     sources: list[SourceConfig] = Field(default_factory=list)
     pairs: PairsConfig | None = None
     max_volumes_per_modality: PositiveInt | None = None
-    num_workers: Annotated[int, Field(ge=0)] = 2
+    num_workers: NumWorkers = 2
     spacing_mm: PositiveFloat | tuple[PositiveFloat, PositiveFloat, PositiveFloat] | None = None
     view_share: tuple[Share, Share] | None = None
     foreground_share: Annotated[float, Field(ge=0, le=1)] = 1.0

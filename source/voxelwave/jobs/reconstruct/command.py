@@ -69,7 +69,7 @@ def train(
 
     The exit code is 0, or run.exit_code_when_stopped (130) where it was stopped.
     """
-    from voxelwave.jobs.reconstruct.config import load_plan
+    from voxelwave.jobs.reconstruct.plan import load_plan
     from voxelwave.jobs.reconstruct.specialists import train_specialists
 
     leave(

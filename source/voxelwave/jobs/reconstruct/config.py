@@ -1,28 +1,45 @@
-"""The configuration of reconstruction: YAML, checked; one file may hold several specialists over one base."""
+"""The configuration of reconstruction, of one network: its sections, and what they have to say together."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from copy import deepcopy
-from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from collections.abc import Sequence
+from itertools import accumulate
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, field_validator
+import torch
+from pydantic import (
+    BeforeValidator,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    field_validator,
+)
 
 from voxelwave.data.kspace.mraugment import KINDS
 from voxelwave.data.kspace.slices import DataRange
 from voxelwave.engine.runtime import Precision
 from voxelwave.errors import InputError
-from voxelwave.jobs.common.config import Component, JobConfig, RunConfig, RunName, Section, complete
-from voxelwave.jobs.common.config_file import apply_override, naming, read_config, set_key, validated
+from voxelwave.jobs.common.config import Component, JobConfig, NumWorkers, RunConfig, RunName, Section, complete
+from voxelwave.jobs.common.config_file import naming, validated
 from voxelwave.jobs.reconstruct.synthesis.config import SynthesisConfig
 from voxelwave.losses.image_mask import Anatomy
 from voxelwave.registry import RECONSTRUCTION_OBJECTIVES, RECONSTRUCTIONS, SAMPLINGS
 
-SPECIALISTS, ROUTER = "specialists", "router"
 Compression = Literal["svd", "geometric"]
 # The origin is one of the lines that are sampled, and they are the same for all slices.
 FIXED: dict[str, Any] = {"name": "equispaced", "offset": "origin"}
+
+
+Place = Annotated[str, Field(min_length=1)]
+
+
+def _place_or_share(given: Any) -> str | float:
+    share = isinstance(given, (int, float)) and not isinstance(given, bool) and 0 <= given < 1
+    if not (share or (isinstance(given, str) and given)):
+        raise ValueError("a file, a folder or a glob is needed, or a share of the files, at least 0 and below 1")
+    return given if isinstance(given, str) else float(given)
 
 
 class ReconstructionRun(RunConfig):
@@ -59,8 +76,8 @@ class ReconstructionData(Section):
         synthesize, synthesize_validation: how `files` and `validation` are made where they are missing.
     """
 
-    files: str = "data/reconstruction"
-    validation: str | Annotated[float, Field(ge=0, lt=1)] = 0.0
+    files: Place = "data/reconstruction"
+    validation: Annotated[str | float, BeforeValidator(_place_or_share)] = 0.0
     anatomy: Anatomy | None = None
     acceleration: Annotated[float, Field(ge=1)] = 4.0
     center_fraction: Annotated[float, Field(gt=0, le=1)] = 0.08
@@ -68,7 +85,7 @@ class ReconstructionData(Section):
     data_range: DataRange = "volume"
     coils: CoilsConfig = CoilsConfig()
     skip_unusable: bool = False
-    num_workers: NonNegativeInt = 1
+    num_workers: NumWorkers = 1
     synthesize: SynthesisConfig | None = None
     synthesize_validation: SynthesisConfig | None = None
 
@@ -154,57 +171,6 @@ class ReconstructionConfig(JobConfig):
     training: ReconstructionTraining = ReconstructionTraining()
 
 
-class Plan(NamedTuple):
-    """What a file says: the configuration of each specialist, "" where it has none, and plain values of the router."""
-
-    specialists: dict[str, ReconstructionConfig]
-    router: dict[str, Any]
-
-
-def load_plan(path: Path, overrides: Sequence[str] = ()) -> Plan:
-    """Read a YAML file and apply overrides.
-
-    A specialist is keys that differ from the base, such as `data.acceleration: 8`, and its run lies in the folder of
-    the base's. Overrides come last, and apply to all specialists unless they name one (`specialists.knee.…`).
-    Raises InputError, in one line, for a missing or malformed file, an unknown key, or a value that does not fit.
-    """
-    base = read_config(path, [one for one in overrides if one.startswith(f"{ROUTER}.")])
-    router = base.pop(ROUTER, None) or {}
-    specialists = base.pop(SPECIALISTS, {"": {}})
-    if not isinstance(specialists, dict) or not specialists:
-        raise InputError(f"{path}: '{SPECIALISTS}' holds a name for each, with keys that differ from the base")
-    if ROUTER in specialists:
-        raise InputError(f"{path}: a specialist cannot be called '{ROUTER}', which the network beside them is called")
-    own: dict[str, list[str]] = {str(name): [] for name in specialists}
-    for override in overrides:
-        if override.startswith(f"{ROUTER}."):
-            continue
-        _, name, key = override.split(".", 2) if override.count(".") > 1 else ("", "", override)
-        if not override.startswith(f"{SPECIALISTS}."):
-            for of in own.values():
-                of.append(override)
-        elif name in own:
-            own[name].append(key)
-        else:
-            raise InputError(f"--set {override}: there is no specialist '{name}'; known: {', '.join(own) or 'none'}")
-    configs = {}
-    for name, differing in specialists.items():
-        origin = f"{path}, specialist '{name}'" if name else str(path)
-        if not isinstance(differing, Mapping):
-            raise InputError(f"{origin}: holds keys such as 'data.acceleration', got {type(differing).__name__}")
-        raw = deepcopy(base)
-        for key, value in differing.items():
-            set_key(raw, str(key), deepcopy(value))
-        for override in own[str(name)]:
-            apply_override(raw, override)
-        config = check_reconstruction_config(raw, origin)
-        if name:
-            run = config.run.model_dump() | {"out_dir": config.run_folder(), "name": str(name)}
-            config.run = validated(ReconstructionRun, run, origin)
-        configs[str(name)] = config
-    return Plan(configs, router)
-
-
 def check_reconstruction_config(raw: dict[str, Any], origin: str = "config") -> ReconstructionConfig:
     """Check a configuration given as plain values; raises InputError, which names the `origin` and the key."""
     config = validated(ReconstructionConfig, raw, origin)
@@ -214,12 +180,37 @@ def check_reconstruction_config(raw: dict[str, Any], origin: str = "config") -> 
         config.model = complete(RECONSTRUCTIONS, config.model, "model")
         training = config.training
         training.objective = complete(RECONSTRUCTION_OBJECTIVES, training.objective, "training.objective")
+        _check_rates(config.blocks)
+        _check_buildable(config)
         for number, block in enumerate(config.blocks):
             block.samplings = tuple(
                 _completed(sampling, config.data, f"blocks.{number}.samplings.{place}")
                 for place, sampling in enumerate(block.samplings)
             )
     return config
+
+
+def _check_buildable(config: ReconstructionConfig) -> None:
+    """Raise InputError for a network or an objective that cannot be made, before anything is written or trained."""
+    objective = config.training.objective
+    with torch.device("meta"):  # where weights take no memory
+        network = RECONSTRUCTIONS.build(config.model.name, **config.model.settings)
+        RECONSTRUCTION_OBJECTIVES.build(objective.name, network, **objective.settings)
+
+
+def _check_rates(blocks: Sequence[BlockConfig]) -> None:
+    """Raise InputError for a block whose rate never reaches its peak, or is 0 before its end."""
+    for number, (block, last) in enumerate(zip(blocks, accumulate(block.epochs for block in blocks), strict=True)):
+        if block.warmup_epochs > block.epochs:
+            raise InputError(
+                f"key 'blocks.{number}.warmup_epochs': {block.warmup_epochs:g} are more than the {block.epochs} epochs "
+                "of the block: its learning rate would never be reached"
+            )
+        if block.zero_at_epoch is not None and block.zero_at_epoch < last:
+            raise InputError(
+                f"key 'blocks.{number}.zero_at_epoch': {block.zero_at_epoch}, and the block ends with epoch {last}, "
+                "counted from the start of the training: nothing would be learned in between; take its end or later"
+            )
 
 
 def _completed(sampling: SamplingConfig, data: ReconstructionData, key: str) -> SamplingConfig:

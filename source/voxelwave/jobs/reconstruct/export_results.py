@@ -16,7 +16,8 @@ from voxelwave.errors import InputError
 from voxelwave.jobs.common.config_file import read_config
 from voxelwave.jobs.common.console import Console
 from voxelwave.jobs.common.run_folder import CONFIG
-from voxelwave.jobs.reconstruct.config import ROUTER, check_reconstruction_config
+from voxelwave.jobs.reconstruct.config import check_reconstruction_config
+from voxelwave.jobs.reconstruct.plan import ROUTER
 from voxelwave.jobs.reconstruct.schedule import Block, blocks_of
 from voxelwave.ops.files import replacing, write_text
 from voxelwave.ops.tables import as_csv

@@ -12,8 +12,9 @@ import torch
 from voxelwave.contracts import Reconstruction
 from voxelwave.data.kspace.files import KspaceFile
 from voxelwave.errors import InputError
-from voxelwave.jobs.reconstruct.config import ROUTER, ReconstructionConfig
+from voxelwave.jobs.reconstruct.config import ReconstructionConfig
 from voxelwave.jobs.reconstruct.model import BEST, Trained, load_reconstruction, num_slices
+from voxelwave.jobs.reconstruct.plan import ROUTER
 from voxelwave.jobs.reconstruct.router.training import Router, anatomy_of, load_router
 from voxelwave.ops.files import content_mark
 from voxelwave.ops.loggers import logger

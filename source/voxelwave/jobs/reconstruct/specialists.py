@@ -15,7 +15,7 @@ from voxelwave.engine.signals import exit_code_when_stopped, stop_on_signal
 from voxelwave.errors import InputError
 from voxelwave.jobs.common.console import Console
 from voxelwave.jobs.common.outcome import Outcome
-from voxelwave.jobs.reconstruct.config import Plan
+from voxelwave.jobs.reconstruct.plan import Plan
 from voxelwave.jobs.reconstruct.router.config import router_config_of
 from voxelwave.jobs.reconstruct.router.training import train_router_from
 from voxelwave.jobs.reconstruct.train import train_reconstruction

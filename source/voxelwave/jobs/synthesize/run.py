@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -19,7 +18,7 @@ from voxelwave.errors import InputError
 from voxelwave.jobs.common.console import Console, tracked
 from voxelwave.jobs.common.made_folder import filling
 from voxelwave.jobs.common.outcome import Outcome
-from voxelwave.jobs.common.processes import run_all
+from voxelwave.jobs.common.processes import checked_workers, run_all
 from voxelwave.ops.files import replacing, write_text
 from voxelwave.ops.seeding import numpy_generator
 from voxelwave.ops.tables import as_csv
@@ -89,8 +88,7 @@ def synthesize(
         raise InputError(f"contrasts are some of {', '.join(CONTRASTS)}, each once, got '{','.join(contrasts)}'")
     if size < SMALLEST_SIZE:
         raise InputError(f"size is {size}: a head needs at least {SMALLEST_SIZE} voxels along each edge")
-    if workers is not None and workers < 1:
-        raise InputError(f"workers is {workers}: at least 1 process is needed; leave it out for one a core")
+    most_processes = checked_workers(workers)
     settings: dict[str, Any] = {"num_mri": num_mri, "num_ct": num_ct, "size": size, "seed": seed}
     if num_heads:
         settings |= {"num_heads": num_heads, "contrasts": list(contrasts)}
@@ -100,7 +98,7 @@ def synthesize(
             folder.mkdir(parents=True, exist_ok=True)
         missing = [head for head in heads if not all(path.exists() for path in head.files)]
         # Unless told otherwise, a process is started only for as many heads as make up for its start.
-        processes = workers or min(os.cpu_count() or 1, len(missing) // HEADS_PER_PROCESS)
+        processes = workers or min(most_processes, len(missing) // HEADS_PER_PROCESS)
         write = partial(_write_head, size=size, seed=seed)
         with stop_on_signal() as signalled:
             written = run_all(

@@ -15,7 +15,7 @@ from voxelwave.engine.run_log import read_metrics
 from voxelwave.errors import InputError
 from voxelwave.jobs.common.console import Console
 from voxelwave.jobs.compare_logs.run import compare_logs
-from voxelwave.jobs.reconstruct.config import load_plan
+from voxelwave.jobs.reconstruct.plan import load_plan
 from voxelwave.jobs.reconstruct.router.config import check_router_config, router_config_of
 from voxelwave.jobs.reconstruct.router.data import RouterSteps, RouterVolume, volume_images
 from voxelwave.jobs.reconstruct.router.training import anatomy_of, load_router, train_router, train_router_from
@@ -186,6 +186,15 @@ def test_a_file_can_be_of_one_anatomy_only(volumes, tmp_path):
     brains = sorted((volumes / "brain").iterdir())
     with pytest.raises(InputError, match="is given as brain and as knee"):
         train_router(config(tmp_path, volumes), {"brain": brains, "knee": brains[:1]}, console=QUIET)
+
+
+def test_an_anatomy_of_one_file_is_trained_on_and_that_is_said(volumes, tmp_path, capsys):
+    places = {name: sorted((volumes / name).iterdir()) for name in ("brain", "phantom")}
+    places["brain"] = places["brain"][:1]
+    assert not train_router(config(tmp_path, volumes), places, should_stop=stop_after(1))
+    said = " ".join(capsys.readouterr().out.split())
+    assert "of brain there is one file" in said
+    assert "7 volumes, 2 of validation" in said
 
 
 @pytest.mark.parametrize(

@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, field_validator
+from pydantic import BeforeValidator, Field, NonNegativeFloat, PositiveFloat, PositiveInt, field_validator
 
 from voxelwave.errors import InputError
 from voxelwave.jobs.common.config import JobConfig, RunConfig, RunName, Section, complete
 from voxelwave.jobs.common.config_file import naming, validated
-from voxelwave.jobs.reconstruct.config import ROUTER, Plan, SamplingConfig
-from voxelwave.registry import SAMPLINGS
+from voxelwave.jobs.reconstruct.config import Place, SamplingConfig
+from voxelwave.jobs.reconstruct.plan import ROUTER, Plan
+from voxelwave.registry import SAMPLINGS, SECTION_NEEDED
 
-AnatomyName = Annotated[str, Field(pattern=r"^\w[\w -]*$")]
 SMALLEST = 16  # pixels, of which the network pools 2 × 2 three times
 
 
 def _equispaced() -> list[SamplingConfig]:
     common = {"name": "equispaced", "center_fraction": 0.08, "offset": "origin"}
     return [SamplingConfig.model_validate({**common, "acceleration": rate}) for rate in (4, 8)]
+
+
+def _each_a_list(anatomies: Any) -> Any:
+    if not isinstance(anatomies, Mapping):
+        return anatomies
+    places = {name: [given] if isinstance(given, str) else given for name, given in anatomies.items()}
+    if empty := [name for name, given in places.items() if given == []]:
+        raise ValueError(f"of '{empty[0]}' no files are named")
+    return places
 
 
 class RouterRun(RunConfig):
@@ -40,7 +50,7 @@ class RouterData(Section):
         skip_unusable: leaves files out that cannot be opened, and says which.
     """
 
-    anatomies: dict[AnatomyName, str | list[str]]
+    anatomies: Annotated[dict[RunName, list[Place]], BeforeValidator(_each_a_list)]
     image_size: Annotated[int, Field(ge=SMALLEST, le=1024)] = 128
     max_slices: PositiveInt = 4
     samplings: Annotated[list[SamplingConfig], Field(min_length=1, default_factory=_equispaced)]
@@ -88,10 +98,20 @@ def router_config_of(plan: Plan, origin: str) -> RouterConfig:
         raise InputError(f"{origin}: a router is for specialists of several anatomies, each with its data.anatomy")
     first = next(iter(plan.specialists.values()))
     raw = dict(plan.router)
-    raw["run"] = first.run.model_dump() | dict(raw.get("run") or {}) | {"name": ROUTER}
-    raw["data"] = {"skip_unusable": first.data.skip_unusable, **dict(raw.get("data") or {}), "anatomies": anatomies}
-    device = {"device": first.training.device, "deterministic": first.training.deterministic}
-    raw["training"] = device | dict(raw.get("training") or {})
+    defaults = {
+        "run": first.run.model_dump(exclude={"name"}),
+        "data": {"skip_unusable": first.data.skip_unusable},
+        "training": {"device": first.training.device, "deterministic": first.training.deterministic},
+    }
+    # What follows from the specialists would be passed over in silence.
+    following: dict[str, dict[str, Any]] = {"run": {"name": ROUTER}, "data": {"anatomies": anatomies}, "training": {}}
+    for section, values in defaults.items():
+        given = raw.get(section)
+        if not isinstance(given, Mapping | None):
+            raise InputError(f"{origin}: key '{ROUTER}.{section}': {SECTION_NEEDED}, got {given!r}")
+        if said := sorted({*following[section]} & {*(given or {})}):
+            raise InputError(f"{origin}: key '{ROUTER}.{section}.{said[0]}' follows from the specialists: leave it out")
+        raw[section] = values | dict(given or {}) | following[section]
     return check_router_config(raw, f"{origin}, {ROUTER}")
 
 

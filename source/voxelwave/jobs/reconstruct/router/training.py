@@ -59,10 +59,9 @@ def train_router_from(
     should_stop: ShouldStop | None = None,
 ) -> bool:
     """Train on the files that the configuration names; see `train_router`."""
-    places = {name: [given] if isinstance(given, str) else given for name, given in config.data.anatomies.items()}
     volumes = {
         name: list(dict.fromkeys(path for place in given for path in find_kspace(place)))
-        for name, given in places.items()
+        for name, given in config.data.anatomies.items()
     }
     return train_router(config, volumes, resume=resume, console=console, should_stop=should_stop)
 
@@ -158,6 +157,8 @@ def _volumes(
         count = round(data.validation_share * len(files))
         if data.validation_share:
             count = min(max(count, 1), len(files) - 1)
+            if not count:
+                console.say(f"of {anatomy} there is one file, {files[0].path}: it is trained on, and not validated")
         order = torch.randperm(len(files), generator=torch_generator(seed, "validation", anatomy)).tolist()
         held_out = set(order[:count])
         for number, file in enumerate(tracked(files, f"reading {anatomy}")):

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
+from voxelwave.data.kspace.hdf5 import MOST_SLICES
 from voxelwave.jobs.common.config import Section, Share
 
 HEADS, PHANTOMS = "heads", "phantoms"
@@ -29,7 +30,7 @@ class SynthesisConfig(Section):
     layout: Literal["challenge", "fastmri", "mrd"] = "challenge"
     anatomy: Literal["", "brain", "knee"] = ""
     volumes: PositiveInt = 16
-    slices: PositiveInt = 4
+    slices: Annotated[int, Field(ge=1, le=MOST_SLICES)] = 4
     size: Annotated[int, Field(ge=SMALLEST_SIDE, le=LARGEST_SIDE)] | None = 128
     coils: Annotated[int, Field(ge=1, le=MOST_COILS)] = 8
     noise: Annotated[float, Field(ge=0, le=1)] = 0.005
