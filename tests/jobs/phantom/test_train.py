@@ -22,9 +22,9 @@ from voxelwave.errors import DivergedError, InputError
 from voxelwave.jobs.common.console import Console
 from voxelwave.jobs.phantom import train
 from voxelwave.jobs.phantom.config import DESCRIBED, check_phantom_config, load_phantom_config
-from voxelwave.jobs.phantom.data import PhantomSteps, triplets
+from voxelwave.jobs.phantom.data import AllBatches, PhantomSteps, triplets
 from voxelwave.jobs.phantom.evaluate import embed_phantoms, evaluate_phantoms
-from voxelwave.jobs.phantom.train import load_phantom_model, train_phantoms
+from voxelwave.jobs.phantom.train import judged, load_phantom_model, train_phantoms
 
 QUIET = Console(quiet=True)
 CONFIGS = Path(__file__).parents[3] / "configs" / "phantom"
@@ -129,6 +129,18 @@ def test_every_epoch_has_an_order_of_its_own_and_no_phantom_twice(tmp_path):
     assert (batch.numbers[0] != batch.numbers[1]).all()
 
 
+@pytest.mark.parametrize("kept", [0, 1, 5])
+def test_batches_that_are_kept_are_those_that_are_made(tmp_path, kept):
+    held_out = triplets(config(tmp_path).data, seed=0, validation=True)
+    batch_bytes = 3 * 2 * 4 * 32 * 32 * 4
+    batches = AllBatches(held_out, batch_size=2, kept_bytes=kept * batch_bytes)
+    first, second = list(batches), list(batches)
+    for start, one, again in zip((0, 2, 4), first, second, strict=True):
+        assert torch.equal(one.images, held_out.triplets([start, start + 1]).flatten(0, 1))
+        assert torch.equal(one.images, again.images)
+        assert (one is again) == (start < 2 * kept)
+
+
 def test_phantoms_of_validation_are_not_those_of_training(tmp_path):
     of = config(tmp_path).data
     seen, held_out = (triplets(of, seed=0, validation=validation).phantoms for validation in (False, True))
@@ -150,6 +162,14 @@ def test_the_rate_falls_where_the_loss_of_validation_does_not_and_the_run_ends(t
     assert rates[-1] <= 5e-13
     assert stalled(losses, 4)
     assert not stalled(losses[:-1], 4)
+
+
+def test_of_equal_losses_that_one_is_better_whose_phantoms_lie_further_apart():
+    def epoch(loss, d_pos, d_neg):
+        return {"validation_loss": loss, "validation_d_pos": d_pos, "validation_d_neg": d_neg}
+
+    assert judged(epoch(0.0, 0.25, 1.2)) < judged(epoch(0.0, 0.25, 1.0)) < judged(epoch(0.0, 0.3, 1.0))
+    assert judged(epoch(0.0, 0.9, 1.0)) < judged(epoch(1e-5, 0.1, 1.4))
 
 
 def test_mined_and_contrastive_losses_train_any_encoder(tmp_path):

@@ -19,7 +19,7 @@ from voxelwave.evaluation.metric_learning import cluster_scores, triplet_scores
 from voxelwave.evaluation.retrieval import recall_at
 from voxelwave.jobs.common.console import Console
 from voxelwave.jobs.phantom.config import PhantomConfig
-from voxelwave.jobs.phantom.data import all_batches, triplets, views
+from voxelwave.jobs.phantom.data import AllBatches, triplets, views
 from voxelwave.jobs.phantom.figures import draw_maps
 from voxelwave.jobs.phantom.train import load_phantom_model
 from voxelwave.ops.files import replacing, write_text
@@ -109,7 +109,7 @@ def _of_triplets(model: EmbeddingModel, config: PhantomConfig) -> tuple[Vectors,
     held_out = triplets(config.data, seed=config.run.seed, validation=True)
     parts = [
         _embedded(model, batch.images).reshape(3, batch.numbers.shape[1], -1)
-        for batch in all_batches(held_out, batch_size=config.training.batch_size)
+        for batch in AllBatches(held_out, batch_size=config.training.batch_size)
     ]
     first, second, other = np.concatenate(parts, 1)
     return first, second, other

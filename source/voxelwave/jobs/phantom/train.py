@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 
@@ -26,7 +26,7 @@ from voxelwave.jobs.common.config import RunConfig
 from voxelwave.jobs.common.console import Console
 from voxelwave.jobs.common.session import Session, ShouldStop
 from voxelwave.jobs.phantom.config import PhantomConfig, check_phantom_config
-from voxelwave.jobs.phantom.data import PhantomBatch, PhantomSteps, all_batches, triplets
+from voxelwave.jobs.phantom.data import AllBatches, PhantomBatch, PhantomSteps, triplets
 from voxelwave.jobs.phantom.figures import draw_learning
 from voxelwave.objectives.metric_learning import MetricLearning
 from voxelwave.ops.evaluating import evaluating
@@ -41,6 +41,8 @@ FREE_TO_CHANGE = {
     "training": ("epochs", "learning_rate", "clip_norm", "device", "deterministic", "patience"),
 }
 LOSS = "validation_loss"
+KEPT_BYTES = 2**30  # of images of validation: 200 phantoms of 128², 8 coils are 0.6 GB
+TIE = 1e-6  # times a distance, which is at most 2: it decides between equal losses
 REMEDY = (
     "Go on for some epochs, if there are any left; if it stays so, take more phantoms or epochs, a lower "
     "training.learning_rate, or the loss 'triplet' with data.rescan=false, which is the easier task"
@@ -79,7 +81,8 @@ def _train(config: PhantomConfig, session: Session) -> bool:
     training, plateau, seed, device = config.training, config.training.plateau, config.run.seed, session.fabric.device
     # 1. Phantoms: which batch belongs to which step.
     steps = PhantomSteps(triplets(config.data, seed=seed, validation=False), batch_size=training.batch_size, seed=seed)
-    held_out = triplets(config.data, seed=seed, validation=True)
+    of_validation = triplets(config.data, seed=seed, validation=True)
+    held_out = AllBatches(of_validation, batch_size=training.batch_size, kept_bytes=KEPT_BYTES)
 
     # 2. Model and optimiser. The rate follows from the losses of validation, which the log remembers.
     torch.manual_seed(seed)
@@ -94,12 +97,10 @@ def _train(config: PhantomConfig, session: Session) -> bool:
 
     watch = CollapseWatch(session.console, remedy=REMEDY)
 
-    def losses() -> list[float]:
-        return [record[LOSS] for record in session.records if LOSS in record]
-
     def learning_rate(step: int) -> float:
         lowest = min(plateau.floor / training.learning_rate, 1.0)
-        factor = plateau_factor(losses(), factor=plateau.factor, patience=plateau.patience, floor=lowest)
+        losses = _validated(session, lambda record: record[LOSS])
+        factor = plateau_factor(losses, factor=plateau.factor, patience=plateau.patience, floor=lowest)
         return training.learning_rate * factor
 
     def loss(batch: PhantomBatch, step: int) -> StepOutput:
@@ -111,11 +112,11 @@ def _train(config: PhantomConfig, session: Session) -> bool:
     def validated(step: int) -> dict[str, float]:
         if (step + 1) % steps.steps_per_epoch:
             return {}
-        return validate(objective, all_batches(held_out, batch_size=training.batch_size), device, watch=watch)
+        return validate(objective, held_out, device, watch=watch)
 
     def score(row: Record) -> float:
         watch.end_epoch(row["epoch"])
-        return float(row[LOSS])
+        return judged(row)
 
     # 3. Train.
     batches = partial(
@@ -137,11 +138,25 @@ def _train(config: PhantomConfig, session: Session) -> bool:
         shown=(LOSS, "validation_recall_at_1"),
         probe=validated,
         score=score,
-        given_up=lambda: training.patience is not None and stalled(losses(), training.patience),
+        given_up=lambda: training.patience is not None and stalled(_validated(session, judged), training.patience),
     )
     if complete:
         _finish(session, config.run.prefix)
     return complete
+
+
+def judged(record: Record) -> float:
+    """Return how good the weights of an epoch are, lower being better: the loss of validation.
+
+    Triplets may all keep their margin, so that the loss is 0 epoch after epoch. Of equal losses that one is better
+    whose distance to other phantoms exceeds that between views by more.
+    """
+    return float(record[LOSS] - TIE * (record["validation_d_neg"] - record["validation_d_pos"]))
+
+
+def _validated(session: Session, measure: Callable[[Record], float]) -> list[float]:
+    """Return a measure of every validation so far."""
+    return [measure(record) for record in session.records if LOSS in record]
 
 
 def _centre(model: EmbeddingModel, images: Tensor) -> None:
@@ -214,7 +229,7 @@ def _finish(session: Session, prefix: str) -> None:
     """Draw the curves, and write what the best epoch reached."""
     (session.folder / "figures").mkdir(exist_ok=True)
     draw_learning(session.records, session.folder / "figures" / "curves.png")
-    best = min((record for record in session.records if LOSS in record), key=lambda record: record[LOSS])
+    best = min((record for record in session.records if LOSS in record), key=judged)
     result = {name: value for name, value in best.items() if name.startswith("validation_") or name == "epoch"}
     write_text(session.folder / "results.json", json.dumps(result, indent=2) + "\n")
     if prefix:
