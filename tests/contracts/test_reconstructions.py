@@ -1,5 +1,7 @@
 """What holds for every reconstruction, trained or classical."""
 
+from functools import partial
+
 import pytest
 import torch
 
@@ -9,6 +11,7 @@ from voxelwave.contracts import Reconstruction
 from voxelwave.unrolled.classical import EspiritMaps, Grappa, L1Wavelet
 from voxelwave.unrolled.image_unet import ImageUnet
 from voxelwave.unrolled.sense import Sense
+from voxelwave.unrolled.sensitivity import low_resolution_maps
 from voxelwave.unrolled.zero_filled import zero_filled
 
 
@@ -75,3 +78,23 @@ def test_the_sampled_centre_may_be_given_for_all_and_for_each(reconstruct):
     found, given = reconstruct(kspace, sampled), reconstruct(kspace, sampled, 8)
     torch.testing.assert_close(reconstruct(kspace, sampled, torch.tensor([8, 8])), given)
     assert found.shape == given.shape
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 100])
+@pytest.mark.parametrize("name", ["promptmr_plus", "variational_network", "image_unet", "zero_filled", "sense"])
+@torch.no_grad()
+def test_coils_in_groups_give_the_image_of_all_at_once(name, at_once):
+    torch.manual_seed(0)
+    whole = RECONSTRUCTIONS[name]()
+    kspace, sampled, *_ = undersampled()
+    expected = whole(kspace, sampled)
+    if name == "zero_filled":
+        grouped = partial(zero_filled, coils_at_once=at_once)
+    elif name == "sense":
+        grouped = Sense(iterations=5, coils_at_once=at_once, maps=partial(low_resolution_maps, coils_at_once=at_once))
+    else:
+        grouped = whole
+        grouped.coils_at_once = at_once
+    for chosen in (sampled, sampled[:, None].expand(-1, kspace.shape[-2], -1)):
+        torch.testing.assert_close(grouped(kspace, chosen), expected, rtol=1e-4, atol=1e-5)
+    assert kspace.shape[2] > 2

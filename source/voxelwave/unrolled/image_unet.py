@@ -8,10 +8,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from voxelwave.contracts import NumLines
-from voxelwave.physics.acquisition import root_sum_of_squares
 from voxelwave.registry import RECONSTRUCTIONS
 from voxelwave.unrolled.normalising import normalised
-from voxelwave.unrolled.zero_filled import Volumes, zero_filled_coils
+from voxelwave.unrolled.zero_filled import Volumes, zero_filled_magnitude
 
 
 def convolutions(in_channels: int, channels: int) -> nn.Sequential:
@@ -31,6 +30,8 @@ class ImageUnet(nn.Module):
         channels: of the finest level; each coarser one has twice as many.
         depth: number of halvings.
 
+    `coils_at_once` bounds the memory by that many coils, None by all: it may be set at any time.
+
     Raises ValueError for numbers out of range.
     Source: Ronneberger et al., U-Net, 2015; Zbontar et al., fastMRI, 2018, section 6.2, for blocks and sizes.
     """
@@ -42,6 +43,7 @@ class ImageUnet(nn.Module):
                 f"channels and depth must be at least 1 and num_slices odd, got {channels}, {depth} and {num_slices}"
             )
         self.num_slices, self.multiple = num_slices, 1 << depth
+        self.coils_at_once: int | None = None
         widths = [channels << level for level in range(depth + 1)]
         self.downs = nn.ModuleList(map(convolutions, [num_slices, *widths[:-1]], widths))
         self.ups = nn.ModuleList(
@@ -56,7 +58,8 @@ class ImageUnet(nn.Module):
         """Return the magnitude of the centre slice; raises ValueError for another number of slices."""
         if kspace.shape[1] != self.num_slices:
             raise ValueError(f"this network sees {self.num_slices} slices together, got {kspace.shape[1]}")
-        image, undo = normalised(root_sum_of_squares(zero_filled_coils(kspace, sampled)), multiple=self.multiple)
+        magnitude = zero_filled_magnitude(kspace, sampled, coils_at_once=self.coils_at_once)
+        image, undo = normalised(magnitude, multiple=self.multiple)
         return undo(self._network(image))[:, 0]
 
     def _network(self, features: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ An independent implementation after Xin et al., Rethinking deep unrolled model f
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import reduce
 
 import torch
 from jaxtyping import Bool, Complex, Float
@@ -19,7 +20,7 @@ from voxelwave.unrolled.normal_operator import NormalOperator
 from voxelwave.unrolled.normalising import as_channels, as_groups, normalised
 from voxelwave.unrolled.prompt_unet import Made, PromptUnet, UnetShape
 from voxelwave.unrolled.sensitivity import SensitivityNetwork, SensitivityShape
-from voxelwave.unrolled.zero_filled import Volumes, zero_filled_coils
+from voxelwave.unrolled.zero_filled import Volumes, coil_groups, zero_filled_coils
 
 Images = Complex[Tensor, "batch slice height width"]
 
@@ -109,6 +110,15 @@ class PromptMRPlus(nn.Module):
             for index in range(num_cascades)
         )
 
+    @property
+    def coils_at_once(self) -> int | None:
+        """Of how many coils images and transforms are in memory at a time; None, the default, for all."""
+        return self.sensitivity.coils_at_once
+
+    @coils_at_once.setter
+    def coils_at_once(self, number: int | None) -> None:
+        self.sensitivity.coils_at_once = number
+
     def forward(
         self, kspace: Volumes, sampled: Bool[Tensor, "batch ... width"], num_low_frequencies: NumLines = None
     ) -> Float[Tensor, "batch height width"]:
@@ -125,10 +135,12 @@ class PromptMRPlus(nn.Module):
         if kspace.shape[1] != self.num_slices:
             raise ValueError(f"this network reconstructs {self.num_slices} slices together, got {kspace.shape[1]}")
         # 1. Maps, and the image of what was sampled.
+        groups = coil_groups(kspace.shape[2], self.coils_at_once)
         maps = self.sensitivity(kspace, sampled, num_low_frequencies)
-        image = first = combine(zero_filled_coils(kspace, sampled), maps)
+        parts = (combine(zero_filled_coils(kspace[:, :, of], sampled), maps[:, :, of]) for of in groups)
+        image = first = reduce(torch.add, parts)
         latent = [first] * self.num_latent
-        acquisition = NormalOperator(maps, sampled)
+        acquisition = NormalOperator(maps, sampled, coils_at_once=self.coils_at_once)
         # 2. Cascades.
         history: list[Made] = []
         for cascade in self.cascades:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import reduce
 
 import torch
 from jaxtyping import Bool, Complex, Float
@@ -61,6 +62,7 @@ def solve_sense(
     regularisation: float,
     iterations: int,
     tolerance: float,
+    coils_at_once: int | None = None,
 ) -> Complex[Tensor, "batch height width"]:
     """Return the x that minimises ‖M F S x − y‖² + `regularisation` ‖x‖², by conjugate gradients.
 
@@ -72,12 +74,21 @@ def solve_sense(
         parts = zip(*(values.split(at_once) for values in (kspace, maps, sampled)), strict=True)
         return torch.cat(
             [
-                solve_sense(*part, regularisation=regularisation, iterations=iterations, tolerance=tolerance)
+                solve_sense(
+                    *part,
+                    regularisation=regularisation,
+                    iterations=iterations,
+                    tolerance=tolerance,
+                    coils_at_once=coils_at_once,
+                )
                 for part in parts
             ]
         )
-    operator = NormalOperator(maps[:, None], sampled)
-    right_side = MultiCoilAcquisition(maps, sampled_places(sampled, kspace.shape[-2])).adjoint(kspace)
+    operator = NormalOperator(maps[:, None], sampled, coils_at_once=coils_at_once)
+    places = sampled_places(sampled, kspace.shape[-2])
+    right_side: Tensor = reduce(
+        torch.add, (MultiCoilAcquisition(maps[:, of], places).adjoint(kspace[:, of]) for of in operator.groups)
+    )
 
     def normal(image: Tensor) -> Tensor:
         return operator(image[:, None])[:, 0] + regularisation * image
@@ -89,6 +100,7 @@ class Sense:
     """SENSE of the centre slice on any device; a `Reconstruction`.
 
     Without a `regularisation`, few `iterations` keep noise out: it comes in last. `maps` estimates the coils' maps.
+    `coils_at_once` bounds the memory by that many coils, None by all.
     Raises ValueError for settings out of range.
     """
 
@@ -99,6 +111,7 @@ class Sense:
         iterations: int = 30,
         tolerance: float = 1e-4,
         maps: MapEstimate = low_resolution_maps,
+        coils_at_once: int | None = None,
     ) -> None:
         if regularisation < 0 or tolerance < 0 or iterations < 1:
             raise ValueError(
@@ -106,6 +119,7 @@ class Sense:
                 f"got {regularisation}, {tolerance} and {iterations}"
             )
         self.regularisation, self.iterations, self.tolerance, self.maps = regularisation, iterations, tolerance, maps
+        self.coils_at_once = coils_at_once
 
     @torch.no_grad()
     def __call__(
@@ -121,5 +135,6 @@ class Sense:
             regularisation=self.regularisation,
             iterations=self.iterations,
             tolerance=self.tolerance,
+            coils_at_once=self.coils_at_once,
         )
         return root_sum_of_squares(expand(image, maps))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import reduce
 
 import torch
 from jaxtyping import Bool, Complex
@@ -17,7 +18,7 @@ from voxelwave.physics.fourier import ifft2c
 from voxelwave.physics.sampled_lines import center_lines, sampled_places
 from voxelwave.unrolled.normalising import as_channels, as_groups, normalised
 from voxelwave.unrolled.prompt_unet import Level, PromptUnet, UnetShape
-from voxelwave.unrolled.zero_filled import Volumes, zero_filled_coils
+from voxelwave.unrolled.zero_filled import Volumes, coil_groups, zero_filled_coils
 
 SMALL_UNET = UnetShape(
     first_channels=12, levels=(Level(16, 4, 64, 2, 2), Level(20, 8, 32, 3, 2), Level(24, 12, 16, 3, 3))
@@ -44,6 +45,21 @@ def unit_maps(coil_images: Complex[Tensor, "... coil height width"]) -> Complex[
     return coil_images / torch.where(magnitude > 0, magnitude, 1)
 
 
+def maps_by_groups(
+    images_of: Callable[[slice], Complex[Tensor, "... coil height width"]], groups: Sequence[slice]
+) -> Complex[Tensor, "... coil height width"]:
+    """Return `unit_maps` of the images of all coils, which are computed a group at a time."""
+    if len(groups) == 1:
+        return unit_maps(images_of(groups[0]))
+    first = images_of(groups[0])
+    # Beside the maps nothing of their size is in memory.
+    maps = first.new_empty((*first.shape[:-3], groups[-1].stop, *first.shape[-2:]))
+    for number, group in enumerate(groups):
+        maps[..., group, :, :] = images_of(group) if number else first
+    magnitude = reduce(torch.hypot, (root_sum_of_squares(maps[..., group, :, :]) for group in groups)).unsqueeze(-3)
+    return maps.div_(torch.where(magnitude > 0, magnitude, 1))
+
+
 class SensitivityNetwork(nn.Module):
     """Cleans the images that the centre of k-space gives of each coil, and divides them by all coils together.
 
@@ -53,6 +69,7 @@ class SensitivityNetwork(nn.Module):
     def __init__(self, *, num_slices: int, shape: SensitivityShape = SensitivityShape()) -> None:
         super().__init__()
         self.adjacent, self.per_coil = shape.adjacent, shape.per_coil
+        self.coils_at_once: int | None = None  # bounds the memory without a gradient; None takes all
         channels = 2 * num_slices if shape.adjacent else 2
         self.unet = PromptUnet(channels, channels, shape=shape.unet)
 
@@ -60,9 +77,12 @@ class SensitivityNetwork(nn.Module):
         self, kspace: Volumes, sampled: Bool[Tensor, "batch ... width"], num_low_frequencies: NumLines = None
     ) -> Volumes:
         """Return the maps of each slice; raises as `center_lines` does."""
-        images = zero_filled_coils(kspace, self._center(kspace, sampled, num_low_frequencies))
+        center = self._center(kspace, sampled, num_low_frequencies)
         # Each slice is divided by its own coils: maps that are of unit length over all slices would be too small.
-        return unit_maps(self._cleaned(images))
+        return maps_by_groups(
+            lambda group: self._cleaned(zero_filled_coils(kspace[:, :, group], center)),
+            coil_groups(kspace.shape[2], self.coils_at_once),
+        )
 
     @staticmethod
     def _center(kspace: Volumes, sampled: Tensor, num_low_frequencies: NumLines) -> Tensor:
@@ -96,10 +116,12 @@ def low_resolution_maps(
     kspace: Complex[Tensor, "batch coil height width"],
     sampled: Bool[Tensor, "batch ... width"],
     num_low_frequencies: NumLines = None,
+    *,
+    coils_at_once: int | None = None,
 ) -> Complex[Tensor, "batch coil height width"]:
     """Return maps of the smoothed centre of k-space, divided by all coils together.
 
-    The same share of the height is taken as of the width. Raises as `center_lines` does.
+    The same share of the height is taken as of the width. Raises as `center_lines` and `coil_groups` do.
     Source: McKenzie et al., Self-calibrating parallel imaging, 2002.
     """
     height, width = kspace.shape[-2:]
@@ -113,4 +135,7 @@ def low_resolution_maps(
     rows, columns = windows
     window = rows[:, :, None] * columns[:, None, :]
     center = (window > 0) & sampled_places(sampled, height)
-    return unit_maps(ifft2c(sample(kspace, center) * window[:, None]))
+    return maps_by_groups(
+        lambda group: ifft2c(sample(kspace[:, group], center) * window[:, None]),
+        coil_groups(kspace.shape[1], coils_at_once),
+    )

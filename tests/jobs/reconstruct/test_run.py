@@ -66,11 +66,12 @@ def test_a_volume_is_what_the_network_makes_of_its_slices(runs, files, tmp_path)
         np.testing.assert_allclose(found.images[index], wanted, rtol=1e-4, atol=1e-6)
 
 
-def test_several_slices_at_once_are_the_same(runs, files, tmp_path):
-    for number, name in ((1, "one"), (2, "two")):
-        reconstruct_files(runs / "rate4", str(files), tmp_path / name, slices_at_once=number, console=QUIET)
-    one, two = (read_hdf5(tmp_path / name / "volume0.h5").images for name in ("one", "two"))
+def test_several_slices_or_single_coils_at_once_are_the_same(runs, files, tmp_path):
+    for name, at_once in (("one", {}), ("two", {"slices_at_once": 2}), ("coil", {"coils_at_once": 1})):
+        reconstruct_files(runs / "rate4", str(files), tmp_path / name, **at_once, console=QUIET)
+    one, two, coil = (read_hdf5(tmp_path / name / "volume0.h5").images for name in ("one", "two", "coil"))
     np.testing.assert_allclose(one, two, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(one, coil, rtol=1e-4, atol=1e-6)
 
 
 def test_the_specialist_is_picked_by_the_mask_and_not_by_the_name(runs, files, tmp_path, caplog):
@@ -180,6 +181,7 @@ def test_a_damaged_record_is_said(runs, files, tmp_path):
         (("--method", "magic"), "unknown method 'magic'; known: network, zero_filled, sense, l1_wavelet, grappa"),
         (("--format", "hdf5,jpeg"), "unknown format 'jpeg'; known: hdf5, nifti, dicom, png"),
         (("--slices-at-once", "0"), "slices_at_once is at least 1"),
+        (("--coils-at-once", "0"), "coils_at_once is at least 1"),
     ],
 )
 def test_what_does_not_fit_is_one_line(runs, files, tmp_path, options, said):

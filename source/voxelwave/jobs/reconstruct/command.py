@@ -110,6 +110,7 @@ def run(
     ] = "network",
     formats: Annotated[str, typer.Option("--format", help="Some of hdf5,nifti,dicom,png.")] = "hdf5",
     slices_at_once: Annotated[int, typer.Option(help="More are faster on a GPU, and take more memory.")] = 1,
+    coils_at_once: Annotated[int | None, typer.Option(help="Fewer take less memory; all where not given.")] = None,
 ) -> None:
     """Reconstruct files of k-space; the specialist is picked by the image and the mask, never by a name.
 
@@ -118,7 +119,17 @@ def run(
     from voxelwave.jobs.reconstruct.run import reconstruct_files
 
     chosen = [name.strip() for name in formats.split(",")]
-    leave(reconstruct_files(trained, data, out, method=method, formats=chosen, slices_at_once=slices_at_once))
+    leave(
+        reconstruct_files(
+            trained,
+            data,
+            out,
+            method=method,
+            formats=chosen,
+            slices_at_once=slices_at_once,
+            coils_at_once=coils_at_once,
+        )
+    )
 
 
 def export_results(

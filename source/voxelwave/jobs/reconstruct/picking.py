@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,14 +21,16 @@ from voxelwave.ops.files import content_mark
 from voxelwave.ops.loggers import logger
 from voxelwave.unrolled.classical import Grappa, L1Wavelet
 from voxelwave.unrolled.sense import Sense
+from voxelwave.unrolled.sensitivity import low_resolution_maps
 from voxelwave.unrolled.zero_filled import zero_filled
 
 NETWORK = "network"
-CLASSICAL: dict[str, Callable[[], Reconstruction]] = {
-    "zero_filled": lambda: zero_filled,
-    "sense": Sense,
-    "l1_wavelet": L1Wavelet,
-    "grappa": Grappa,
+# By the number of coils at once, which sigpy and pygrappa do not know.
+CLASSICAL: dict[str, Callable[[int | None], Reconstruction]] = {
+    "zero_filled": lambda number: partial(zero_filled, coils_at_once=number),
+    "sense": lambda number: Sense(coils_at_once=number, maps=partial(low_resolution_maps, coils_at_once=number)),
+    "l1_wavelet": lambda number: L1Wavelet(),
+    "grappa": lambda number: Grappa(),
 }
 METHODS = (NETWORK, *CLASSICAL)
 FAR = 1.25  # a rate over that of the specialist, or the other way round
@@ -76,11 +79,12 @@ class Specialist(NamedTuple):
 class Specialists:
     """What a run folder holds, or a folder of several runs: one network is in memory at a time.
 
+    `coils_at_once` bounds the memory that a reconstruction takes; None takes all coils.
     Raises InputError where there is none.
     """
 
-    def __init__(self, path: Path, *, method: str, device: torch.device) -> None:
-        self.method, self.device = method, device
+    def __init__(self, path: Path, *, method: str, device: torch.device, coils_at_once: int | None = None) -> None:
+        self.method, self.device, self._coils_at_once = method, device, coils_at_once
         self.router: Router | None = None
         if path.is_dir() and not (path / BEST).exists():
             runs = sorted(place.parent for place in path.glob(f"*/{BEST}"))
@@ -127,6 +131,8 @@ class Specialists:
     def _specialist(self, name: str, trained: Trained) -> Specialist:
         network, config = trained
         if self.method == NETWORK:
+            # Every network of the registry has it.
+            network.coils_at_once = self._coils_at_once  # type: ignore[assignment]
             reconstruct: Reconstruction = network.to(self.device)
             return Specialist(name, self.method, reconstruct, num_slices(network) // 2, config)
-        return Specialist(name, self.method, CLASSICAL[self.method](), 0, config)
+        return Specialist(name, self.method, CLASSICAL[self.method](self._coils_at_once), 0, config)

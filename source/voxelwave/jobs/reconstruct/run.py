@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float32
 from numpy import ndarray
+from torch import Tensor
 
 from voxelwave.data.kspace.files import KspaceFile
 from voxelwave.data.kspace.images.writing import write_dicom, write_hdf5, write_nifti, write_png
@@ -24,6 +25,7 @@ from voxelwave.jobs.reconstruct.data import preparation_of
 from voxelwave.jobs.reconstruct.files import MARKED_BLOCKS
 from voxelwave.jobs.reconstruct.pairs import kspace_outside, result_places
 from voxelwave.jobs.reconstruct.picking import METHODS, NETWORK, Specialist, Specialists
+from voxelwave.jobs.reconstruct.preparation import Preparation
 from voxelwave.jobs.reconstruct.schedule import blocks_of
 from voxelwave.ops.files import content_mark, locked, write_text
 from voxelwave.ops.texts import read_json
@@ -50,6 +52,7 @@ def reconstruct_files(
     method: str = NETWORK,
     formats: Sequence[str] = ("hdf5",),
     slices_at_once: int = 1,
+    coils_at_once: int | None = None,
     console: Console | None = None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Outcome:
@@ -63,6 +66,8 @@ def reconstruct_files(
         run: the folder of a run, or one that holds the runs of several specialists and of a router.
         method: "network", or a classical one for comparison.
         slices_at_once: bounds the memory together with the size of a slice.
+        coils_at_once: bounds what is in memory of each slice beside its k-space and maps; None takes all coils.
+            L1-wavelet and GRAPPA always do.
 
     Raises InputError where there is nothing to reconstruct or to do it with, or `out` holds other results.
     """
@@ -70,10 +75,11 @@ def reconstruct_files(
     for given, known, option in ((method, METHODS, "method"), *((one, FORMATS, "format") for one in formats)):
         if given not in known:
             raise InputError(f"unknown {option} '{given}'; known: {', '.join(known)}")
-    if slices_at_once < 1:
-        raise InputError(f"slices_at_once is at least 1, got {slices_at_once}")
+    for option, number in (("slices_at_once", slices_at_once), ("coils_at_once", coils_at_once)):
+        if number is not None and number < 1:
+            raise InputError(f"{option} is at least 1, got {number}")
     # 1. Networks and files.
-    specialists = Specialists(run, method=method, device=best_device())
+    specialists = Specialists(run, method=method, device=best_device(), coils_at_once=coils_at_once)
     paths = kspace_outside(source, out)
     places = dict(zip(paths, result_places(paths, source), strict=True))
     done, refused, complete = 0, list[str](), True
@@ -195,6 +201,22 @@ def _nominal(file: KspaceFile, specialists: Specialists) -> float:
     return next(iter(specialists.configs.values())).data.acceleration
 
 
+def _prepared(slices: KspaceSlices, prepare: Preparation, numbers: range) -> tuple[Tensor, Tensor, Tensor]:
+    """Return what is reconstructed of some slices, where that is sampled, and where the files are.
+
+    Of single slices, there is no other copy of their k-space in memory.
+    """
+    kspaces, places, sampled = list[Tensor](), list[Tensor](), None
+    for number in numbers:
+        item = slices[number]
+        sampled = item.sampled if sampled is None else sampled
+        kspace, chosen = prepare(item.kspace, item.sampled, slices.place(number)[0])
+        kspaces.append(kspace)
+        places.append(chosen)
+    assert sampled is not None
+    return kspaces[0][None] if len(kspaces) == 1 else torch.stack(kspaces), torch.stack(places), sampled
+
+
 @torch.no_grad()
 def reconstruct_volume(
     file: KspaceFile, specialist: Specialist, *, slices_at_once: int, device: torch.device
@@ -206,13 +228,10 @@ def reconstruct_volume(
         [file], sampling, neighbours=specialist.neighbours, seed=config.run.seed, by_file=True, data_range="slice"
     )
     prepare = preparation_of(config.data)
-    images, sampled = list[ndarray](), None
+    images, sampled = list[ndarray](), torch.empty(0)
     for first in range(0, len(slices), slices_at_once):
-        items = [slices[number] for number in range(first, min(first + slices_at_once, len(slices)))]
-        prepared = [prepare(item.kspace, item.sampled, file) for item in items]
-        sampled = items[0].sampled
-        kspace = torch.stack([of for of, _ in prepared]).to(device)
-        chosen = as_lines(torch.stack([of for _, of in prepared]).to(device))
+        kspace, places, sampled = _prepared(slices, prepare, range(first, min(first + slices_at_once, len(slices))))
+        kspace, chosen = kspace.to(device), as_lines(places.to(device))
         try:
             image = specialist.reconstruct(kspace, chosen)
         except ValueError as error:
@@ -221,7 +240,6 @@ def reconstruct_volume(
         if size is not None and size[0] <= image.shape[-2] and size[1] <= image.shape[-1]:
             image = center_crop(image, size)
         images += [one.numpy() for one in image.float().cpu()]
-    assert sampled is not None
     chosen = as_lines(sampled[None])[0]
     values = np.stack(images)
     if not np.isfinite(values).all():
