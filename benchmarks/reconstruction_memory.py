@@ -11,10 +11,11 @@ from __future__ import annotations
 import argparse
 import json
 from dataclasses import replace
+from itertools import product
 
 import torch
 
-from measuring import report
+from measuring import RESULTS, report
 from memory import forget_peak, in_fresh_process, peak_mb
 from voxelwave.unrolled.promptmr_plus import PromptMRPlus
 from voxelwave.unrolled.sensitivity import SensitivityShape
@@ -58,13 +59,12 @@ def main() -> None:
     if arguments.task:
         print(json.dumps(measure(arguments.task, arguments.coils[0], arguments.size)))
         return
-    found = {
-        f"{coils} coils": {
-            size: {way: in_fresh_process(__file__, way, "--coils", coils, "--size", size) for way in arguments.ways}
-            for size in arguments.sizes
-        }
-        for coils in arguments.coils
-    }
+    # What was measured before and is not asked for now stays.
+    before = RESULTS / "reconstruction_memory.json"
+    found = json.loads(before.read_text())["peaks"] if before.exists() else {}
+    for coils, size, way in product(arguments.coils, arguments.sizes, arguments.ways):
+        of = found.setdefault(f"{coils} coils", {}).setdefault(size, {})
+        of[way] = in_fresh_process(__file__, way, "--coils", coils, "--size", size)
     report("reconstruction_memory", {"limit_mb": LIMIT_MB, "peaks": found})
 
 

@@ -55,13 +55,20 @@ def along_readout(values: Complex[Tensor, "... height width"], *, inverse: bool)
     return result
 
 
-def crop_readout(kspace: Complex[Tensor, "... height width"], rows: int) -> Complex[Tensor, "... rows width"]:
-    """Return the k-space of the middle `rows` of the image; it is sampled at the same lines.
+def crop_readout(
+    kspace: Complex[Tensor, "... height width"], rows: int, *, first: int | None = None
+) -> Complex[Tensor, "... rows width"]:
+    """Return the k-space of so many `rows` of the image from `first` on, by default the middle.
 
-    Raises as `center_crop` does.
+    It is sampled at the same lines. Raises ValueError for rows beyond the image or below 1.
     """
+    height, width = kspace.shape[-2:]
     places = along_readout(kspace, inverse=True)
-    return along_readout(center_crop(places, (rows, kspace.shape[-1])), inverse=False)
+    if first is None:
+        return along_readout(center_crop(places, (rows, width)), inverse=False)
+    if first < 0 or rows < 1 or first + rows > height:
+        raise ValueError(f"an image of {height} rows has none from {first} to {first + rows - 1}")
+    return along_readout(places[..., first : first + rows, :], inverse=False)
 
 
 def center_crop(image: Shaped[Tensor, "... height width"], size: tuple[int, int]) -> Shaped[Tensor, "... rows columns"]:

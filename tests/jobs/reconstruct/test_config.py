@@ -53,6 +53,8 @@ def test_a_block_learns_until_its_end(blocks, said):
         ({"model": {"name": "promptmr_plus", "num_cascades": 10**6}}, "num_cascades must be 1 to 100"),
         ({"training": {"objective": {"name": "self_supervised"}}}, "does not tell what each coil sees"),
         ({"training": {"objective": {"name": "supervised", "a": 1}}}, "takes: no settings"),
+        ({"data": {"band_rows": 40, "readout_rows": 32}}, "'data.band_rows': 40 are more than data.readout_rows=32"),
+        ({"data": {"band_rows": 8}}, "data.band_rows.*16"),
         ({"model": None}, "key 'model': a section is needed, with keys below it, got None"),
         ({"data": {"synthesize": {"slices": 10**9}}}, "data.synthesize.slices"),
     ],

@@ -14,7 +14,7 @@ from voxelwave.data.kspace.writing import plain_header, write_mrd
 from voxelwave.engine.checkpoint import load_checkpoint
 from voxelwave.errors import InputError
 from voxelwave.jobs.common.console import Console
-from voxelwave.jobs.reconstruct.data import ReconstructionSteps, find_files
+from voxelwave.jobs.reconstruct.data import HeldOut, ReconstructionSteps, find_files
 from voxelwave.jobs.reconstruct.model import load_reconstruction
 from voxelwave.jobs.reconstruct.train import train_reconstruction
 
@@ -58,20 +58,20 @@ def test_the_weights_of_a_run_reconstruct_as_in_training(trained, files):
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create 4 worker processes")
-@pytest.mark.parametrize("workers", [1, 4])
-def test_not_a_bit_depends_on_the_number_of_workers(files, tmp_path, workers):
-    one = reconstruction(files, tmp_path, "one")
-    many = reconstruction(files, tmp_path, "many", data={"num_workers": workers})
+@pytest.mark.parametrize(("workers", "band"), [(1, None), (4, 16)])
+def test_not_a_bit_depends_on_the_number_of_workers(files, tmp_path, workers, band):
+    one = reconstruction(files, tmp_path, "one", data={"band_rows": band})
+    many = reconstruction(files, tmp_path, "many", data={"num_workers": workers, "band_rows": band})
     for of in (one, many):
         assert train_reconstruction(of, console=QUIET)
     assert measured(one) == measured(many)
 
 
 # In the first block, at its end, and in the second one.
-@pytest.mark.parametrize(("steps", "offload"), [(1, False), (4, True), (5, True)])
-def test_a_run_that_was_stopped_goes_on_exactly(files, tmp_path, steps, offload):
-    training = {"offload_optimizer": offload}
-    whole, parts = (reconstruction(files, tmp_path, name, training=training) for name in ("whole", "parts"))
+@pytest.mark.parametrize(("steps", "offload", "band"), [(1, False, 16), (4, True, None), (5, True, None)])
+def test_a_run_that_was_stopped_goes_on_exactly(files, tmp_path, steps, offload, band):
+    settings = {"training": {"offload_optimizer": offload}, "data": {"band_rows": band}}
+    whole, parts = (reconstruction(files, tmp_path, name, **settings) for name in ("whole", "parts"))
     assert train_reconstruction(whole, console=QUIET)
     assert not train_reconstruction(parts, console=QUIET, should_stop=stop_after(steps))
     assert train_reconstruction(parts, resume=True, console=QUIET)
@@ -134,6 +134,37 @@ def test_the_middle_of_the_readout_is_what_is_left_of_the_image(files, tmp_path)
     )
     np.testing.assert_allclose(smaller, image[..., 1:31, :], atol=1e-6)
     assert torch.equal(batches[0].sampled[0, 0], batches[1].sampled[0, 0])
+
+
+def test_a_band_is_rows_of_the_image_and_of_the_target(files, tmp_path):
+    """In NumPy; which rows is another draw in each micro-batch, and what is validated is whole."""
+    slices, bands = (reconstruction(files, tmp_path, data={"band_rows": rows}) for rows in (None, 16))
+    found = find_files(slices.data, seed=0, console=QUIET).training
+    whole, steps = (ReconstructionSteps(of, found, neighbours=1) for of in (slices, bands))
+
+    def image(batch):
+        shifted = np.fft.ifftshift(batch.kspace.numpy(), axes=(-2, -1))
+        return np.fft.fftshift(np.fft.ifft2(shifted, norm="ortho"), axes=(-2, -1))
+
+    starts = set()
+    for micro in range(6):
+        band, batch = steps[micro], whole[micro]
+        (first,) = (row for row in range(13) if torch.equal(batch.target[:, row : row + 16], band.target))
+        starts.add(first)
+        # The target is the middle 28 of 30 rows.
+        np.testing.assert_allclose(image(band), image(batch)[..., first + 1 : first + 17, :], atol=1e-6)
+        assert torch.equal(band.sampled, batch.sampled[:, :16])
+        assert band.data_range == batch.data_range
+        assert torch.equal(steps.whole(micro).kspace, batch.kspace)
+    assert len(starts) > 1
+    assert HeldOut(bands, found, neighbours=1)[0].kspace.shape[-2] == 30
+
+
+def test_a_band_of_single_places_is_refused(files, tmp_path):
+    places = [{"epochs": 1, "samplings": [{"name": "poisson_disc"}]}]
+    of = reconstruction(files, tmp_path, data={"band_rows": 16, "readout_rows": None}, blocks=places)
+    with pytest.raises(InputError, match=r"volume.\.h5, slice .: .*set data.band_rows to null"):
+        train_reconstruction(of, console=QUIET)
 
 
 def test_virtual_coils_are_what_is_trained_on(files, tmp_path):

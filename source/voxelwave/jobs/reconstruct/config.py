@@ -27,6 +27,7 @@ from voxelwave.jobs.reconstruct.synthesis.config import SynthesisConfig
 from voxelwave.losses.image_mask import Anatomy
 from voxelwave.registry import RECONSTRUCTION_OBJECTIVES, RECONSTRUCTIONS, SAMPLINGS
 
+SMALLEST_BAND = 16  # rows: the windows of the similarity are 7 wide, and a network halves its images several times
 Compression = Literal["svd", "geometric"]
 # The origin is one of the lines that are sampled, and they are the same for all slices.
 FIXED: dict[str, Any] = {"name": "equispaced", "offset": "origin"}
@@ -71,6 +72,8 @@ class ReconstructionData(Section):
         anatomy: whose mask the loss and the score are taken in; null takes all of the image.
         acceleration, center_fraction: of all samplings that do not say their own.
         readout_rows: the middle of the image along the read-out that is reconstructed; null takes all of it.
+        band_rows: a random band of so many rows of that is trained on in place of the slice, another in each
+            micro-batch; null trains on all of it. It is validated on all of it.
         data_range: of which images the largest value scales the similarity.
         skip_unusable: leaves files out that cannot be used, and counts them.
         synthesize, synthesize_validation: how `files` and `validation` are made where they are missing.
@@ -82,6 +85,7 @@ class ReconstructionData(Section):
     acceleration: Annotated[float, Field(ge=1)] = 4.0
     center_fraction: Annotated[float, Field(gt=0, le=1)] = 0.08
     readout_rows: PositiveInt | None = None
+    band_rows: Annotated[int, Field(ge=SMALLEST_BAND)] | None = None
     data_range: DataRange = "volume"
     coils: CoilsConfig = CoilsConfig()
     skip_unusable: bool = False
@@ -177,6 +181,9 @@ def check_reconstruction_config(raw: dict[str, Any], origin: str = "config") -> 
     with naming(origin):
         if config.data.synthesize_validation is not None and not isinstance(config.data.validation, str):
             raise InputError("key 'data.synthesize_validation' needs a folder as data.validation")
+        rows, band = config.data.readout_rows, config.data.band_rows
+        if rows is not None and band is not None and band > rows:
+            raise InputError(f"key 'data.band_rows': {band} are more than data.readout_rows={rows} leaves: lower it")
         config.model = complete(RECONSTRUCTIONS, config.model, "model")
         training = config.training
         training.objective = complete(RECONSTRUCTION_OBJECTIVES, training.objective, "training.objective")

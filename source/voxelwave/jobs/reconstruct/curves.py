@@ -9,7 +9,7 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor
 
-from voxelwave.jobs.reconstruct.data import ReconstructionBatch
+from voxelwave.jobs.reconstruct.batch import ReconstructionBatch
 from voxelwave.jobs.reconstruct.scoring.figures import draw_comparison
 from voxelwave.ops.loggers import printable
 from voxelwave.physics.fourier import center_crop

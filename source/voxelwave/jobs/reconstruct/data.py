@@ -7,15 +7,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Complex64, Float, Float32
-from torch import Tensor
 from torch.utils.data import Dataset
 
 from voxelwave.data.batches.watched import WORKER_TIMEOUT_S, WatchedLoader
 from voxelwave.data.kspace.files import KspaceFile
-from voxelwave.data.kspace.slices import KspaceItem, KspaceSlices
+from voxelwave.data.kspace.slices import KspaceSlices
 from voxelwave.errors import InputError
 from voxelwave.jobs.common.console import Console
+from voxelwave.jobs.reconstruct.batch import ReconstructionBatch, band_of, batch_of
 from voxelwave.jobs.reconstruct.config import ReconstructionConfig, ReconstructionData
 from voxelwave.jobs.reconstruct.files import find_kspace, open_kspace
 from voxelwave.jobs.reconstruct.preparation import Preparation, check_target_fits
@@ -23,37 +22,6 @@ from voxelwave.jobs.reconstruct.schedule import Block, block_at, blocks_of
 from voxelwave.ops.loggers import logger
 from voxelwave.ops.memory import one_thread
 from voxelwave.ops.seeding import torch_generator
-
-
-class ReconstructionBatch(NamedTuple):
-    """One slice between its neighbours.
-
-    Attributes:
-        kspace: 0 where it is not sampled.
-        target: the image to be reconstructed, the centre of that of the k-space; None where there is none.
-        data_range: the largest value of the target, as its score takes it.
-        modality: the anatomy, "kspace" where it is not said.
-        files: the name of the file, with the number of the slice.
-        passed_over: what could not be used in its place, and why.
-    """
-
-    kspace: Complex64[Tensor, "1 slice coil height width"]
-    sampled: Bool[Tensor, "1 height width"]
-    target: Float32[Tensor, "1 rows columns"] | None
-    data_range: Float[Tensor, "1"]
-    modality: str
-    files: list[str]
-    passed_over: tuple[str, ...] = ()
-
-    def to(self, device: torch.device) -> ReconstructionBatch:
-        """Return the batch on a device."""
-        target = None if self.target is None else self.target.to(device)
-        return self._replace(
-            kspace=self.kspace.to(device),
-            sampled=self.sampled.to(device),
-            target=target,
-            data_range=self.data_range.to(device),
-        )
 
 
 class ReconstructionFiles(NamedTuple):
@@ -101,7 +69,7 @@ class ReconstructionSteps(Dataset[ReconstructionBatch]):
         self._slices = KspaceSlices(
             files, neighbours=neighbours, seed=config.run.seed, data_range=config.data.data_range
         )
-        self._prepare = preparation_of(config.data)
+        self._prepare, self._band_rows = preparation_of(config.data), config.data.band_rows
         self._modality = config.data.anatomy or "kspace"
         self._accumulate, self._skips = config.training.accumulate, config.data.skip_unusable
         self._built: Block | None = None
@@ -116,7 +84,18 @@ class ReconstructionSteps(Dataset[ReconstructionBatch]):
         return step // self.steps_per_epoch + 1
 
     def __getitem__(self, micro: int) -> ReconstructionBatch:
-        """Return the micro-batch with this number since the start of the training.
+        """Return the micro-batch with this number since the start of the training, a band of it where that is asked.
+
+        Raises as `whole` does.
+        """
+        batch = self.whole(micro)
+        if self._band_rows is None:
+            return batch
+        with one_thread():
+            return band_of(batch, self._band_rows, torch_generator(self._seed, "band", micro))
+
+    def whole(self, micro: int) -> ReconstructionBatch:
+        """Return the whole slice of a micro-batch.
 
         Where slices that cannot be used are to be skipped, the next one of the epoch's order stands for one.
         Raises InputError for one that cannot be used.
@@ -213,20 +192,3 @@ class HeldOut(Sequence[ReconstructionBatch]):
 def preparation_of(data: ReconstructionData) -> Preparation:
     """Return what is done to all k-space of a configuration."""
     return Preparation(coils=data.coils, readout_rows=data.readout_rows)
-
-
-def batch_of(slices: KspaceSlices, index: int, prepare: Preparation, modality: str) -> ReconstructionBatch:
-    """Return one item as a batch; raises InputError, which names the file, for one that cannot be used."""
-    file, number = slices.place(index)
-    item: KspaceItem = slices[index]
-    kspace, sampled = prepare(item.kspace, item.sampled, file)
-    if not bool(sampled[sampled.shape[0] // 2, sampled.shape[1] // 2]):
-        raise InputError(f"{file.path}: slice {number}: its origin is not sampled, so that no maps can be made of it")
-    return ReconstructionBatch(
-        kspace[None],
-        sampled[None],
-        None if item.target is None else item.target[None],
-        torch.tensor([item.data_range], dtype=torch.float64),
-        modality,
-        [f"{item.file}, slice {item.slice_index}"],
-    )

@@ -19,9 +19,10 @@ from voxelwave.jobs.common.config import RunConfig
 from voxelwave.jobs.common.console import Console
 from voxelwave.jobs.common.run_folder import marks_of
 from voxelwave.jobs.common.session import Session, ShouldStop
+from voxelwave.jobs.reconstruct.batch import ReconstructionBatch
 from voxelwave.jobs.reconstruct.config import ReconstructionConfig, ReconstructionData
 from voxelwave.jobs.reconstruct.curves import draw_example, draw_training
-from voxelwave.jobs.reconstruct.data import HeldOut, ReconstructionBatch, ReconstructionSteps, find_files
+from voxelwave.jobs.reconstruct.data import HeldOut, ReconstructionSteps, find_files
 from voxelwave.jobs.reconstruct.files import fingerprint
 from voxelwave.jobs.reconstruct.model import build_network, num_slices
 from voxelwave.jobs.reconstruct.schedule import Block, block_at, blocks_of
@@ -140,7 +141,7 @@ def _train(config: ReconstructionConfig, block: Block, session: Session, *, chai
         score=lambda row: float(row[LOSS]) if LOSS in row else -float(row["epoch"]),
     )
     if complete:
-        _finish(session, network, held_out[len(held_out) // 2] if held_out else steps[0])
+        _finish(session, network, held_out[len(held_out) // 2] if held_out else steps.whole(0))
     return complete
 
 
