@@ -122,6 +122,23 @@ def test_embed_gives_unit_length_unless_it_is_told_otherwise():
         assert torch.equal(raws, raw)
 
 
+@pytest.mark.parametrize("order", [[0], [1, 0], [2, 0, 3, 1], [1, 0, 3, 2, 5, 4]])
+def test_where_coils_are_combined_their_order_strength_and_quarters_of_their_phase_change_nothing(order):
+    """16 filters are four fours, so that of six coils 0 and 4 share one, and 1 and 5."""
+    torch.manual_seed(0)
+    model, seen = MRIEmbeddingModel(2 * len(order), embed_dim=12, widths=(16, 24)), images(2 * len(order))
+    before = model(seen).detach()
+    model.combine_coils()
+    vectors = model(seen).detach()
+    assert (vectors - before).abs().max() > 0.01
+    assert torch.pdist(vectors).min() > 1e-3
+    coils = torch.view_as_complex(seen.unflatten(1, (-1, 2)).movedim(2, -1).contiguous())[:, order]
+    if len(order) <= 4:
+        coils = coils * torch.tensor([1j, -2.0, -3j, 0.5])[: len(order), None, None]
+    changed = torch.view_as_real(coils).movedim(-1, 2).flatten(1, 2)
+    torch.testing.assert_close(model(changed).detach(), vectors, atol=1e-3, rtol=0)
+
+
 def test_a_centred_model_has_the_mean_vector_0_and_differs_as_before():
     model, seen = small(4), images(batch_size=8) + 3
     before = model(seen, normalize=False).detach()

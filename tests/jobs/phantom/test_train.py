@@ -293,7 +293,7 @@ def test_vectors_that_are_all_the_same_are_said_after_the_first_epoch(tmp_path, 
         for part in model.head[-1].parameters():
             torch.nn.init.ones_(part)
 
-    monkeypatch.setattr(train, "_centre", collapse)
+    monkeypatch.setattr(train, "_begin", collapse)
     console = Console(file=io.StringIO())
     of = config(tmp_path, loss=loss, data={"val_length": 4}, training={"learning_rate": 1e-9, "epochs": 2})
     assert train_phantoms(of, console=console)

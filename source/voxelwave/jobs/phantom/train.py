@@ -88,7 +88,7 @@ def _train(config: PhantomConfig, session: Session) -> bool:
     torch.manual_seed(seed)
     embedding = build_model(config)
     if session.checkpoint is None:
-        _centre(embedding, steps[0].images)
+        _begin(embedding, steps[0].images)
     objective = MetricLearning(embedding, METRIC_LOSSES.build(config.loss.name, **config.loss.settings))
     groups = [{"params": list(objective.parameters()), "weight_decay": training.weight_decay}]
     model, optimizer = session.setup(objective, groups, learning_rate=training.learning_rate)
@@ -159,8 +159,9 @@ def _validated(session: Session, measure: Callable[[Record], float]) -> list[flo
     return [measure(record) for record in session.records if LOSS in record]
 
 
-def _centre(model: EmbeddingModel, images: Tensor) -> None:
-    """Centre a model with random weights, and find out that it can read such images before anything is written."""
+def _begin(model: EmbeddingModel, images: Tensor) -> None:
+    """Begin with random weights, and find out that the model can read such images before anything is written."""
+    model.combine_coils()
     try:
         model.centre(images)
     except (RuntimeError, ValueError) as error:
