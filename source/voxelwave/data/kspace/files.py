@@ -15,14 +15,20 @@ from voxelwave.data.kspace.hdf5 import MOST_VALUES, opened
 from voxelwave.data.kspace.info import KspaceInfo, KspaceSource
 from voxelwave.data.kspace.layouts import MAPS, ArraySource
 from voxelwave.data.kspace.mrd.source import MrdSource, is_mrd
+from voxelwave.data.kspace.twix import TwixSource, is_twix
 from voxelwave.errors import InputError, UnusableVolume
 from voxelwave.ops.loggers import logger
 
 KSPACE_FOLDER, IMAGE_FOLDER = "kspace", "image"
 
 
+def _holds_acquisitions(path: Path) -> bool:
+    with opened(path) as file:
+        return is_mrd(file)
+
+
 class KspaceFile:
-    """A volume of k-space of fastMRI, of the challenge's layout, or of ISMRMRD; `info` says what it holds.
+    """A volume of k-space of fastMRI, of the challenge's layout, of ISMRMRD or of Siemens; `info` says what it holds.
 
     The file is open only while something of it is read, so that the object can be sent to other processes, and any
     number of files takes no more memory than what was read. Rows of k-space, the height, lie along the read-out, and
@@ -43,13 +49,13 @@ class KspaceFile:
             beside = path.parent.parent / IMAGE_FOLDER / path.name
             images = beside if beside.is_file() else None
         with self._named():
-            with opened(path) as file:
-                acquisitions = is_mrd(file)
-            self._source: KspaceSource = (
-                MrdSource(path, most_values=most_values)
-                if acquisitions
-                else ArraySource(path, images, most_values=most_values)
-            )
+            self._source: KspaceSource
+            if is_twix(path):
+                self._source = TwixSource(path, most_values=most_values)
+            elif _holds_acquisitions(path):
+                self._source = MrdSource(path, most_values=most_values)
+            else:
+                self._source = ArraySource(path, images, most_values=most_values)
         for note in self.info.notes:
             logger.warning("note: %s: %s", path, note)
         self._peak_was_looked_at = False

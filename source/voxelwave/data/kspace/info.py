@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Complex64
 from numpy import ndarray
 
-Layout = Literal["fastmri", "fastmri_singlecoil", "challenge", "mrd"]
+Layout = Literal["fastmri", "fastmri_singlecoil", "challenge", "mrd", "twix"]
 Vector = tuple[float, float, float]
 
 

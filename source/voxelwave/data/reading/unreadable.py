@@ -45,12 +45,12 @@ def as_unusable(path: Path) -> Iterator[None]:
         raise DamagedVolume(_reason(path, error)) from error
 
 
-def extra(module: str, *, package: str = "", kind: str = "DICOM") -> ModuleType:
-    """Import a module of the extra `dicom` that reads a `kind` of files; raises InputError where it is missing."""
+def extra(module: str, *, package: str = "", kind: str = "DICOM", name: str = "dicom") -> ModuleType:
+    """Import a module of the extra `name` that reads a `kind` of files; raises InputError where it is missing."""
     try:
         return import_module(module)
     except ImportError as missing:
-        raise InputError(f"reading {kind} needs {package or module}: pip install 'voxelwave[dicom]'") from missing
+        raise InputError(f"reading {kind} needs {package or module}: pip install 'voxelwave[{name}]'") from missing
 
 
 def _reason(path: Path, error: Exception) -> str:

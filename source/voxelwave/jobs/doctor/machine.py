@@ -39,6 +39,7 @@ EXTRAS = {
     "classical": "reconstruct by compressed sensing and GRAPPA",
     "dicom": "read DICOM series and NRRD",
     "export": "write ONNX, bundles and Parquet",
+    "twix": "read Siemens' raw files",
     "umap": "draw maps by UMAP",
 }
 

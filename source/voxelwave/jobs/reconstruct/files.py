@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from voxelwave.data.kspace.files import IMAGE_FOLDER, KSPACE_FOLDER, KspaceFile
+from voxelwave.data.kspace.twix import SUFFIX as TWIX
+from voxelwave.data.kspace.twix import is_twix
 from voxelwave.data.listing.discovery import home_expanded, walk
 from voxelwave.errors import InputError
 from voxelwave.jobs.common.console import Console
@@ -34,15 +36,16 @@ def find_kspace(source: str) -> list[Path]:
         found = [path for path in map(Path, matches) if path.is_file() and _is_kspace(path)]
     if not found:
         raise InputError(
-            f"'{source}' holds no k-space ({SUFFIX}; working folder: {Path.cwd()}): give a file, a folder or a glob in "
-            f"quotes, or make some with `voxelwave reconstruct synthesize`"
+            f"'{source}' holds no k-space ({SUFFIX}, or {TWIX} of Siemens; working folder: {Path.cwd()}): give a file, "
+            "a folder or a glob in quotes, or make some with `voxelwave reconstruct synthesize`"
         )
     return found
 
 
 def _is_kspace(path: Path) -> bool:
     images = path.parent.name == IMAGE_FOLDER and (path.parent.parent / KSPACE_FOLDER).is_dir()
-    return path.name.lower().endswith(SUFFIX) and not images
+    name = path.name.lower()
+    return (name.endswith(SUFFIX) or (name.endswith(TWIX) and is_twix(path))) and not images
 
 
 def open_kspace(paths: Sequence[Path], *, skip_unusable: bool, console: Console) -> list[KspaceFile]:

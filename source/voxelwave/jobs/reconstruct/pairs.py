@@ -27,11 +27,14 @@ class Pair(NamedTuple):
 def result_places(paths: Sequence[Path], source: str) -> list[Path]:
     """Return where the result of each file of `source` lies in its folder: as the file below `source`.
 
-    A folder `kspace` on the way is left out, as the challenge does.
+    Its name ends in `.h5`. A folder `kspace` on the way is left out, as the challenge does.
     """
     root = base_folder(source)
     below = [path.relative_to(root) if path.is_relative_to(root) else Path(path.name) for path in paths]
-    return [Path(*(part for part in place.parent.parts if part != KSPACE_FOLDER), place.name) for place in below]
+    return [
+        Path(*(part for part in place.parent.parts if part != KSPACE_FOLDER), place.with_suffix(SUFFIX).name)
+        for place in below
+    ]
 
 
 def kspace_outside(source: str, out: Path) -> list[Path]:

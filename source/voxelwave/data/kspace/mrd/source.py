@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from pathlib import Path
 
 import h5py
@@ -12,7 +11,8 @@ from jaxtyping import Complex64, Shaped
 from numpy import ndarray
 
 from voxelwave.data.kspace.hdf5 import check_size, dataset, has, member, opened, text
-from voxelwave.data.kspace.info import KspaceInfo, SlicePlace, Vector, as_complex64
+from voxelwave.data.kspace.info import KspaceInfo, SlicePlace, Vector
+from voxelwave.data.kspace.lines import measured_columns, without_oversampling
 from voxelwave.data.kspace.mrd.raw_header import parse_raw_header
 from voxelwave.data.kspace.mrd.records import (
     DATA,
@@ -96,13 +96,8 @@ class MrdSource:
                 whole[place[0], :, self.start : self.start + self.num_samples, place[1]] += self._line(number, line)
                 counts[place] += 1
         whole /= np.maximum(counts, 1)[:, None, None, :]
-        # 2. Oversampling is a larger field of view: the image is cut to its own.
-        height = self.info.size[0]
-        if height == samples:
-            return whole
-        image = _centred(np.fft.ifft, whole)
-        first = samples // 2 - height // 2
-        return as_complex64(_centred(np.fft.fft, image[:, :, first : first + height]))
+        # 2. The image is cut to its own field of view.
+        return without_oversampling(whole, self.info.size[0])
 
     def image(self, name: str, index: int) -> ndarray:
         """An ISMRMRD file is read for its k-space alone."""
@@ -154,27 +149,16 @@ class MrdSource:
         header = self.header
         (samples, width, _), notes = header.encoded_size, self.notes
         height = max(1, min(samples, round(samples / header.oversampling)))
-        # 1. Columns that every slice has.
-        present = np.zeros((num_slices, width), dtype=bool)
-        present[self.slice_of, self.column] = True
-        sampled = np.asarray(present.all(0))
-        if (present != sampled).any():
-            notes.append("slices differ in the lines that were measured: the mask has those of all slices")
-        if not sampled.any():
-            raise UnusableVolume("its slices have no line in common")
-        # 2. Which side is cut off: partial Fourier, or a resolution below that of the image.
-        columns = np.flatnonzero(sampled)
-        first, last, gap = int(columns[0]), int(columns[-1]), int(np.diff(columns).max(initial=1))
-        if abs((width // 2 - first) - (last - (width - 1) // 2)) > gap:
-            notes.append(f"partial Fourier: columns {first} to {last} of {width} were measured, the others are 0")
+        columns = measured_columns(self.slice_of, self.column, num_slices=num_slices, width=width)
+        notes += columns.notes
         return KspaceInfo(
             layout="mrd",
             num_slices=num_slices,
             num_coils=self.num_coils,
             size=(height, width),
-            measured_columns=(first, last + 1),
+            measured_columns=columns.measured,
             acquisition=header.protocol,
-            sampled=tuple(sampled.tolist()),
+            sampled=columns.sampled,
             image_size=header.recon_size[:2],
             field_of_view_mm=header.recon_fov_mm,
             places=self._places(chosen, num_slices),
@@ -204,12 +188,6 @@ class MrdSource:
 
 def _complex(stored: Shaped[ndarray, " value"], num_coils: int) -> Complex64[ndarray, "coil sample"]:
     return np.array(stored, dtype=np.float32).view(np.complex64).reshape(num_coils, -1)
-
-
-def _centred(transform: Callable[..., ndarray], values: ndarray) -> ndarray:
-    """Apply a Fourier transform along the read-out, with the origin of both sides in the middle."""
-    shifted = np.fft.ifftshift(values, axes=2)
-    return np.fft.fftshift(transform(shifted, axis=2, norm="ortho"), axes=2)
 
 
 def _vector(values: ndarray) -> Vector:
