@@ -28,7 +28,10 @@ from voxelwave.jobs.phantom.train import judged, load_phantom_model, train_phant
 
 QUIET = Console(quiet=True)
 CONFIGS = Path(__file__).parents[3] / "configs" / "phantom"
-TINY = "--epochs 1 --train-length 8 --val-length 4 --batch-size 4 --image-size 32 --n-coils 2 --num-workers 0"
+TINY = (
+    "--epochs 1 --train-length 8 --val-length 4 --batch-size 4 --num-workers 0 --image-size 32 --n-coils 2 --lr 3e-4 "
+)
+TINY += "--device cpu"
 
 
 def config(tmp_path, name="run", **sections):

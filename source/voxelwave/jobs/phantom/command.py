@@ -14,7 +14,9 @@ import typer
 from voxelwave.errors import InputError
 from voxelwave.jobs.common.options import Resume, train_and_leave
 
-Config = Annotated[Path | None, typer.Argument(help="A YAML file, see configs/phantom; the reference run without one.")]
+Config = Annotated[
+    Path | None, typer.Argument(help="A YAML file, see configs/phantom; without one the run that the command is for.")
+]
 Overrides = Annotated[
     list[str] | None,
     typer.Option(
@@ -104,7 +106,7 @@ def _in_words_of_options(wanted: object) -> Iterator[None]:
             text = text.replace(f"'{key}'", f"--{name.replace('_', '-')}")
         for old in ("start another run.name", "choose another run.name"):
             text = text.replace(old, "choose another --out-dir")
-        raise InputError(text if wanted else str(error)) from None
+        raise type(error)(text if wanted else str(error)) from None
 
 
 def preview(
