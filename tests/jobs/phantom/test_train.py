@@ -259,11 +259,9 @@ def foqus_train(*flags):
 
 
 def test_the_margin_of_foqus_train_acts(tmp_path):
-    losses = []
-    for margin in (0.2, 1.5):
-        assert foqus_train("--margin", margin, "--out-dir", tmp_path / f"{margin}").code == 0
-        losses.append([record["loss"] for record in read_metrics(tmp_path / f"{margin}" / "metrics.jsonl")])
-    assert losses[0][0] < losses[1][0] - 1
+    assert foqus_train("--margin", 1.9, "--out-dir", tmp_path / "run").code == 0
+    for record in read_metrics(tmp_path / "run" / "metrics.jsonl"):  # of which no triplet keeps such a margin
+        assert record["loss"] == pytest.approx(record["d_pos"] - record["d_neg"] + 1.9, abs=1e-5)
 
 
 def test_a_second_foqus_train_in_a_folder_goes_on_or_says_which_option_differs(tmp_path):
@@ -298,7 +296,7 @@ def test_vectors_that_are_all_the_same_are_said_after_the_first_epoch(tmp_path, 
 
     monkeypatch.setattr(train, "_begin", collapse)
     console = Console(file=io.StringIO())
-    of = config(tmp_path, loss=loss, data={"val_length": 4}, training={"learning_rate": 1e-9, "epochs": 2})
+    of = config(tmp_path, loss=loss, data={"val_length": 4}, training={"learning_rate": 1e-9, "epochs": 1})
     assert train_phantoms(of, console=console)
     (line,) = [line for line in console.file.getvalue().splitlines() if "nothing is told apart" in line]
     value = float(re.search(r"at the end of epoch 1 is .* would be ([0-9.]+) if all vectors were the same", line)[1])
