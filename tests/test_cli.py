@@ -8,11 +8,11 @@ import pytest
 from typer.main import get_command
 
 from support.command import error_of, process, voxelwave
-from voxelwave.cli import COMMANDS, PHANTOM, commands_of, main
+from voxelwave.cli import COMMANDS, GROUPS, commands_of, main
 from voxelwave.errors import InputError
 
 CONFIG = str(Path(__file__).parents[1] / "configs" / "pretrain" / "demo.yaml")
-EVERY_COMMAND = [*((name,) for name in COMMANDS), *(("phantom", name) for name in PHANTOM)]
+EVERY_COMMAND = [*((name,) for name in COMMANDS), *((group, name) for group in GROUPS for name in GROUPS[group][0])]
 # Packages that take long to import, so that no command may need them before it runs.
 HEAVY = ("torch", "numpy", "scipy", "sklearn", "monai", "nibabel", "matplotlib", "pydantic", "lightning_fabric", "timm")
 
@@ -69,7 +69,7 @@ def test_every_command_explains_itself(command):
     ended = voxelwave(*command, "--help")
     assert (ended.code, ended.err) == (0, "")
     assert f"Usage: voxelwave {' '.join(command)} " in ended.out
-    function = (PHANTOM if command[0] == "phantom" else COMMANDS)[command[-1]]
+    function = (GROUPS[command[0]][0] if command[0] in GROUPS else COMMANDS)[command[-1]]
     assert inspect.getdoc(function).splitlines()[0] in ended.out
     for parameter in get_command(commands_of({command[-1]: function})).params:
         assert parameter.help
@@ -77,7 +77,7 @@ def test_every_command_explains_itself(command):
 
 
 def test_the_groups_name_their_commands():
-    for group, table in (((), COMMANDS), (("phantom",), PHANTOM)):
+    for group, table in (((), COMMANDS), *(((name,), table) for name, (table, _) in GROUPS.items())):
         ended = voxelwave(*group, "--help")
         assert ended.code == 0
         rows = [line.strip("│ ").split() for line in ended.out.splitlines()]

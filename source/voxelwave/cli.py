@@ -6,6 +6,7 @@ Nothing heavy is imported before one runs: these modules hold signatures and hel
 from __future__ import annotations
 
 import inspect as signatures
+import os
 import sys
 from collections.abc import Callable, Mapping
 
@@ -25,9 +26,11 @@ from voxelwave.jobs.prepare.command import prepare
 from voxelwave.jobs.pretrain.command import pretrain
 from voxelwave.jobs.probe.command import probe
 from voxelwave.jobs.reconstruct import command as reconstruct
+from voxelwave.jobs.subsample import command as subsample
 from voxelwave.jobs.synthesize.command import synthesize
 from voxelwave.ops.loggers import printable
 
+SPIN_COUNT = "1000"
 Commands = Mapping[str, Callable[..., None]]
 COMMANDS: Commands = {
     "pretrain": pretrain,
@@ -55,6 +58,12 @@ RECONSTRUCT: Commands = {
     "evaluate": reconstruct.evaluate,
     "export-results": reconstruct.export_results,
 }
+SUBSAMPLE: Commands = {"train": subsample.train, "study": subsample.study}
+GROUPS = {
+    "phantom": (PHANTOM, "Contrastive embeddings of 2D multi-coil MRI phantoms."),
+    "reconstruct": (RECONSTRUCT, "Images of undersampled multi-coil k-space."),
+    "subsample": (SUBSAMPLE, "Images of some frequencies, whose choice may be learned."),
+}
 
 
 def main(command: Callable[[], None] | None = None) -> None:
@@ -62,6 +71,10 @@ def main(command: Callable[[], None] | None = None) -> None:
 
     A signal that asks to stop is one line, too.
     """
+    if "OMP_WAIT_POLICY" not in os.environ:
+        # Threads of libgomp that wait for each other spin: on a busy machine, for most of the time that they are given.
+        # After so many turns they sleep, which costs nothing where they have a core each.
+        os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
     deaf_at_exit()
     with stopped_by_signals() as stopping:
         try:
@@ -96,5 +109,5 @@ def _end(message: str, code: int) -> None:
 
 
 app = commands_of(COMMANDS, "Self-supervised 3D pretraining for brain MRI and CT.")
-app.add_typer(commands_of(PHANTOM, "Contrastive embeddings of 2D multi-coil MRI phantoms."), name="phantom")
-app.add_typer(commands_of(RECONSTRUCT, "Images of undersampled multi-coil k-space."), name="reconstruct")
+for _name, (_table, _text) in GROUPS.items():
+    app.add_typer(commands_of(_table, _text), name=_name)

@@ -1,5 +1,6 @@
 """The components and the job that CONTRIBUTING.md shows are what it calls them: complete."""
 
+import json
 import os
 import re
 import shutil
@@ -75,3 +76,17 @@ def test_the_layers_hold_with_the_job_that_is_shown(changed):
     wrong.unlink()
     assert ended.code == 1
     assert "voxelwave.jobs.count is not allowed to import voxelwave.jobs.prepare" in ended.out
+
+
+def test_the_model_behind_a_mask_trains_by_the_command_that_is_shown(tmp_path):
+    (code,) = re.findall(r"`mine\.py`\n\n```python\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(), re.DOTALL)
+    assert len(code.splitlines()) <= 15
+    (tmp_path / "mine.py").write_text(code)
+    small = ["data.source=phantoms", "data.volumes=6", "data.slices=1", "data.size=32"]
+    short = ["training.epochs=2", "training.batch_size=4", "run.tensorboard=false"]
+    settings = [part for setting in (*small, *short) for part in ("--set", setting)]
+    learned = ["--learn-mask", "--drop-rate", ".4", "--mask-lr", ".1", "--out-dir", "run"]
+    ended = process("-m", "voxelwave", "subsample", "train", "--model", "mine.py", *learned, *settings, folder=tmp_path)
+    assert ended.code == 0, ended.err
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert results["kept"] == round(0.6 * 32 * 32)

@@ -160,7 +160,12 @@ def test_relaxed_probabilities_have_the_mean_that_is_wanted_and_masks_follow_the
     assert float(probabilities.min()) >= 0
     assert float(probabilities.max()) <= 1
     ones = torch.ones(1, *SHAPE, dtype=torch.complex128)
-    often = torch.stack([layer(ones).detach()[0].real for _ in range(300)]).mean(0)
+    drawn = []
+    for _ in range(300):
+        drawn.append(layer(ones).detach()[0].real)
+        assert torch.equal(layer(ones).detach()[0].real, drawn[-1])  # one mask for all calls of a step
+        layer.num_steps += 1
+    often = torch.stack(drawn).mean(0)
     assert float(torch.corrcoef(torch.stack([often.flatten(), probabilities.flatten()]))[0, 1]) > 0.9
     raw = 1 / (1 + np.exp(-5.0 * layer.scores.numpy()))
     share, mean = layer.num_kept / raw.size, raw.mean()

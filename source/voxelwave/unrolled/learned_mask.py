@@ -101,6 +101,8 @@ class DescribedMask(LearnedMask):
     gradient, and others one in the square of the data's unit.
     """
 
+    default_mask_lr = 100.0
+
     def __init__(self, shape: tuple[int, int], *, drop_rate: float = 0.4, lines: bool = False, seed: int = 0) -> None:
         super().__init__(shape, drop_rate=drop_rate, lines=lines, seed=seed)
 
@@ -124,6 +126,7 @@ class ScaleFreeMask(LearnedMask):
        the number of steps (Shamir and Zhang, 2013, polynomial-decay averaging).
     """
 
+    default_mask_lr = 10.0
     pending: Tensor
     num_pending: Tensor
     occupancy: Tensor
@@ -177,7 +180,7 @@ class ScaleFreeMask(LearnedMask):
 
 @MASK_RULES.register("relaxed")
 class RelaxedMask(LearnedMask):
-    """Draws a mask by probabilities each time, whose gradient is that of a soft threshold (LOUPE).
+    """Draws a mask by probabilities for each step, whose gradient is that of a soft threshold (LOUPE).
 
     Probabilities are sigmoid(`slope` × score), rescaled to a mean of the share that is kept. In training a place is
     kept where its probability exceeds uniform noise the most, as many as the share says; the gradient is that of
@@ -189,7 +192,7 @@ class RelaxedMask(LearnedMask):
     Zhang et al., Extending LOUPE, 2020, for masks that stay binary.
     """
 
-    draws: Tensor
+    default_mask_lr = 0.02
     num_steps: Tensor
     first_moment: Tensor
     second_moment: Tensor
@@ -211,7 +214,6 @@ class RelaxedMask(LearnedMask):
         self.slope, self.sample_slope, self.binary = slope, sample_slope, binary
         # Probabilities begin uniform between 0 and 1.
         self.scores.copy_(self.scores.logit(eps=0.01) / slope)
-        self.register_buffer("draws", torch.tensor(0))
         self.register_buffer("num_steps", torch.tensor(0))
         self.register_buffer("first_moment", torch.zeros_like(self.scores))
         self.register_buffer("second_moment", torch.zeros_like(self.scores))
@@ -223,8 +225,8 @@ class RelaxedMask(LearnedMask):
         return torch.where(mean > share, raw * share / mean, 1 - (1 - raw) * (1 - share) / (1 - mean))
 
     def _weights(self, scores: Scores) -> Scores:
-        generator = torch_generator(self.seed, "mask", "draw", int(self.draws))
-        self.draws += 1
+        # All calls of a step draw the same mask: an unrolled network calls the layer again and again.
+        generator = torch_generator(self.seed, "mask", "draw", int(self.num_steps))
         noise = torch.rand(scores.shape, generator=generator, dtype=torch.float64).to(scores)
         excess = self.probabilities(scores) - noise
         soft = torch.sigmoid(self.sample_slope * excess)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import ClassVar
 
 import torch
 from jaxtyping import Bool, Complex, Float, Shaped
@@ -39,7 +40,11 @@ class Subsampling(nn.Module, ABC):
         layer.mask_step(mask_lr)   # moves the mask by the gradient of the same loss
         …
         layer.settle()             # from here on, the mask is the final one
+
+    `default_mask_lr` is for a loss whose unit is the largest value of each image, squared.
     """
+
+    default_mask_lr: ClassVar[float] = 0.0
 
     def __init__(self, shape: tuple[int, int]) -> None:
         super().__init__()

@@ -8,7 +8,7 @@ from support.kspace_files import COILS, COLUMNS, ROWS, SLICES, centre_and_every_
 from support.twix_files import image_lines, line, write_twix
 from voxelwave.data.kspace.files import KspaceFile
 from voxelwave.errors import InputError
-from voxelwave.jobs.reconstruct.files import find_kspace
+from voxelwave.jobs.common.kspace_files import find_kspace
 from voxelwave.jobs.reconstruct.pairs import result_places
 from voxelwave.physics.fourier import crop_readout
 

@@ -152,20 +152,19 @@ def test_a_full_disk_is_noted(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("files", "memory", "cores"),
+    ("files", "memory"),
     [
-        ({}, None, None),
-        ({"memory.max": "max\n", "cpu.max": "max 100000\n"}, None, None),
-        ({"memory.max": "8000000000\n", "cpu.max": "150000 100000\n"}, 8 * 10**9, 1.5),
-        ({"memory/memory.limit_in_bytes": "4096\n"}, 4096, None),
+        ({}, None),
+        ({"memory.max": "max\n"}, None),
+        ({"memory.max": "8000000000\n"}, 8 * 10**9),
+        ({"memory/memory.limit_in_bytes": "4096\n"}, 4096),
     ],
 )
-def test_the_limits_of_a_container_are_found(tmp_path, files, memory, cores):
+def test_the_limit_of_a_container_is_found(tmp_path, files, memory):
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
     assert doctor_machine.memory_limit(tmp_path) == memory
-    assert doctor_machine.core_limit(tmp_path) == cores
 
 
 def test_a_package_that_is_missing_or_too_old_is_a_problem_with_its_remedy(monkeypatch):

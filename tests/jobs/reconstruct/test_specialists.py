@@ -1,7 +1,3 @@
-import json
-import sys
-from itertools import pairwise
-
 import pytest
 import torch
 import yaml
@@ -10,7 +6,7 @@ from support.reconstruction_runs import measured, reconstruction, write_volumes
 from voxelwave.errors import InputError
 from voxelwave.jobs.common.console import Console
 from voxelwave.jobs.reconstruct.plan import load_plan
-from voxelwave.jobs.reconstruct.specialists import _side_by_side, train_specialists
+from voxelwave.jobs.reconstruct.specialists import train_specialists
 from voxelwave.jobs.reconstruct.train import train_reconstruction
 
 QUIET = Console(quiet=True)
@@ -61,38 +57,6 @@ def test_a_later_block_of_all_goes_on_from_the_router_that_is_there(tmp_path):
         assert train_specialists(path, load_plan(path), every=True, block=block, console=QUIET).exit_code == 0
     for config in load_plan(path).specialists.values():
         assert {record["epoch"] for record in measured(config)} == {1, 2}
-
-
-def script(text):
-    return [sys.executable, "-c", f"import json, os, pathlib, sys, time\n{text}"]
-
-
-def test_each_process_sees_a_gpu_that_is_free(tmp_path, monkeypatch):
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
-    record = (
-        "began = time.time(); time.sleep(0.3)\n"
-        "seen = [os.environ['CUDA_VISIBLE_DEVICES'], began, time.time()]\n"
-        "pathlib.Path(sys.argv[1]).write_text(json.dumps(seen))"
-    )
-    commands = {name: [*script(record), str(tmp_path / name)] for name in "abc"}
-    assert _side_by_side(commands, 2, 130, QUIET)
-    seen = [json.loads((tmp_path / name).read_text()) for name in "abc"]
-    assert {gpu for gpu, _, _ in seen} == {"3", "5"}
-    for gpu in "35":
-        times = sorted((began, ended) for of, began, ended in seen if of == gpu)
-        assert all(first[1] <= second[0] for first, second in pairwise(times))
-
-
-def test_what_fails_is_named_once_all_others_have_ended(tmp_path):
-    commands = {"bad": script("sys.exit(2)"), "good": script("time.sleep(0.5); open(sys.argv[1], 'w')")}
-    commands["good"].append(str(tmp_path / "done"))
-    with pytest.raises(InputError, match="specialist bad ended with exit code 2"):
-        _side_by_side(commands, 2, 130, QUIET)
-    assert (tmp_path / "done").exists()
-
-
-def test_one_that_was_stopped_leaves_all_incomplete():
-    assert not _side_by_side({"a": script("sys.exit(130)"), "b": script("pass")}, 2, 130, QUIET)
 
 
 def test_no_specialist_is_called_as_the_router_is(tmp_path):

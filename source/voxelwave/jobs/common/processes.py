@@ -14,6 +14,7 @@ from multiprocessing.connection import Connection, wait
 from typing import Any, Generic, TypeVar
 
 from voxelwave.errors import InputError, ProcessFault
+from voxelwave.ops.cores import available_cores
 from voxelwave.ops.workers import MOST_WORKERS, begin_worker, how_it_ended, remedy, signals_held
 
 HANGS_AFTER_S = 1800.0  # at one file
@@ -27,7 +28,7 @@ def checked_workers(workers: int | None) -> int:
     """Return the number of processes, one a core where None is given; raises InputError for one out of range."""
     if workers is not None and not 1 <= workers <= MOST_WORKERS:
         raise InputError(f"--workers must be 1 to {MOST_WORKERS}, got {workers}; leave it out for one a core")
-    return workers or min(os.cpu_count() or 1, MOST_WORKERS)
+    return workers or min(available_cores(), MOST_WORKERS)
 
 
 def run_all(

@@ -15,7 +15,8 @@ from typing import Literal
 
 from packaging.requirements import Requirement
 
-CGROUP = Path("/sys/fs/cgroup")
+from voxelwave.ops.cores import CGROUP, bound_cores, core_limit
+
 SHARED_MEMORY = Path("/dev/shm")
 GB = 10**9
 SMALL_SHARED_MEMORY = 1 * GB
@@ -99,7 +100,7 @@ def _sorted_out(requirements: Iterable[Requirement]) -> tuple[list[str], list[tu
 
 def check_machine() -> Iterator[Finding]:
     """Cores and memory, as far as this process may use them."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = bound_cores()
     quota = core_limit()
     if quota is not None and quota < cores:
         threads = max(1, int(quota))
@@ -117,15 +118,6 @@ def check_machine() -> Iterator[Finding]:
         yield Finding("ok", "memory", f"{limit / GB:.1f} GB for this container, of {memory / GB:.1f} GB")
     else:
         yield Finding("ok", "memory", f"{memory / GB:.1f} GB")
-
-
-def core_limit(cgroup: Path = CGROUP) -> float | None:
-    """The cores' worth of time that the control group allows, None where it sets no limit."""
-    try:
-        quota, period = (cgroup / "cpu.max").read_text().split()
-    except (OSError, ValueError):
-        return None
-    return None if quota == "max" else int(quota) / int(period)
 
 
 def memory_limit(cgroup: Path = CGROUP) -> int | None:

@@ -10,10 +10,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from voxelwave.jobs.reconstruct.batch import ReconstructionBatch
-from voxelwave.jobs.reconstruct.scoring.figures import draw_comparison
 from voxelwave.ops.loggers import printable
 from voxelwave.physics.fourier import center_crop
 from voxelwave.physics.sampled_lines import as_lines
+from voxelwave.reports.comparisons import draw_comparison
 from voxelwave.reports.plots import draw_smoothed, new_figure, series
 from voxelwave.unrolled.zero_filled import zero_filled
 

@@ -14,9 +14,9 @@ from voxelwave.data.kspace.files import KspaceFile
 from voxelwave.data.kspace.slices import KspaceSlices
 from voxelwave.errors import InputError
 from voxelwave.jobs.common.console import Console
+from voxelwave.jobs.common.kspace_files import find_kspace, open_kspace
 from voxelwave.jobs.reconstruct.batch import ReconstructionBatch, band_of, batch_of
 from voxelwave.jobs.reconstruct.config import ReconstructionConfig, ReconstructionData
-from voxelwave.jobs.reconstruct.files import find_kspace, open_kspace
 from voxelwave.jobs.reconstruct.preparation import Preparation, check_target_fits
 from voxelwave.jobs.reconstruct.schedule import Block, block_at, blocks_of
 from voxelwave.ops.loggers import logger

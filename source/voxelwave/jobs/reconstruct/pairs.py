@@ -10,7 +10,7 @@ from typing import NamedTuple
 from voxelwave.data.kspace.files import KSPACE_FOLDER, KspaceFile
 from voxelwave.data.listing.discovery import base_folder, walk
 from voxelwave.errors import InputError
-from voxelwave.jobs.reconstruct.files import SUFFIX, find_kspace
+from voxelwave.jobs.common.kspace_files import SUFFIX, find_kspace
 from voxelwave.ops.files import absolute
 
 EVALUATION = "evaluation"

@@ -20,9 +20,9 @@ from voxelwave.engine.runtime import best_device
 from voxelwave.engine.signals import stop_on_signal
 from voxelwave.errors import InputError
 from voxelwave.jobs.common.console import Console, tracked
+from voxelwave.jobs.common.kspace_files import MARKED_BLOCKS
 from voxelwave.jobs.common.outcome import Outcome
 from voxelwave.jobs.reconstruct.data import preparation_of
-from voxelwave.jobs.reconstruct.files import MARKED_BLOCKS
 from voxelwave.jobs.reconstruct.pairs import kspace_outside, result_places
 from voxelwave.jobs.reconstruct.picking import METHODS, NETWORK, Specialist, Specialists
 from voxelwave.jobs.reconstruct.preparation import Preparation

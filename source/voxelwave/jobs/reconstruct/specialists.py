@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
-from voxelwave.engine.signals import exit_code_when_stopped, stop_on_signal
+from voxelwave.engine.signals import exit_code_when_stopped
 from voxelwave.errors import InputError
 from voxelwave.jobs.common.console import Console
 from voxelwave.jobs.common.outcome import Outcome
+from voxelwave.jobs.common.side_by_side import Place, run_side_by_side
 from voxelwave.jobs.reconstruct.plan import Plan
 from voxelwave.jobs.reconstruct.router.config import router_config_of
 from voxelwave.jobs.reconstruct.router.training import train_router_from
 from voxelwave.jobs.reconstruct.train import train_reconstruction
-
-POLL_S = 0.2
 
 
 def train_specialists(
@@ -66,7 +63,12 @@ def train_specialists(
         command = [sys.executable, "-m", "voxelwave", "reconstruct", "train", str(path)]
         command += [part for override in overrides for part in ("--set", override)]
         command += ["--resume"] * resume + ([] if block is None else ["--block", str(block)])
-        complete = _side_by_side({name: [*command, "--specialist", name] for name in chosen}, gpus, code, console)
+        complete = run_side_by_side(
+            {f"specialist {name}": [*command, "--specialist", name] for name in chosen},
+            [_on_gpu(gpu) for gpu in range(gpus)],
+            when_stopped=code,
+            console=console,
+        )
         return Outcome(complete, when_stopped=code)
     for name in chosen:
         if name:
@@ -76,42 +78,6 @@ def train_specialists(
     return Outcome()
 
 
-def _side_by_side(commands: Mapping[str, Sequence[str]], gpus: int, stopped: int, console: Console) -> bool:
-    """Run each command on a GPU that is free; True where all ended well, False where they were stopped.
-
-    Raises InputError where one failed, once all others have ended.
-    """
-    waiting, free = list(commands), list(range(gpus))
-    running: dict[str, tuple[int, subprocess.Popen[bytes]]] = {}
-    failed, complete = list[str](), True
-    with stop_on_signal() as signalled:
-        while running or (waiting and not signalled.heard()):
-            while waiting and free and not signalled.heard():
-                name, gpu = waiting.pop(0), free.pop(0)
-                console.say(f"specialist {name}, GPU {gpu}")
-                environment = os.environ | {"CUDA_VISIBLE_DEVICES": _visible(gpu)}
-                running[name] = gpu, subprocess.Popen(commands[name], env=environment)
-            if signalled.heard():
-                # A signal that only this process heard is handed on; each of them saves and ends.
-                for _, process in running.values():
-                    process.terminate()
-                for _, process in running.values():
-                    process.wait()
-            for name, (gpu, process) in list(running.items()):
-                if (code := process.poll()) is None:
-                    continue
-                free.append(gpu)
-                del running[name]
-                complete &= code != stopped
-                if code not in (0, stopped):
-                    failed.append(f"specialist {name} ended with exit code {code}")
-            time.sleep(POLL_S)
-    if failed:
-        raise InputError(f"{'; '.join(failed)}: see above; the others go on with --resume")
-    return complete and not waiting
-
-
-def _visible(gpu: int) -> str:
-    """Return what CUDA calls the GPU with this number among those that this process sees."""
+def _on_gpu(gpu: int) -> Place:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return visible.split(",")[gpu] if visible else str(gpu)
+    return Place(f"GPU {gpu}", {"CUDA_VISIBLE_DEVICES": visible.split(",")[gpu] if visible else str(gpu)})

@@ -17,13 +17,13 @@ from voxelwave.engine.optimizer import weight_decay_groups
 from voxelwave.errors import DivergedError, InputError
 from voxelwave.jobs.common.config import RunConfig
 from voxelwave.jobs.common.console import Console
+from voxelwave.jobs.common.kspace_files import fingerprint
 from voxelwave.jobs.common.run_folder import marks_of
 from voxelwave.jobs.common.session import Session, ShouldStop
 from voxelwave.jobs.reconstruct.batch import ReconstructionBatch
 from voxelwave.jobs.reconstruct.config import ReconstructionConfig, ReconstructionData
 from voxelwave.jobs.reconstruct.curves import draw_example, draw_training
 from voxelwave.jobs.reconstruct.data import HeldOut, ReconstructionSteps, find_files
-from voxelwave.jobs.reconstruct.files import fingerprint
 from voxelwave.jobs.reconstruct.model import build_network, num_slices
 from voxelwave.jobs.reconstruct.schedule import Block, block_at, blocks_of
 from voxelwave.jobs.reconstruct.synthesis.synthesize import synthesize_missing

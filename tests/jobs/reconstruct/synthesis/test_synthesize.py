@@ -263,7 +263,7 @@ def test_phantoms_are_a_source_too(tmp_path):
         ({"acceleration": 40}, "a k-space of 32 columns cannot be sampled so: acceleration must be at most"),
         ({"center_fraction": 0.01}, "a center_fraction of 0.01 leaves 32 columns no calibration centre"),
         ({"undersampled": True}, "undersampled files are of the layouts fastmri and mrd"),
-        ({"heads": 3}, "known here: source, layout"),
+        ({"heads": 3}, "known here: source, volumes"),
         ({"source": "nowhere"}, "'nowhere' does not exist"),
         ({"source": "nowhere.npz"}, "nowhere.npz: no such file"),
     ],

@@ -21,9 +21,9 @@ from voxelwave.engine.schedule import warmup_cosine_rate
 from voxelwave.errors import InputError
 from voxelwave.jobs.common.config import RunConfig
 from voxelwave.jobs.common.console import Console, tracked
+from voxelwave.jobs.common.kspace_files import find_kspace, fingerprint, open_kspace
 from voxelwave.jobs.common.run_folder import marks_of
 from voxelwave.jobs.common.session import Session, ShouldStop
-from voxelwave.jobs.reconstruct.files import find_kspace, fingerprint, open_kspace
 from voxelwave.jobs.reconstruct.router.config import RouterConfig, check_router_config
 from voxelwave.jobs.reconstruct.router.data import RouterBatch, RouterSteps, RouterVolume, batch_of, volume_images
 from voxelwave.ops.evaluating import evaluating

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypedDict, get_args
@@ -15,11 +13,13 @@ from voxelwave.errors import InputError
 from voxelwave.jobs.common.console import Console, tracked
 from voxelwave.jobs.reconstruct.pairs import EVALUATION, Pair, pair_files
 from voxelwave.jobs.reconstruct.scoring.comparison import RECONSTRUCTION, TARGET, compare
-from voxelwave.jobs.reconstruct.scoring.figures import draw_coil_maps, draw_comparison, draw_scores
+from voxelwave.jobs.reconstruct.scoring.figures import draw_coil_maps, draw_scores
 from voxelwave.jobs.reconstruct.scoring.scores import Score, load_volumes, score_of, summary_of
 from voxelwave.losses.image_mask import Anatomy
 from voxelwave.ops.files import write_text
 from voxelwave.ops.tables import as_csv
+from voxelwave.ops.texts import to_json
+from voxelwave.reports.comparisons import draw_comparison
 from voxelwave.reports.pages import render
 
 TITLES = {"ssim": "SSIM", "psnr_db": "PSNR (dB)", "nmse": "NMSE"}
@@ -89,7 +89,7 @@ def evaluate_reconstructions(
     folder = out / EVALUATION
     (folder / PICTURES).mkdir(parents=True, exist_ok=True)
     write_text(folder / "scores.csv", as_csv(COLUMNS, map(_row, scores)))
-    write_text(folder / "summary.json", json.dumps(_plain(summary), indent=2, ensure_ascii=False) + "\n")
+    write_text(folder / "summary.json", to_json(summary))
     by_group: dict[str, list[Score]] = {}
     for score in sorted(scores, key=lambda score: score.group):
         by_group.setdefault("\n".join(score.group), []).append(score)
@@ -210,12 +210,3 @@ def _page(out: Path, summary: dict[str, Any], shown: Sequence[Shown], maps: str 
         scores=f"{PICTURES}/scores.png",
         maps=maps,
     )
-
-
-def _plain(value: Any) -> Any:
-    """Return what JSON can hold: equal images have an infinite PSNR, which becomes null."""
-    if isinstance(value, dict):
-        return {name: _plain(inner) for name, inner in value.items()}
-    if isinstance(value, list):
-        return [_plain(inner) for inner in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -26,10 +26,10 @@ from voxelwave.errors import InputError, UnusableVolume
 from voxelwave.jobs.common.config_file import naming, validated
 from voxelwave.jobs.common.console import Console, tracked
 from voxelwave.jobs.common.made_folder import RECORD, filling, is_filled
+from voxelwave.jobs.common.magnitude_images import GENERATED, ImageSource, Slices, image_source
 from voxelwave.jobs.common.outcome import Outcome
 from voxelwave.jobs.common.processes import run_all
-from voxelwave.jobs.reconstruct.synthesis.config import GENERATED, SynthesisConfig
-from voxelwave.jobs.reconstruct.synthesis.source_images import ImageSource, Slices, image_source
+from voxelwave.jobs.reconstruct.synthesis.config import SynthesisConfig
 from voxelwave.ops.files import write_text
 from voxelwave.ops.seeding import key_to_seed, torch_generator
 from voxelwave.ops.tables import as_csv

@@ -1,4 +1,4 @@
-"""The magnitude images that k-space is made of: generated heads and phantoms, and what a user has."""
+"""Magnitude images that k-space is made of: slices of generated heads and phantoms, and of what a user has."""
 
 from __future__ import annotations
 
@@ -6,15 +6,17 @@ import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float32, Int, Real
 from numpy import ndarray
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 from torch import Tensor
 
+from voxelwave.data.kspace.hdf5 import MOST_SLICES
 from voxelwave.data.listing.cases import Case
 from voxelwave.data.listing.discovery import home_expanded
 from voxelwave.data.listing.images import find_images
@@ -23,11 +25,14 @@ from voxelwave.data.modalities.mri import MRI
 from voxelwave.data.reading.unreadable import as_unusable
 from voxelwave.data.recognition.labels import label_map_reason
 from voxelwave.errors import InputError, UnusableVolume
-from voxelwave.jobs.reconstruct.synthesis.config import HEADS, PHANTOMS, SMALLEST_SIDE, SynthesisConfig
+from voxelwave.jobs.common.config import Section
 from voxelwave.ops.seeding import numpy_generator, torch_generator
 from voxelwave.physics.heads3d import PARENCHYMA, Tissue, draw_head, render_mri
 from voxelwave.physics.phantoms2d import draw_phantoms
 
+HEADS, PHANTOMS = "heads", "phantoms"
+GENERATED = (HEADS, PHANTOMS)
+SMALLEST_SIDE, LARGEST_SIDE = 32, 512
 CONTRASTS = ("T1", "T2", "FLAIR")
 STACKS = (".npy", ".npz")
 HEAD_FIELD_MM = 230.0
@@ -35,6 +40,27 @@ SLICE_GAP_MM = 5.0
 ENOUGH = 0.4  # of the area of the largest slice
 
 Magnitudes = Float32[ndarray, "slice rows columns"]
+
+
+class MagnitudeConfig(Section):
+    """Images to make k-space of.
+
+    `source` is "heads", "phantoms", or a path: scans that `voxelwave prepare` reads, as a file, a folder or a glob, or
+    a stack of images as .npy or .npz. There are `volumes` volumes of `slices` slices, fewer where the path holds no
+    more. Images fill a square of `size` pixels; null keeps those of a path as they are.
+    """
+
+    source: Annotated[str, Field(min_length=1)] = HEADS
+    volumes: PositiveInt = 16
+    slices: Annotated[int, Field(ge=1, le=MOST_SLICES)] = 4
+    size: Annotated[int, Field(ge=SMALLEST_SIDE, le=LARGEST_SIDE)] | None = 128
+    seed: NonNegativeInt = 0
+
+    @model_validator(mode="after")
+    def _has_a_size(self) -> MagnitudeConfig:
+        if self.size is None and self.source in GENERATED:
+            raise ValueError(f"size is needed for generated {self.source}: only the images of files have one")
+        return self
 
 
 class Slices(NamedTuple):
@@ -54,21 +80,25 @@ class Slices(NamedTuple):
 class ImageSource(NamedTuple):
     """Where each volume is from, and what reads or draws one by its number; that raises UnusableVolume.
 
-    `left_out` are files that are no scans, each with the reason.
+    `subjects` say whose volume each is, "" where nothing tells. `left_out` are files that are no scans, each with the
+    reason.
     """
 
     origins: list[str]
+    subjects: list[str]
     read: Callable[[int], Slices]
     left_out: Sequence[str] = ()
 
 
-def image_source(settings: SynthesisConfig) -> ImageSource:
+def image_source(settings: MagnitudeConfig) -> ImageSource:
     """Return the images of `settings.source`; raises InputError where there are none."""
     numbers = range(settings.volumes)
     if settings.source == HEADS:
-        return ImageSource([f"generated head {number}" for number in numbers], partial(_head, settings))
+        heads = [f"generated head {number}" for number in numbers]
+        return ImageSource(heads, heads, partial(_head, settings))
     if settings.source == PHANTOMS:
-        return ImageSource([f"generated phantoms {number}" for number in numbers], partial(_phantoms, settings))
+        phantoms = [f"generated phantoms {number}" for number in numbers]
+        return ImageSource(phantoms, phantoms, partial(_phantoms, settings))
     place = home_expanded(settings.source)
     if place.suffix.lower() in STACKS:
         try:
@@ -77,13 +107,14 @@ def image_source(settings: SynthesisConfig) -> ImageSource:
             raise InputError(f"{place}: {error}") from None
         starts = range(0, len(stack) - settings.slices + 1, settings.slices)[: settings.volumes]
         origins = [f"{place}, images {start} to {start + settings.slices - 1}" for start in starts]
-        return ImageSource(origins, partial(_part_of_stack, settings, stack))
+        return ImageSource(origins, [""] * len(origins), partial(_part_of_stack, settings, stack))
     found, label_maps, unread = find_images(settings.source, None)
     cases = found[: settings.volumes]
-    return ImageSource([str(case.image) for case in cases], partial(_scan, settings, cases), [*label_maps, *unread])
+    origins, subjects = [str(case.image) for case in cases], [case.subject for case in cases]
+    return ImageSource(origins, subjects, partial(_scan, settings, cases), [*label_maps, *unread])
 
 
-def _head(settings: SynthesisConfig, number: int) -> Slices:
+def _head(settings: MagnitudeConfig, number: int) -> Slices:
     assert settings.size is not None
     generator = numpy_generator(settings.seed, "head", number)
     labels = draw_head(generator, size=settings.size)
@@ -96,14 +127,14 @@ def _head(settings: SynthesisConfig, number: int) -> Slices:
     return Slices(_scaled(_axial(image, chosen)), contrast, (spacing, _gap(chosen) * spacing))
 
 
-def _phantoms(settings: SynthesisConfig, number: int) -> Slices:
+def _phantoms(settings: MagnitudeConfig, number: int) -> Slices:
     assert settings.size is not None
     keys = [(settings.seed, "phantom", number, index) for index in range(settings.slices)]
     images = draw_phantoms([torch_generator(*key) for key in keys], size=settings.size)
     return Slices(_scaled(images.numpy()), "", (HEAD_FIELD_MM / settings.size, SLICE_GAP_MM))
 
 
-def _scan(settings: SynthesisConfig, cases: list[Case], number: int) -> Slices:
+def _scan(settings: MagnitudeConfig, cases: list[Case], number: int) -> Slices:
     case = cases[number]
     array, affine, _ = Scan(case.image, case.image.parent, series=case.series).read()
     if array.ndim != 3:
@@ -119,7 +150,7 @@ def _scan(settings: SynthesisConfig, cases: list[Case], number: int) -> Slices:
     return Slices(images, "", (pixel, _gap(chosen) * up))
 
 
-def _part_of_stack(settings: SynthesisConfig, stack: Real[ndarray, "image rows columns"], number: int) -> Slices:
+def _part_of_stack(settings: MagnitudeConfig, stack: Real[ndarray, "image rows columns"], number: int) -> Slices:
     start = number * settings.slices
     images = np.asarray(stack[start : start + settings.slices], dtype=np.float32)
     _check(images)
@@ -151,7 +182,7 @@ def _check(images: Real[ndarray, "first second third"]) -> None:
 
 
 def _chosen_slices(
-    areas: Int[ndarray, " slice"], settings: SynthesisConfig, number: int, *, spacing_mm: float
+    areas: Int[ndarray, " slice"], settings: MagnitudeConfig, number: int, *, spacing_mm: float
 ) -> Int[ndarray, " chosen"]:
     """Return slices about `SLICE_GAP_MM` apart, or nearer where there is no room, among those that show enough.
 

@@ -1,0 +1,88 @@
+"""Several commands in processes beside each other, each in a place that no other one has, such as a GPU."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import NamedTuple
+
+from voxelwave.engine.signals import stop_on_signal
+from voxelwave.errors import InputError
+from voxelwave.jobs.common.console import Console
+
+POLL_S = 0.2
+LAST_CHARACTERS = 300  # of what a command printed, where it failed
+
+
+class Place(NamedTuple):
+    """Where one command runs at a time, and what its environment has beside that of this process."""
+
+    name: str
+    environment: Mapping[str, str]
+
+
+def run_side_by_side(
+    commands: Mapping[str, Sequence[str]],
+    places: Sequence[Place],
+    *,
+    when_stopped: int,
+    console: Console,
+    logs: Path | None = None,
+    ended: Callable[[str], None] = lambda name: None,
+) -> bool:
+    """Run each command by its name; True where all ended well, False where they were stopped.
+
+    Args:
+        when_stopped: the exit code of a command that was stopped.
+        logs: a folder for what each prints, as `<name>.log`; without one, all print on the console.
+        ended: is called with the name of each that ended well.
+
+    Raises InputError where one failed, once all others have ended.
+    """
+    waiting, free = list(commands), list(places)
+    running: dict[str, tuple[Place, subprocess.Popen[bytes]]] = {}
+    failed, complete = list[str](), True
+    with stop_on_signal() as signalled:
+        while running or (waiting and not signalled.heard()):
+            while waiting and free and not signalled.heard():
+                name, place = waiting.pop(0), free.pop(0)
+                console.say(f"{name}, {place.name}")
+                with nullcontext() if logs is None else (logs / f"{name}.log").open("wb") as log:
+                    running[name] = (
+                        place,
+                        subprocess.Popen(
+                            commands[name], env=os.environ | dict(place.environment), stdout=log, stderr=log
+                        ),
+                    )
+            if signalled.heard():
+                # A signal that only this process heard is handed on; each of them saves and ends.
+                for _, process in running.values():
+                    process.terminate()
+                for _, process in running.values():
+                    process.wait()
+            for name, (place, process) in list(running.items()):
+                if (code := process.poll()) is None:
+                    continue
+                free.append(place)
+                del running[name]
+                complete &= code != when_stopped
+                if code == 0:
+                    ended(name)
+                elif code != when_stopped:
+                    failed.append(f"{name} ended with exit code {code}{_last_line(logs, name)}")
+            time.sleep(POLL_S)
+    if failed:
+        raise InputError(f"{'; '.join(failed)}: see {logs or 'above'}; the others go on with --resume")
+    return complete and not waiting
+
+
+def _last_line(logs: Path | None, name: str) -> str:
+    """Return the end of what a command printed, where that is in a file."""
+    if logs is None:
+        return ""
+    lines = (logs / f"{name}.log").read_text("utf-8", "replace").strip().splitlines()
+    return f" ({lines[-1][-LAST_CHARACTERS:]})" if lines else ""

@@ -1,0 +1,136 @@
+"""The mask and the network of a configuration, and those of a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from voxelwave.engine.checkpoint import load_checkpoint
+from voxelwave.errors import InputError
+from voxelwave.jobs.subsample.config import OWN, MaskConfig, SubsampleConfig, check_subsample_config
+from voxelwave.jobs.subsample.images import ImageSet
+from voxelwave.jobs.subsample.own_model import OwnModel
+from voxelwave.objectives.subsampled_reconstruction import SubsampledReconstruction
+from voxelwave.ops.evaluating import evaluating
+from voxelwave.ops.seeding import key_to_seed, torch_generator
+from voxelwave.physics.fixed_masks import fixed_mask
+from voxelwave.registry import MASK_RULES, SUBSAMPLED_MODELS
+from voxelwave.unrolled.learned_mask import LearnedMask
+from voxelwave.unrolled.subsampling import FixedMask, Subsampling
+
+BEST = "best_model.pth"
+
+
+class Built(NamedTuple):
+    """A layer, and the objective whose model stands behind it."""
+
+    layer: Subsampling
+    objective: SubsampledReconstruction
+
+
+def build_layer(mask: MaskConfig, shape: tuple[int, int], *, seed: int, training: Tensor | None) -> Subsampling:
+    """Return the subsampling layer; `training` is the k-space that the mask of highest mean power is made of.
+
+    Raises InputError for a mask that does not fit the images.
+    """
+    if mask.learn:
+        settings = {"drop_rate": mask.drop_rate, "lines": mask.lines, "seed": seed}
+        layer: LearnedMask = MASK_RULES.build(mask.rule.name, shape, **mask.rule.settings, **settings)
+        return layer
+    generator = torch_generator(seed, "mask", mask.fixed)
+    try:
+        kept = fixed_mask(mask.fixed, shape, generator, drop_rate=mask.drop_rate, lines=mask.lines, training=training)
+    except ValueError as error:
+        raise InputError(f"mask '{mask.fixed}': {error}") from None
+    return FixedMask(kept)
+
+
+def build(config: SubsampleConfig, images: ImageSet, own: OwnModel | None = None) -> Built:
+    """Return layer and objective with random weights; raises InputError for a model that does not call its layer."""
+    seed = config.run.seed
+    layer = build_layer(config.mask, images.shape, seed=seed, training=images.kspace)
+    torch.manual_seed(key_to_seed(seed, "weights"))
+    built = _behind(config, layer, own)
+    _check(built, images)
+    return built
+
+
+def _behind(config: SubsampleConfig, layer: Subsampling, own: OwnModel | None) -> Built:
+    if config.model.name == OWN:
+        if own is None:
+            raise InputError("the model is a file of yours: name it with --model FILE.py")
+        model = own.build(layer)
+    else:
+        model = SUBSAMPLED_MODELS.build(config.model.name, layer, **config.model.settings)
+    # Channels beside each other: a step of a small convolutional model takes less time on a CPU.
+    model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return Built(layer, SubsampledReconstruction(model))
+
+
+def _check(built: Built, images: ImageSet) -> None:
+    """Raise InputError for a model that fails on the images, does not call its layer, or sees what that removes."""
+    model, called = built.objective.model, list[int]()
+    name, shape = type(model).__name__, (2, 2, *images.shape)
+    if not any(module is built.layer for module in model.modules()):
+        raise InputError(f"model {name}: does not keep the subsampling layer, so that it would not be saved: store it")
+    watched = built.layer.register_forward_hook(lambda *_: called.append(1))
+    kspace = images.kspace[[0, -1]]
+    try:
+        with torch.no_grad(), evaluating(model):
+            given = model(kspace)
+            removed = torch.where(built.layer.mask(), kspace, 0)
+            without = model(removed)
+    except (RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(
+            f"model {name}: fails on k-space of {images.shape[0]} × {images.shape[1]}: {reason}"
+        ) from error
+    finally:
+        watched.remove()
+    if not called:
+        raise InputError(f"model {name}: does not call the subsampling layer: call it first, on the k-space")
+    if not isinstance(given, Tensor) or given.is_complex() or tuple(given.shape) != shape:
+        got = tuple(given.shape) if isinstance(given, Tensor) else type(given).__name__
+        raise InputError(f"model {name}: returns {got}, and is to return real and imaginary parts, {shape}")
+    if not torch.equal(given, without):
+        raise InputError(f"model {name}: sees frequencies that the layer removes: use what the layer returns alone")
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise InputError(f"model {name}: has nothing to train")
+
+
+def load_weights(built: Built, path: Path) -> None:
+    """Load the weights and the mask of a run folder (its best ones); raises InputError where they do not fit."""
+    file = path / BEST
+    try:
+        built.objective.load_state_dict(load_checkpoint(file)["model"])
+    except (KeyError, TypeError, AttributeError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"{file} does not fit this model: {reason}") from None
+
+
+def load_subsampled(path: Path, own: OwnModel | None = None) -> tuple[Subsampling, nn.Module, SubsampleConfig]:
+    """Return the layer and the model of a run folder in evaluation mode, and its configuration.
+
+    `own` is the model of a run that was trained with a file of the user's.
+    Raises InputError for a missing, damaged or foreign file.
+    """
+    checkpoint = load_checkpoint(path / BEST)
+    try:
+        config = check_subsample_config(SubsampleConfig, checkpoint["config"], str(path / BEST))
+        shape = tuple(int(side) for side in checkpoint["shape"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{path / BEST} is no checkpoint of `voxelwave subsample train`: {error}") from None
+    if len(shape) != 2:
+        raise InputError(f"{path / BEST} is no checkpoint of `voxelwave subsample train`: its masks are of {shape}")
+    # What is loaded next says which frequencies are kept.
+    layer = (
+        build_layer(config.mask, shape, seed=config.run.seed, training=None)
+        if config.mask.learn
+        else FixedMask(torch.ones(shape, dtype=torch.bool))
+    )
+    built = _behind(config, layer, own)
+    load_weights(built, path)
+    return layer, built.objective.model.eval(), config

@@ -1,0 +1,137 @@
+"""The test of a study: what all chosen cases score on images that no choice depended on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+from jaxtyping import Bool
+from torch import Tensor
+
+from voxelwave.engine.run_log import METRICS, read_metrics
+from voxelwave.engine.signals import stop_on_signal
+from voxelwave.errors import InputError
+from voxelwave.jobs.common.console import Console, tracked
+from voxelwave.jobs.common.processes import run_all
+from voxelwave.jobs.subsample.cases import CASES, Case
+from voxelwave.jobs.subsample.config import WITHOUT_NETWORK, StudyConfig
+from voxelwave.jobs.subsample.figures import draw_example
+from voxelwave.jobs.subsample.images import ImageSet, Parted
+from voxelwave.jobs.subsample.model import load_subsampled
+from voxelwave.jobs.subsample.own_model import OwnModel
+from voxelwave.jobs.subsample.scoring import Scores, by_network, score, zero_filled
+from voxelwave.jobs.subsample.train import LOSS, RESULTS
+from voxelwave.jobs.subsample.untouched import MaskToScore, Untouched, l1_wavelet
+from voxelwave.jobs.subsample.verdict import Verdict, errors_of, verdict_of
+from voxelwave.objectives.subsampled_reconstruction import SubsampledReconstruction
+from voxelwave.ops.cores import available_cores
+from voxelwave.ops.seeding import torch_generator
+from voxelwave.ops.texts import read_json
+from voxelwave.physics.fixed_masks import FixedMaskName, fixed_mask, half_plane
+from voxelwave.physics.fourier import fft2c, ifft2c
+from voxelwave.unrolled.subsampling import FixedMask
+
+MAGNITUDES = "half_plane_of_magnitudes"
+DRAWN = ("random", "random_with_zero", "variable_density", "poisson_disc")  # anew for each seed
+
+
+@dataclass(frozen=True)
+class Tested:
+    """One case after its test.
+
+    Attributes:
+        recorded: what its run left as results: scores of training and validation.
+        network, filled: of the images of the test, with the network and without it.
+        untouched: of a reconstruction that the mask was not learned with, None where that was not asked for.
+    """
+
+    case: Case
+    recorded: dict[str, Any]
+    sampled: Bool[Tensor, "height width"]
+    network: Scores
+    filled: Scores
+    verdict: Verdict
+    untouched: Untouched | None
+
+
+@dataclass(frozen=True)
+class StudyTest:
+    """All cases, and what masks without a network keep: by mask and drop rate, of each seed."""
+
+    cases: list[Tested]
+    without_network: dict[tuple[str, float], list[Scores]]
+    test: ImageSet
+    notes: list[str]
+
+
+def test_cases(
+    config: StudyConfig,
+    cases: list[Case],
+    parted: Parted,
+    test: ImageSet,
+    folder: Path,
+    own: OwnModel | None,
+    *,
+    console: Console,
+) -> StudyTest | None:
+    """Score all cases on the `test`, and draw one image of each; None where that was stopped."""
+    found, masks = dict[str, tuple[dict[str, Any], Tensor, Scores, Scores, Verdict]](), list[MaskToScore]()
+    (folder / "examples").mkdir(exist_ok=True)
+    for case in tracked(cases, "tested", total=len(cases)):
+        run = folder / CASES / case.name
+        layer, model, _ = load_subsampled(run, own)
+        objective = SubsampledReconstruction(model)
+        network, filled = score(by_network(objective), test), score(zero_filled(layer), test)
+        recorded = read_json(run / RESULTS)
+        scores = {"network": network.summary(), "zero_filled": filled.summary()}
+        settled = int(recorded["epochs"] * (1 - config.mask.settle_at if case.learned else 1))
+        errors = errors_of(read_metrics(run / METRICS), LOSS, settled)
+        verdict = verdict_of(recorded["scores"]["training"], scores, errors)
+        found[case.name] = recorded, layer.mask(), network, filled, verdict
+        draw_example(test, 0, layer, by_network(objective), folder / "examples" / f"{case.name}.png")
+        if case.seed == config.study.seeds[0]:
+            masks.append(MaskToScore(case.name, layer.mask(), parted.validation, test))
+    untouched, notes = dict[str, Untouched](), list[str]()
+    if config.study.l1_wavelet:
+        workers = config.study.workers or available_cores()
+        try:
+            with stop_on_signal() as signalled:
+                scored = run_all(l1_wavelet, masks, workers=workers, should_stop=lambda: signalled.asked)
+                untouched = dict(tracked(scored, "L1-wavelet", total=len(masks)))
+                if len(untouched) < len(masks):
+                    return None
+        except InputError as error:
+            notes.append(f"without L1-wavelet: {error}")
+            console.say(notes[-1])
+    tested = [Tested(case, *found[case.name], untouched.get(case.name)) for case in cases]
+    return StudyTest(tested, masks_alone(config, parted.training, test), test, notes)
+
+
+def masks_alone(config: StudyConfig, training: ImageSet, test: ImageSet) -> dict[tuple[str, float], list[Scores]]:
+    """Return what the zero-filled images of every fixed mask score, of random ones with every seed of the study.
+
+    Half a plane is completed with conjugates; that is done with the magnitudes of the test, too.
+    """
+    found: dict[tuple[str, float], list[Scores]] = {}
+    magnitudes = test._replace(kspace=fft2c(ifft2c(test.kspace).abs() + 0j))
+    lines = config.mask.lines
+    for rate in config.study.drop_rates:
+        for name in get_args(FixedMaskName):
+            try:
+                masks = [
+                    fixed_mask(
+                        *(name, test.shape, torch_generator(seed, "mask", name)),
+                        drop_rate=rate,
+                        lines=lines,
+                        training=training.kspace,
+                    )
+                    for seed in (config.study.seeds if name in DRAWN else (0,))
+                ]
+            except ValueError:  # discs that lie apart keep neither lines nor nearly everything
+                continue
+            layers = [FixedMask(mask, completes=name == WITHOUT_NETWORK) for mask in masks]
+            found[name, rate] = [score(zero_filled(layer), test) for layer in layers]
+        half = FixedMask(half_plane(test.shape, drop_rate=rate, lines=lines), completes=True)
+        found[MAGNITUDES, rate] = [score(zero_filled(half), magnitudes)]
+    return found

@@ -1,0 +1,201 @@
+"""Training of a network behind a mask: from a configuration to a run folder."""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+
+import numpy as np
+import torch
+
+from voxelwave.contracts import StepOutput
+from voxelwave.engine.loop import LoopSettings
+from voxelwave.engine.optimizer import weight_decay_groups
+from voxelwave.engine.schedule import stalled, warmup_cosine
+from voxelwave.errors import InputError
+from voxelwave.jobs.common.config import RunConfig
+from voxelwave.jobs.common.console import Console
+from voxelwave.jobs.common.session import Session, ShouldStop
+from voxelwave.jobs.subsample.config import OWN, SubsampleConfig, SubsampledModel
+from voxelwave.jobs.subsample.data import SubsampleBatch, SubsampleSteps
+from voxelwave.jobs.subsample.figures import draw_curves, draw_example, write_mask
+from voxelwave.jobs.subsample.images import ImageSet, Parted, load_images
+from voxelwave.jobs.subsample.model import BEST, Built, build, load_weights
+from voxelwave.jobs.subsample.own_model import OwnModel
+from voxelwave.jobs.subsample.scoring import by_network, open_once, score, zero_filled
+from voxelwave.ops.evaluating import evaluating
+from voxelwave.ops.files import size_and_sha256, write_text
+from voxelwave.ops.seeding import key_to_seed
+from voxelwave.ops.texts import to_json
+from voxelwave.unrolled.learned_mask import LearnedMask
+
+# What may differ between a run and its continuation: none of it changes what the finished steps computed.
+FREE_TO_CHANGE = {
+    "run": (*RunConfig.FREE_TO_CHANGE, "license"),
+    "training": ("device", "deterministic", "patience"),
+}
+LOSS, RESULTS = "validation_loss", "results.json"
+MASKS, PICTURES_OF_MASK = "masks", 8
+VALIDATED_AT_ONCE = 16
+
+
+def train_subsampled(
+    config: SubsampleConfig,
+    *,
+    own: OwnModel | None = None,
+    images: Parted | None = None,
+    resume: bool = False,
+    console: Console | None = None,
+    should_stop: ShouldStop | None = None,
+) -> bool:
+    """Train as `config` says; True where the run is complete, False where it was stopped and can be resumed.
+
+    The images of the test are read at the end, and scored with the best weights.
+
+    Args:
+        own: the model, where the configuration says that it is the user's own.
+        images: those of the configuration, where they were read already.
+
+    Raises InputError for what cannot be used and DivergedError where the loss stops being finite.
+    """
+    if own is not None:
+        config = config.model_copy(
+            update={"model": SubsampledModel.model_validate({"name": OWN, "checksum": own.checksum})}
+        )
+    with Session(config, resume=resume, console=console, should_stop=should_stop) as session:
+        session.check_continues(FREE_TO_CHANGE)
+        parted = images or load_images(config.data, console=session.console)
+        return session.run(
+            partial(_train, config, parted, own),
+            device=config.training.device,
+            precision="fp32",
+            deterministic=config.training.deterministic,
+        )
+
+
+def _train(config: SubsampleConfig, parted: Parted, own: OwnModel | None, session: Session) -> bool:
+    training, seed, device = config.training, config.run.seed, session.fabric.device
+    # 1. Images, mask, network.
+    steps = SubsampleSteps(parted.training, batch_size=training.batch_size, seed=seed)
+    built = build(config, parted.training, own)
+    total, spe = training.epochs * steps.steps_per_epoch, steps.steps_per_epoch
+    layer, objective = built
+    settled_at = _settled_at(config, total)
+    groups = weight_decay_groups(objective, training.weight_decay)
+    model, optimizer = session.setup(objective, groups, learning_rate=training.learning_rate, betas=(0.9, 0.99))
+    trained = sum(parameter.numel() for parameter in objective.parameters() if parameter.requires_grad)
+    kind = f"learned by {config.mask.rule.name}" if config.mask.learn else config.mask.fixed
+    session.console.say(
+        f"{config.model.name}: {trained:,} trained parameters; mask {kind}, {int(layer.mask().sum()):,} of "
+        f"{math.prod(layer.shape):,} frequencies; {spe} steps an epoch"
+    )
+
+    # 2. The mask takes a step of its own after that of the optimiser, until it is final.
+    mask_lr = config.mask.mask_lr or layer.default_mask_lr
+
+    def learning_rate(step: int) -> float:
+        # While the mask moves the rate stays; behind the final one it falls as behind a fixed one.
+        if step < settled_at:
+            return training.learning_rate * min(1.0, (step + 1) / training.warmup_steps)
+        done, left = step - settled_at, total - settled_at
+        return training.learning_rate * warmup_cosine(done, total_steps=left, warmup_steps=training.warmup_steps)
+
+    def loss(batch: SubsampleBatch, step: int) -> StepOutput:
+        if step == settled_at:
+            layer.settle()
+        torch.manual_seed(key_to_seed(seed, "dropout", step))
+        output: StepOutput = model(batch.kspace.to(device))
+        return output
+
+    pictures = {round(part * settled_at / spe) for part in np.linspace(0, 1, PICTURES_OF_MASK)}
+
+    def validated(step: int) -> dict[str, float]:
+        if (step + 1) % spe:
+            return {}
+        epoch = (step + 1) // spe
+        if isinstance(layer, LearnedMask) and epoch in pictures:
+            write_mask(layer.mask(), session.folder / MASKS / f"epoch_{epoch:04d}.png")
+        return validate(built, parted.validation, device)
+
+    def final_losses() -> list[float]:
+        return [record[LOSS] for record in session.records if LOSS in record and record["step"] >= settled_at]
+
+    # 3. Train.
+    if isinstance(layer, LearnedMask) and session.checkpoint is None:
+        write_mask(layer.mask(), session.folder / MASKS / "epoch_0000.png")
+    complete = session.train(
+        *(model, optimizer, loss, steps.batches, learning_rate),
+        settings=LoopSettings(
+            total_steps=total,
+            steps_per_epoch=spe,
+            clip_norm=training.clip_norm,
+            checkpoint_every_epochs=0,
+            probe_every_steps=1,
+            samples="images",
+        ),
+        shown=(LOSS, "validation_psnr_db"),
+        metadata={"shape": list(layer.shape)},
+        after_step=lambda: layer.mask_step(mask_lr),
+        probe=validated,
+        # Weights for a mask that was not final are none to keep.
+        score=lambda row: float(row[LOSS]) if row["epoch"] * spe > settled_at else math.inf,
+        given_up=lambda: training.patience is not None and stalled(final_losses(), training.patience),
+    )
+    if complete:
+        _finish(session, built, parted, settled_at)
+    return complete
+
+
+def _settled_at(config: SubsampleConfig, total: int) -> int:
+    """Return the first step of which the mask is final; raises InputError where none is left behind it."""
+    if not config.mask.learn:
+        return 0
+    step = round(config.mask.settle_at * total)
+    if not 0 < step < total:
+        raise InputError(
+            f"of {total} steps a mask that settles at {config.mask.settle_at:g} of them leaves none before or after "
+            "it: raise training.epochs"
+        )
+    return step
+
+
+def validate(built: Built, images: ImageSet, device: torch.device) -> dict[str, float]:
+    """Return the mean of what the objective logs over the images of validation, as `validation_…`."""
+    sums: dict[str, float] = {}
+    with evaluating(built.objective):
+        for kspace in images.kspace.split(VALIDATED_AT_ONCE):
+            for name, value in built.objective(kspace.to(device)).logs.items():
+                sums[name] = sums.get(name, 0.0) + float(value) * len(kspace)
+    return {f"validation_{name}": value / len(images.kspace) for name, value in sums.items()}
+
+
+def _finish(session: Session, built: Built, parted: Parted, settled_at: int) -> None:
+    """Score the best weights on every part, and draw curves, the mask and an example."""
+    layer, objective = built
+    load_weights(built, session.folder)
+    sets = {"training": parted.training, "validation": parted.validation}
+    if parted.open_test is not None:
+        sets["test"] = open_once(session.folder, size_and_sha256(session.folder / BEST)[1], parted.open_test)
+    network = by_network(objective, session.fabric.device)
+    scores = {name: score(network, images) for name, images in sets.items()}
+    objective.cpu()
+    filled = {name: score(zero_filled(layer), images) for name, images in sets.items()}
+    losses = [record for record in session.records if LOSS in record]
+    best = min((record for record in losses if record["step"] >= settled_at), key=lambda record: record[LOSS])
+    result = {
+        "kept": int(layer.mask().sum()),
+        "epochs": losses[-1]["epoch"],
+        "best_epoch": best["epoch"],
+        "data": {"kind": parted.kind, "volumes": parted.counts, "subjects_unknown": parted.unknown},
+        "scores": {
+            name: {"network": of.summary(), "zero_filled": filled[name].summary()} for name, of in scores.items()
+        },
+    }
+    write_text(session.folder / RESULTS, to_json(result))
+    figures = session.folder / "figures"
+    figures.mkdir(exist_ok=True)
+    draw_curves(session.records, figures / "curves.png")
+    write_mask(layer.mask(), session.folder / "mask.png")
+    draw_example(list(sets.values())[-1], 0, layer, by_network(objective), figures / "example.png")
+    said = ", ".join(f"{name} {of.summary()['psnr_db']:.2f}" for name, of in scores.items())
+    session.console.say(f"done, PSNR in dB: {said}; {session.folder}")

@@ -1,0 +1,164 @@
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import torch
+
+from voxelwave.data.kspace.writing import plain_header, write_fastmri
+from voxelwave.errors import InputError
+from voxelwave.jobs.common.console import Console
+from voxelwave.jobs.subsample.config import SubsampleData
+from voxelwave.jobs.subsample.images import Volumes, load_images, part, read_stored, store
+from voxelwave.jobs.subsample.scoring import open_once, score, zero_filled
+from voxelwave.ops.seeding import torch_generator
+from voxelwave.physics.fixed_masks import half_plane, random_mask
+from voxelwave.physics.fourier import fft2c, ifft2c
+from voxelwave.unrolled.subsampling import FixedMask
+
+
+def phantoms(**settings):
+    return SubsampleData(**{"source": "phantoms", "volumes": 6, "slices": 2, "size": 32, **settings})
+
+
+def write(path, images, sampled=None, **options):
+    """Write k-space of images [slice, coil, rows, columns] as a file of fastMRI."""
+    kspace = fft2c(images + 0j)
+    header = plain_header(kspace, oversampling=1, protocol="KNEE", spacing_mm=(1.0, 4.0))
+    write_fastmri(path, kspace, header, sampled, **options)
+
+
+def volumes(subjects):
+    return Volumes([f"volume {index}" for index in range(len(subjects))], subjects, lambda _: None, "")
+
+
+@pytest.mark.parametrize("number", [3, 4, 7, 20, 100])
+def test_parts_have_their_shares_and_one_volume_at_least(number):
+    parts = part(volumes([""] * number), validation=0.1, test=0.2, seed=0)
+    assert sorted(one for of in parts.values() for one in of) == list(range(number))
+    sizes = {name: len(of) for name, of in parts.items()}
+    assert min(sizes.values()) >= 1
+    if number >= 20:
+        assert sizes == {"training": 0.7 * number, "validation": 0.1 * number, "test": 0.2 * number}
+
+
+def test_a_subject_is_in_one_part_whatever_its_number_of_volumes():
+    subjects = [f"subject {index // 4}" for index in range(40)]
+    for seed in range(5):
+        parts = part(volumes(subjects), validation=0.1, test=0.2, seed=seed)
+        of = {name: {subjects[number] for number in numbers} for name, numbers in parts.items()}
+        assert not of["training"] & of["test"]
+        assert not of["training"] & of["validation"]
+        assert not of["validation"] & of["test"]
+        assert all(of.values())
+
+
+def test_too_few_subjects_are_one_clear_line():
+    with pytest.raises(InputError, match=r"too few images for the split: .* a subject each, and there are 2"):
+        part(volumes(["a", "a", "a", "b"]), validation=0.1, test=0.2, seed=0)
+    with pytest.raises(InputError, match="too few images"):
+        load_images(phantoms(volumes=2))
+
+
+def test_the_images_follow_from_the_settings_alone_and_the_test_is_read_last():
+    one, other = load_images(phantoms()), load_images(phantoms())
+    assert torch.equal(one.training.kspace, other.training.kspace)
+    assert not torch.equal(one.training.kspace, load_images(phantoms(seed=1)).training.kspace)
+    test = one.open_test()
+    assert torch.equal(test.kspace, other.open_test().kspace)
+    assert not {*test.volumes} & {*one.training.volumes}
+    assert one.counts == {"training": 4, "validation": 1, "test": 1}
+
+
+def test_a_stack_has_no_subjects_which_is_said_and_an_image_twice_is_an_error(tmp_path, capsys):
+    images = np.random.default_rng(0).random((9, 32, 32), dtype=np.float32)
+    np.save(tmp_path / "stack.npy", images)
+    data = SubsampleData(source=str(tmp_path / "stack.npy"), volumes=9, slices=1, size=32)
+    load_images(data, console=Console()).open_test()
+    assert "nothing tells whose 9 of the volumes are" in capsys.readouterr().out
+    np.save(tmp_path / "stack.npy", np.concatenate([images[:1]] * 9))
+    with pytest.raises(InputError, match=r"is the same image as .*, which is not of the test"):
+        load_images(data).open_test()
+
+
+def test_images_of_several_sizes_and_images_that_are_0_are_refused(tmp_path):
+    for index, side in enumerate((32, 32, 34, 40)):
+        write(tmp_path / f"file{index}.h5", torch.rand(2, 1, side, 32, generator=torch_generator(index)))
+    data = SubsampleData(source=str(tmp_path), size=None)
+    with pytest.raises(InputError, match=r"images are .* 32, and others .*: set data.size to one size|two sizes"):
+        load_images(data).open_test()
+
+
+@pytest.mark.parametrize("side", [32, 33])
+def test_phase_takes_the_trick_with_conjugates_away(side):
+    """Half of the k-space of magnitudes tells the other half; of complex images it does not."""
+    found = {}
+    for phase in (False, True):
+        images = load_images(phantoms(phase=phase, size=side)).training
+        half = half_plane(images.shape, drop_rate=0.45)
+        completed = score(zero_filled(FixedMask(half, completes=True)), images).summary()["psnr_db"]
+        found[phase] = completed
+    assert found[False] > 100
+    assert found[True] < 40
+
+
+def test_a_fixed_masks_zero_filled_psnr_is_that_of_numpy():
+    images = load_images(phantoms()).training
+    mask = random_mask(images.shape, torch_generator(0), drop_rate=0.3, keep_zero=True)
+    kspace = images.kspace.numpy().astype(np.complex128)
+
+    def image(values):
+        return np.fft.fftshift(np.fft.ifft2(np.fft.ifftshift(values, axes=(1, 2)), norm="ortho"), axes=(1, 2))
+
+    target, made = np.abs(image(kspace)), np.abs(image(kspace * mask.numpy()))
+    expected = 10 * np.log10(target.max((1, 2)) ** 2 / ((made - target) ** 2).mean((1, 2)))
+    np.testing.assert_allclose(score(zero_filled(FixedMask(mask)), images).psnr_db, expected, atol=1e-4)
+
+
+def test_what_is_stored_holds_all_but_the_test(tmp_path):
+    parted = load_images(phantoms())
+    store(parted, tmp_path / "images")
+    stored = load_images(SubsampleData(source=str(tmp_path / "images")))
+    assert torch.equal(stored.training.kspace, parted.training.kspace)
+    assert stored.validation[1:] == parted.validation[1:]
+    assert stored.open_test is None
+    (tmp_path / "images" / "validation.npy").write_bytes(b"\x93NUMPY nonsense")
+    with pytest.raises(InputError, match="holds no images that can be used"):
+        read_stored(tmp_path / "images")
+
+
+def test_files_of_fastmri_are_parted_by_their_patients(tmp_path):
+    for index in range(8):
+        image = torch.rand(3, 1, 40, 36, generator=torch_generator(index))
+        write(tmp_path / f"file{index}.h5", image, single_coil=True)
+        with h5py.File(tmp_path / f"file{index}.h5", "r+") as file:
+            file.attrs["patient_id"] = f"patient {index // 2}"
+    parted = load_images(SubsampleData(source=str(tmp_path), slices=1, size=32))
+    test = parted.open_test()
+    patients = [{int(Path(name).stem[4:]) // 2 for name in of.volumes} for of in (parted.training, test)]
+    assert not patients[0] & patients[1]
+    assert parted.unknown == 0
+    assert test.shape == (32, 32)
+    # The middle slice, and the centre of its image.
+    whole = torch.rand(3, 1, 40, 36, generator=torch_generator(int(Path(test.volumes[0]).stem[4:])))
+    torch.testing.assert_close(ifft2c(test.kspace[0]).real, whole[1, 0, 4:36, 2:34], rtol=1e-4, atol=1e-4)
+
+
+def test_several_coils_or_a_mask_are_refused(tmp_path):
+    write(tmp_path / "file.h5", torch.rand(1, 2, 32, 32))
+    with pytest.raises(InputError, match="has 2 coils, and this job takes files of a single one"):
+        load_images(SubsampleData(source=str(tmp_path / "file.h5")))
+    write(tmp_path / "file.h5", torch.rand(1, 1, 32, 32), (torch.arange(32) - 16).abs() < 10)
+    with pytest.raises(InputError, match="is not fully sampled"):
+        load_images(SubsampleData(source=str(tmp_path / "file.h5")))
+
+
+def test_the_test_is_opened_with_one_set_of_weights(tmp_path):
+    open_test = load_images(phantoms()).open_test
+    for _ in range(2):
+        assert len(open_once(tmp_path, "weights a", open_test).names) == 2
+    with pytest.raises(InputError, match="the test was opened with other weights"):
+        open_once(tmp_path, "weights b", open_test)
+    (tmp_path / "test_opened.json").write_text("[]")
+    with pytest.raises(InputError, match="cannot be read"):
+        open_once(tmp_path, "weights a", open_test)
