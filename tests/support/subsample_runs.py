@@ -21,4 +21,4 @@ def subsample(folder, kind=SubsampleConfig, *, mask=None, data=None, training=No
 def study(folder, **of):
     """Return a study of two cases."""
     settings = {"drop_rates": [0.5], "masks": ["learned"], "controls": ["power"], "l1_wavelet": False, "workers": 2}
-    return subsample(folder, StudyConfig, study=settings | of)
+    return subsample(folder, StudyConfig, mask={"epochs": 2}, study=settings | of)

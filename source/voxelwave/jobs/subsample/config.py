@@ -74,7 +74,8 @@ class MaskConfig(Section):
         learn: with the network, by `rule`; else the mask called `fixed` is kept.
         lines: whole lines along the height in place of single frequencies.
         mask_lr: of the scores of a learned mask; null takes the rate that belongs to the rule.
-        settle_at: the share of the steps after which a learned mask is final, and the network trained on alone.
+        epochs: before those of the training, in which a learned mask moves. Behind the final one the network is trained
+            as long as behind a fixed one.
     """
 
     drop_rate: DropRate = 0.4
@@ -83,7 +84,7 @@ class MaskConfig(Section):
     lines: bool = False
     rule: RuleConfig = RuleConfig()
     mask_lr: PositiveFloat | None = None
-    settle_at: Annotated[float, Field(gt=0, lt=1)] = 0.35
+    epochs: PositiveInt = 8
 
 
 class SubsampledModel(Component):

@@ -85,8 +85,7 @@ def test_cases(
         network, filled = score(by_network(objective), test), score(zero_filled(layer), test)
         recorded = read_json(run / RESULTS)
         scores = {"network": network.summary(), "zero_filled": filled.summary()}
-        settled = int(recorded["epochs"] * (1 - config.mask.settle_at if case.learned else 1))
-        errors = errors_of(read_metrics(run / METRICS), LOSS, settled)
+        errors = errors_of(read_metrics(run / METRICS), LOSS, config.training.epochs)
         verdict = verdict_of(recorded["scores"]["training"], scores, errors)
         found[case.name] = recorded, layer.mask(), network, filled, verdict
         draw_example(test, 0, layer, by_network(objective), folder / "examples" / f"{case.name}.png")

@@ -12,7 +12,6 @@ from voxelwave.contracts import StepOutput
 from voxelwave.engine.loop import LoopSettings
 from voxelwave.engine.optimizer import weight_decay_groups
 from voxelwave.engine.schedule import stalled, warmup_cosine
-from voxelwave.errors import InputError
 from voxelwave.jobs.common.config import RunConfig
 from voxelwave.jobs.common.console import Console
 from voxelwave.jobs.common.session import Session, ShouldStop
@@ -78,9 +77,10 @@ def _train(config: SubsampleConfig, parted: Parted, own: OwnModel | None, sessio
     # 1. Images, mask, network.
     steps = SubsampleSteps(parted.training, batch_size=training.batch_size, seed=seed)
     built = build(config, parted.training, own)
-    total, spe = training.epochs * steps.steps_per_epoch, steps.steps_per_epoch
+    spe = steps.steps_per_epoch
+    settled_at = config.mask.epochs * spe if config.mask.learn else 0
+    total = settled_at + training.epochs * spe
     layer, objective = built
-    settled_at = _settled_at(config, total)
     groups = weight_decay_groups(objective, training.weight_decay)
     model, optimizer = session.setup(objective, groups, learning_rate=training.learning_rate, betas=(0.9, 0.99))
     trained = sum(parameter.numel() for parameter in objective.parameters() if parameter.requires_grad)
@@ -101,7 +101,7 @@ def _train(config: SubsampleConfig, parted: Parted, own: OwnModel | None, sessio
         return training.learning_rate * warmup_cosine(done, total_steps=left, warmup_steps=training.warmup_steps)
 
     def loss(batch: SubsampleBatch, step: int) -> StepOutput:
-        if step == settled_at:
+        if step == settled_at and config.mask.learn:
             layer.settle()
         torch.manual_seed(key_to_seed(seed, "dropout", step))
         output: StepOutput = model(batch.kspace.to(device))
@@ -144,19 +144,6 @@ def _train(config: SubsampleConfig, parted: Parted, own: OwnModel | None, sessio
     if complete:
         _finish(session, built, parted, settled_at)
     return complete
-
-
-def _settled_at(config: SubsampleConfig, total: int) -> int:
-    """Return the first step of which the mask is final; raises InputError where none is left behind it."""
-    if not config.mask.learn:
-        return 0
-    step = round(config.mask.settle_at * total)
-    if not 0 < step < total:
-        raise InputError(
-            f"of {total} steps a mask that settles at {config.mask.settle_at:g} of them leaves none before or after "
-            "it: raise training.epochs"
-        )
-    return step
 
 
 def validate(built: Built, images: ImageSet, device: torch.device) -> dict[str, float]:
