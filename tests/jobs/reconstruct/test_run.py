@@ -190,6 +190,12 @@ def test_what_does_not_fit_is_one_line(runs, files, tmp_path, options, said):
     assert said in ended.err
 
 
+def test_a_file_in_the_place_of_the_folder_is_said(runs, files):
+    ended = voxelwave("reconstruct", "run", runs / "rate4", files, files / "kspace" / "volume0.h5")
+    assert (ended.code, ended.err.count("\n")) == (2, 1)
+    assert "volume0.h5 is a file: give a folder to write the volumes to" in ended.err
+
+
 def test_a_folder_without_runs_is_said(files, tmp_path):
     ended = voxelwave("reconstruct", "run", tmp_path, files, tmp_path / "out")
     assert (ended.code, ended.err.count("\n")) == (2, 1)

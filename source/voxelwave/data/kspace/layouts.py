@@ -62,7 +62,7 @@ class ArraySource:
 
     def noise(self) -> Complex64[ndarray, "coil sample"]:
         """These layouts hold no noise scan."""
-        raise UnusableVolume("holds no noise scan: only ISMRMRD files do")
+        raise UnusableVolume("holds no noise scan: only ISMRMRD and twix files do")
 
     def _numbers(self, file: h5py.File, name: str, num_axes: tuple[int, ...]) -> h5py.Dataset:
         return numbers(file, name, num_axes=num_axes, most_values=self.most_values)

@@ -78,6 +78,8 @@ def reconstruct_files(
     for option, number in (("slices_at_once", slices_at_once), ("coils_at_once", coils_at_once)):
         if number is not None and number < 1:
             raise InputError(f"{option} is at least 1, got {number}")
+    if out.exists() and not out.is_dir():
+        raise InputError(f"{out} is a file: give a folder to write the volumes to")
     # 1. Networks and files.
     specialists = Specialists(run, method=method, device=best_device(), coils_at_once=coils_at_once)
     paths = kspace_outside(source, out)
