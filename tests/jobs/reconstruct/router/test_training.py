@@ -18,7 +18,13 @@ from voxelwave.jobs.compare_logs.run import compare_logs
 from voxelwave.jobs.reconstruct.plan import load_plan
 from voxelwave.jobs.reconstruct.router.config import check_router_config, router_config_of
 from voxelwave.jobs.reconstruct.router.data import RouterSteps, RouterVolume, volume_images
-from voxelwave.jobs.reconstruct.router.training import anatomy_of, load_router, train_router, train_router_from
+from voxelwave.jobs.reconstruct.router.training import (
+    anatomy_of,
+    epochs_of,
+    load_router,
+    train_router,
+    train_router_from,
+)
 
 QUIET = Console(quiet=True)
 EPOCHS = 15  # of three steps: there are few volumes
@@ -227,6 +233,10 @@ def test_specialists_of_one_anatomy_need_no_router():
     brains = {name: config for name, config in plan.specialists.items() if name.startswith("brain")}
     with pytest.raises(InputError, match="several anatomies"):
         router_config_of(plan._replace(specialists=brains), "recipe")
+
+
+def test_few_volumes_are_seen_more_often():
+    assert [epochs_of(asked, steps) for asked, steps in ((None, 7), (None, 1000), (3, 7))] == [86, 5, 3]
 
 
 def test_another_checkpoint_is_no_router(trained, tmp_path):

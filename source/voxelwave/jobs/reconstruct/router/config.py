@@ -67,9 +67,12 @@ class RouterData(Section):
 
 
 class RouterTraining(Section):
-    """Optimisation; a batch is so many volumes."""
+    """Optimisation; a batch is so many volumes.
 
-    epochs: PositiveInt = 5
+    `epochs` of null are 5, or as many as 600 steps take: few volumes need to be seen more often.
+    """
+
+    epochs: PositiveInt | None = None
     batch_size: PositiveInt = 4
     learning_rate: PositiveFloat = 1e-3
     weight_decay: NonNegativeFloat = 1e-4

@@ -40,6 +40,7 @@ FREE_TO_CHANGE = {
 BEST = "best_model.pth"
 LOSS, ACCURACY = "validation_loss", "validation_accuracy"
 WARMUP_SHARE = 0.1
+FEWEST_EPOCHS, FEWEST_STEPS = 5, 600  # where the configuration does not say how many
 
 
 class Router(NamedTuple):
@@ -120,7 +121,7 @@ def _train(config: RouterConfig, paths: Mapping[str, Sequence[Path]], session: S
         return validate(network, held_out, device)
 
     # 3. Train.
-    total_steps = training.epochs * steps.steps_per_epoch
+    total_steps = epochs_of(training.epochs, steps.steps_per_epoch) * steps.steps_per_epoch
     complete = session.train(
         *(model, optimizer, loss, steps.batches),
         warmup_cosine_rate(training.learning_rate, total_steps=total_steps, warmup_share=WARMUP_SHARE),
@@ -139,6 +140,11 @@ def _train(config: RouterConfig, paths: Mapping[str, Sequence[Path]], session: S
     if complete:
         session.console.say(f"done: {session.folder}")
     return complete
+
+
+def epochs_of(asked: int | None, steps_per_epoch: int) -> int:
+    """Return the number of epochs, which few volumes need more of: 5, or as many as 600 steps take, for None."""
+    return asked or max(FEWEST_EPOCHS, -(-FEWEST_STEPS // steps_per_epoch))
 
 
 def _volumes(
