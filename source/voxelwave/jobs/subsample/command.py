@@ -58,7 +58,7 @@ def study(
     """
     from voxelwave.jobs.subsample.config import StudyConfig, load_subsample_config
     from voxelwave.jobs.subsample.own_model import read_own_model
-    from voxelwave.jobs.subsample.study import run_study
+    from voxelwave.jobs.subsample.study.run import run_study
 
     checked = load_subsample_config(StudyConfig, config, overrides or [])
     leave(run_study(checked, own=None if model is None else read_own_model(model)))

@@ -14,16 +14,16 @@ from voxelwave.engine.signals import stop_on_signal
 from voxelwave.errors import InputError
 from voxelwave.jobs.common.console import Console, tracked
 from voxelwave.jobs.common.processes import run_all
-from voxelwave.jobs.subsample.cases import CASES, Case
 from voxelwave.jobs.subsample.config import WITHOUT_NETWORK, StudyConfig
 from voxelwave.jobs.subsample.figures import draw_example
 from voxelwave.jobs.subsample.images import ImageSet, Parted
 from voxelwave.jobs.subsample.model import load_subsampled
 from voxelwave.jobs.subsample.own_model import OwnModel
 from voxelwave.jobs.subsample.scoring import Scores, by_network, score, zero_filled
+from voxelwave.jobs.subsample.study.cases import CASES, Case
+from voxelwave.jobs.subsample.study.untouched import MaskToScore, Untouched, l1_wavelet
+from voxelwave.jobs.subsample.study.verdict import Verdict, errors_of, verdict_of
 from voxelwave.jobs.subsample.train import LOSS, RESULTS
-from voxelwave.jobs.subsample.untouched import MaskToScore, Untouched, l1_wavelet
-from voxelwave.jobs.subsample.verdict import Verdict, errors_of, verdict_of
 from voxelwave.objectives.subsampled_reconstruction import SubsampledReconstruction
 from voxelwave.ops.cores import available_cores
 from voxelwave.ops.seeding import torch_generator

@@ -16,7 +16,7 @@ from torch import Tensor
 from voxelwave.evaluation.estimates import estimate
 from voxelwave.jobs.subsample.images import ImageSet
 from voxelwave.jobs.subsample.scoring import Scores
-from voxelwave.jobs.subsample.testing import StudyTest, Tested
+from voxelwave.jobs.subsample.study.testing import StudyTest, Tested
 
 INTERVAL = (2.5, 97.5)  # percentiles
 LOW = 0.25  # of the half-sides: what is called the centre of k-space

@@ -14,14 +14,14 @@ from voxelwave.jobs.common.console import Console
 from voxelwave.jobs.common.outcome import Outcome
 from voxelwave.jobs.common.run_folder import claimed, write_config
 from voxelwave.jobs.common.side_by_side import Place, run_side_by_side
-from voxelwave.jobs.subsample.cases import CASES, IMAGES, Case, cases_of, chosen_by_validation
 from voxelwave.jobs.subsample.config import StudyConfig, SubsampleConfig, check_subsample_config
 from voxelwave.jobs.subsample.images import RECORD, load_images, store
 from voxelwave.jobs.subsample.model import BEST
 from voxelwave.jobs.subsample.own_model import OwnModel
-from voxelwave.jobs.subsample.report import write_report
 from voxelwave.jobs.subsample.scoring import open_once
-from voxelwave.jobs.subsample.testing import test_cases
+from voxelwave.jobs.subsample.study.cases import CASES, IMAGES, Case, cases_of, chosen_by_validation
+from voxelwave.jobs.subsample.study.report import write_report
+from voxelwave.jobs.subsample.study.testing import test_cases
 from voxelwave.jobs.subsample.train import RESULTS
 from voxelwave.ops.cores import available_cores
 from voxelwave.ops.files import size_and_sha256, write_text

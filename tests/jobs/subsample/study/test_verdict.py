@@ -1,6 +1,6 @@
 import pytest
 
-from voxelwave.jobs.subsample.verdict import verdict_of
+from voxelwave.jobs.subsample.study.verdict import verdict_of
 
 
 def scores(network, filled):

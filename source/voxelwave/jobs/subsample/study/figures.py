@@ -14,7 +14,7 @@ from numpy import ndarray
 from torch import Tensor
 
 from voxelwave.jobs.subsample.scoring import Scores
-from voxelwave.jobs.subsample.summary import Row, radial_density
+from voxelwave.jobs.subsample.study.summary import Row, radial_density
 from voxelwave.physics.fourier import ifft2c
 from voxelwave.reports.comparisons import bare
 from voxelwave.reports.plots import new_figure

@@ -10,12 +10,12 @@ from typing import Any
 from rich.table import Table
 
 from voxelwave.jobs.common.console import Console
-from voxelwave.jobs.subsample.cases import CASES, Case
 from voxelwave.jobs.subsample.config import StudyConfig
 from voxelwave.jobs.subsample.images import Parted
-from voxelwave.jobs.subsample.study_figures import draw_density, draw_evolution, draw_psnr, draw_spread
-from voxelwave.jobs.subsample.summary import Difference, Row, difference, explained, rows_of
-from voxelwave.jobs.subsample.testing import StudyTest
+from voxelwave.jobs.subsample.study.cases import CASES, Case
+from voxelwave.jobs.subsample.study.figures import draw_density, draw_evolution, draw_psnr, draw_spread
+from voxelwave.jobs.subsample.study.summary import Difference, Row, difference, explained, rows_of
+from voxelwave.jobs.subsample.study.testing import StudyTest
 from voxelwave.jobs.subsample.train import MASKS
 from voxelwave.ops.files import write_text
 from voxelwave.ops.tables import as_csv
@@ -67,7 +67,7 @@ def write_report(
             draw_evolution(steps, folder / evolutions[case.name])
     # 4. The page.
     page = render(
-        "jobs/subsample/templates/report.html",
+        "jobs/subsample/study/templates/report.html",
         title=f"Subsampling: {config.run.name}",
         facts_of_all={
             "Images": parted.kind,

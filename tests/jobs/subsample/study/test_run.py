@@ -6,8 +6,8 @@ import pytest
 from support.subsample_runs import study
 from voxelwave.errors import InputError
 from voxelwave.jobs.common.console import Console
-from voxelwave.jobs.subsample.cases import Case, cases_of, chosen_by_validation
-from voxelwave.jobs.subsample.study import run_study
+from voxelwave.jobs.subsample.study.cases import Case, cases_of, chosen_by_validation
+from voxelwave.jobs.subsample.study.run import run_study
 
 QUIET = Console(quiet=True)
 

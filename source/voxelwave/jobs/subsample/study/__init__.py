@@ -1,0 +1,1 @@
+"""A study of many runs: cases, their test, and the page about them."""
