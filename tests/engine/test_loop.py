@@ -1,3 +1,4 @@
+from dataclasses import replace
 from typing import NamedTuple
 
 import pytest
@@ -134,6 +135,24 @@ def test_interrupted_in_the_forward_pass_the_state_is_that_of_the_last_whole_ste
     of.objective = objective
     assert not interrupted(of, iter(Numbers, None))
     assert load_checkpoint(tmp_path / "run" / "last.pth")["step"] == 3
+
+
+def test_asked_to_stop_between_two_micro_batches_the_step_is_left_for_later(tmp_path):
+    parameter = nn.Parameter(torch.tensor([1.0]))
+    of = trainer(tmp_path / "run", [{"params": [parameter]}], steps=8)
+    of.settings = replace(of.settings, accumulate=4)
+    inner, calls = of.objective, []
+
+    def objective(batch, index):
+        calls.append(index)
+        return inner(batch, index)
+
+    of.objective = objective
+    assert not run(of, stop=lambda: len(calls) >= 6)
+    assert calls == [0, 1, 2, 3, 4, 5]
+    last = load_checkpoint(tmp_path / "run" / "last.pth")
+    assert last["step"] == 1
+    assert last["model"]["0"].item() == pytest.approx(1 - 0.1 * 2)  # one step at the rate of the first
 
 
 @pytest.mark.parametrize("where", ["probe", "after_step"])

@@ -5,6 +5,7 @@ import time
 from types import SimpleNamespace
 
 import pytest
+import torch
 from lightning_fabric.strategies.launchers import subprocess_script
 
 from voxelwave.engine import runtime
@@ -51,3 +52,39 @@ def test_a_rank_that_has_noticed_it_has_the_time_that_it_takes_to_save(first_ran
     assert runtime.lost_rank(fabric, RuntimeError("gloo: Connection closed by peer")) == said
     time.sleep(1.0)  # the watch looks every half second
     assert not ended
+
+
+@pytest.mark.parametrize(
+    ("device", "there", "units", "taken"),
+    [
+        ("cpu", True, True, "32-true"),
+        ("auto", False, True, "32-true"),
+        ("auto", True, True, "bf16-mixed"),
+        ("auto", True, False, "32-true"),
+    ],
+)
+def test_auto_is_bf16_where_a_gpu_has_units_for_it(monkeypatch, device, there, units, taken):
+    asked = []
+
+    class Asked(Exception):
+        pass
+
+    def fabric(**settings):
+        asked.append(settings["precision"])
+        raise Asked
+
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: there)
+    monkeypatch.setattr(runtime, "_has_bf16_units", lambda: units)
+    monkeypatch.setattr("lightning_fabric.Fabric", fabric)
+    with pytest.raises(Asked):
+        runtime.make_fabric(device=device, precision="auto")
+    assert asked == [taken]
+
+
+@pytest.mark.parametrize("factor", [4.5, 1.0])
+def test_bf16_is_said_to_be_slow_on_a_cpu_where_it_is(monkeypatch, caplog, factor):
+    monkeypatch.setattr(runtime, "_seconds_of_a_product", {torch.float32: 1.0, torch.bfloat16: factor}.__getitem__)
+    runtime.make_fabric(device="cpu", precision="bf16")
+    said = [record.getMessage() for record in caplog.records if "bf16" in record.getMessage()]
+    assert len(said) == (factor > 1.2)
+    assert all("takes 4.5 times as long as in fp32" in line for line in said)

@@ -57,18 +57,36 @@ def test_described_block_sides(smallest, side):
 
 @pytest.mark.parametrize(("grid", "side"), [((8, 8, 8), 2), ((16, 16, 16), 4), ((16, 8, 32), 2)])
 def test_blocks_are_whole(grid, side):
-    levels = draw(grid).levels
+    hidden = draw(grid).hidden
     for d, h, w in itertools.product(*(range(0, length, side) for length in grid)):
-        block = levels[:, d : d + side, h : h + side, w : w + side].flatten(1)
+        block = hidden[:, d : d + side, h : h + side, w : w + side].flatten(1)
         assert bool((block == block[:, :1]).all())
 
 
 @pytest.mark.parametrize("grid", [(10, 10, 10), (14, 16, 18), (6, 10, 12)])
 def test_no_octet_is_cut_on_even_grids_that_blocks_do_not_tile(grid):
-    levels = draw(grid).levels
+    hidden = draw(grid).hidden
     for d, h, w in itertools.product(*(range(0, length, 2) for length in grid)):
-        octet = levels[:, d : d + 2, h : h + 2, w : w + 2].flatten(1)
+        octet = hidden[:, d : d + 2, h : h + 2, w : w + 2].flatten(1)
         assert bool((octet == octet[:, :1]).all())
+
+
+@pytest.mark.parametrize("grid", [(8, 8, 8), (16, 16, 16), (6, 10, 7)])
+def test_no_easy_token_is_deeper_inside_of_what_is_hidden_than_a_hard_one(grid):
+    """The distance to the nearest visible token, by comparing with every one of them."""
+    levels = draw(grid)
+    places = torch.cartesian_prod(*(torch.arange(length, dtype=torch.float64) for length in grid))
+    for sample in range(3):
+        visible, hard, easy = (of[sample].flatten() for of in (levels.visible, levels.hard, levels.easy))
+        distance = torch.cdist(places, places[visible]).amin(1)
+        assert distance[hard].min() >= distance[easy].max()
+        assert distance[hard].max() > distance[easy].min()
+
+
+def test_which_tokens_are_hard_is_random_where_several_are_as_deep():
+    """In a grid of two tokens a side, whose corners are all alike."""
+    hard = draw((2, 2, 2), 1000).hard.float().mean(0)
+    assert bool(((hard - hard.mean()).abs() < 0.06).all())
 
 
 def test_every_sample_has_a_mask_of_its_own_and_a_seed_repeats_them():

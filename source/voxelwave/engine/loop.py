@@ -149,7 +149,11 @@ class Trainer:
             began = time.perf_counter()
             micro_batches = [next(stream) for _ in range(settings.accumulate)]
             waited = time.perf_counter() - began
-            logs, gradient_norm = self._step(micro_batches)
+            taken = self._step(micro_batches, should_stop)
+            if taken is None:
+                self.save(log)
+                return False
+            logs, gradient_norm = taken
             duration = time.perf_counter() - began
             if state.step % settings.probe_every_steps == 0 or state.step == settings.total_steps - 1:
                 logs |= self.probe(state.step)
@@ -190,14 +194,21 @@ class Trainer:
             ends_in_order(self.fabric)  # the others are gone sooner than the one that saves
         return bool(votes > 0)
 
-    def _step(self, micro_batches: Sequence[TrainingBatch]) -> tuple[dict[str, float], float]:
-        """Take one optimiser step; return the logs, averaged over micro-batches, and the gradient's norm."""
+    def _step(
+        self, micro_batches: Sequence[TrainingBatch], should_stop: Callable[[], bool]
+    ) -> tuple[dict[str, float], float] | None:
+        """Take one optimiser step; return the logs, averaged over micro-batches, and the gradient's norm.
+
+        Asked to stop between two micro-batches, it takes none and returns None: the run goes on with the whole step.
+        """
         state, share = self.state, 1 / len(micro_batches)
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate(state.step) * group.get("lr_scale", 1.0)
         logs: dict[str, float] = {}
         for micro, batch in enumerate(micro_batches):
             last = micro == len(micro_batches) - 1
+            if micro and self._anyone(should_stop()):
+                return None
             with self.fabric.no_backward_sync(self.model, enabled=not last):
                 output = self.objective(batch, state.step * len(micro_batches) + micro)
                 self._check_finite(float(output.loss.detach()), "loss", micro_batches)

@@ -16,13 +16,15 @@ import torch
 
 from voxelwave.engine.signals import code_of_stop, end_now
 from voxelwave.errors import InputError, ProcessFault
+from voxelwave.ops.loggers import logger
 from voxelwave.ops.memory import keep_freed_memory
 from voxelwave.ops.workers import how_it_ended, is_stuck
 
-Precision = Literal["fp32", "bf16", "fp16"]
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
 RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID")  # in the order in which Fabric believes them
 RANK_TIMEOUT_S = 1200.0
 FIRST_RANK = "VOXELWAVE_FIRST_RANK"  # tells the ranks that it starts its process
+MATRIX_SIDE, SLOW = 512, 1.2  # of the matrices that tell whether bf16 is slow, and from which factor on it is
 GRACE_S = 10.0  # for a rank to notice that another one was lost
 _FABRIC_PRECISION = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 
@@ -32,6 +34,7 @@ def make_fabric(
 ) -> Any:
     """Return a launched Fabric, whose ranks wait for each other for `timeout_s`.
 
+    The precision "auto" is bf16 on a GPU that has units for it, else fp32. That bf16 is slow on a CPU is said.
     Raises InputError where the device is not there or cannot do the precision.
     """
     # Imported here: it takes a second, and the command line must not wait for it.
@@ -39,8 +42,13 @@ def make_fabric(
     from lightning_fabric.strategies import DDPStrategy
     from lightning_fabric.utilities.exceptions import MisconfigurationException
 
-    if precision == "fp16" and (device == "cpu" or (device == "auto" and not torch.accelerator.is_available())):
-        raise InputError("training.precision=fp16 needs a GPU: use bf16 or fp32 on the CPU")
+    on_cpu = device == "cpu" or (device == "auto" and not torch.accelerator.is_available())
+    if precision == "fp16" and on_cpu:
+        raise InputError("training.precision=fp16 needs a GPU: use auto or fp32 on the CPU")
+    if precision == "auto":
+        precision = "fp32" if on_cpu or not _has_bf16_units() else "bf16"
+    elif precision == "bf16" and on_cpu and launched_rank() == 0:
+        _warn_of_slow_bf16()
     # Fabric announces its precision; an error is to stay one line.
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     # A step trains one modality, so that the other one's patch embedding and head get no gradient.
@@ -68,6 +76,33 @@ def make_fabric(
         raise ProcessFault(f"the processes of training.devices={devices} did not come together: {lost}") from None
     keep_freed_memory()
     return fabric
+
+
+def _has_bf16_units() -> bool:
+    # Other accelerators than CUDA's do not say.
+    return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+
+
+def _warn_of_slow_bf16() -> None:
+    """Say how much longer than in fp32 a product of matrices takes in bf16, where it does: most CPUs emulate it."""
+    taken = {dtype: _seconds_of_a_product(dtype) for dtype in (torch.float32, torch.bfloat16)}
+    factor = taken[torch.bfloat16] / taken[torch.float32]
+    if factor > SLOW:
+        logger.warning(
+            "note: in bf16 this CPU takes %.1f times as long as in fp32 (a product of matrices of %d²): "
+            "training.precision=auto takes what is fast here",
+            *(factor, MATRIX_SIDE),
+        )
+
+
+def _seconds_of_a_product(dtype: torch.dtype) -> float:
+    matrix = torch.ones(MATRIX_SIDE, MATRIX_SIDE, dtype=dtype)
+    durations = []
+    for _ in range(4):  # the first to warm up
+        began = time.perf_counter()
+        torch.mm(matrix, matrix)
+        durations.append(time.perf_counter() - began)
+    return min(durations[1:])
 
 
 def launched_rank() -> int:

@@ -6,6 +6,8 @@ import math
 from typing import Literal
 
 import torch
+from jaxtyping import Bool, Float64
+from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 
 from voxelwave.contracts import Grid, MaskLevels
@@ -15,6 +17,9 @@ from voxelwave.registry import MASKINGS
 @MASKINGS.register("mim")
 class MiMMasking:
     """Hide `global_ratio` of the tokens in blocks, and mark `local_ratio` of these hard, the others easy.
+
+    Hard are those deepest inside of what is hidden: furthest from the nearest visible token, at random where several
+    are as far.
 
     The block side follows the smallest side of the grid, so that small grids are not hidden whole: 1 up to 2 tokens,
     2 up to 8, else 4. These sides are even wherever they can be: a block then holds whole wavelet octets, and the
@@ -71,14 +76,17 @@ class MiMMasking:
         even = all(length % 2 == 0 for length in (side, *grid))
         if not tiled:
             order = order.flatten(1).argsort(1).argsort(1).view(batch_size, *grid)
-        # 3. The first tokens of that order are hard, the next easy. Whole blocks where they tile the grid, else whole
-        #    octets where these do: the backbone then computes the visible ones alone. Never nothing, never everything.
+        # 3. The first tokens of that order are hidden. Whole blocks where they tile the grid, else whole octets where
+        #    these do: the backbone then computes the visible ones alone. Never nothing, never everything.
         unit = side**3 if tiled else 8 if even else 1
         num_units = math.prod(grid) // unit
         num_hidden = min(max(round(self.global_ratio * num_units), 1), num_units - 1)
         num_hard = min(round(self.global_ratio * self.local_ratio * num_units), num_hidden)
-        levels = (order < num_hidden * unit).to(torch.int8) + (order < num_hard * unit).to(torch.int8)
-        return MaskLevels(levels)
+        hidden = order < num_hidden * unit
+        # 4. The deepest of them are hard.
+        depth = _depth(hidden) + 1e-3 * torch.rand(hidden.shape, generator=generator, dtype=torch.float64)
+        hard = depth.flatten(1).argsort(1, descending=True).argsort(1).view(hidden.shape) < num_hard * unit
+        return MaskLevels(hidden.to(torch.int8) + hard.to(torch.int8))
 
     @staticmethod
     def _spread(per_block: Tensor, grid: Grid, side: int) -> Tensor:
@@ -95,3 +103,8 @@ class MiMMasking:
             return (d * side + h) * side + w
         octet = (d // 2 * (side // 2) + h // 2) * (side // 2) + w // 2
         return octet * 8 + d % 2 * 4 + h % 2 * 2 + w % 2
+
+
+def _depth(hidden: Bool[Tensor, "batch depth height width"]) -> Float64[Tensor, "batch depth height width"]:
+    """Return how far each hidden token is from the nearest visible one, in tokens; visible ones are at 0."""
+    return torch.stack([torch.from_numpy(distance_transform_edt(of)) for of in hidden.numpy()])
