@@ -34,8 +34,27 @@ def test_an_image_ends_as_a_user_without_rights_after_the_doctor(path):
     assert "voxelwave doctor --require minkowski" in by_name["RUN"]
     names = [step.name for step in steps]
     assert names[-2:] == ["ENTRYPOINT", "CMD"]
-    assert (by_name["ENTRYPOINT"], by_name["WORKDIR"]) == ('["voxelwave"]', "/workspace")
+    assert (by_name["ENTRYPOINT"], by_name["WORKDIR"]) == ('["entrypoint.sh"]', "/workspace")
     assert names[::-1].index("RUN") < names[::-1].index("USER")
+
+
+@pytest.mark.parametrize(
+    ("given", "run"),
+    [
+        ([], "voxelwave"),
+        (["pretrain", "a b.yaml"], "voxelwave,pretrain,a b.yaml"),
+        (["python", "x.py", "--set", "a=b"], "python,x.py,--set,a=b"),
+        (["sh", "-c", "true"], "sh,-c,true"),
+    ],
+)
+def test_the_entry_point_runs_commands_of_voxelwave_and_python_as_it_stands(tmp_path, given, run):
+    for name in ("voxelwave", "python", "sh"):
+        (tmp_path / name).write_text(f'#!{shutil.which("sh")}\nprintf "%s" {name}; for x; do printf ",%s" "$x"; done\n')
+        (tmp_path / name).chmod(0o755)
+    ended = subprocess.run(
+        [ROOT / "docker" / "entrypoint.sh", *given], env={"PATH": str(tmp_path)}, capture_output=True
+    )
+    assert (ended.stdout.decode(), ended.returncode) == (run, 0)
 
 
 @both
@@ -120,9 +139,11 @@ def test_the_steps_of_the_cpu_image_make_an_environment_that_trains(root, minkow
     assert "voxelwave can train here" in image.log
     assert re.search(r"cpu, minkowski +│ a step trains in fp32, bf16", image.log)
 
-    help_text = image.run("voxelwave --help")
+    help_text = image.run("entrypoint.sh --help")
     assert (help_text.returncode, "pretrain" in help_text.stdout) == (0, True)
-    no_data = image.run("voxelwave pretrain configs/pretrain/production.yaml")
+    script = image.run("entrypoint.sh python source/train_phase0_subset.py --set data.sources=[]")
+    assert (script.returncode, "configs/pretrain/subset.yaml" in script.stderr) == (2, True), script.stderr
+    no_data = image.run("entrypoint.sh pretrain configs/pretrain/production.yaml")
     assert no_data.returncode == 2
     assert "mri source 'data/processed/openmind/OpenMind_processed/MRI_T1' does not exist" in no_data.stderr
     if debian:

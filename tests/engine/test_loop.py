@@ -77,6 +77,18 @@ def test_the_best_weights_are_those_of_the_lowest_score(tmp_path):
     assert [line.split(",")[-1] for line in history[1:]] == ["0.2", "0.7", "0.6"]
 
 
+@pytest.mark.parametrize("with_optimizer", [False, True])
+def test_the_checkpoint_of_an_epoch_says_its_loss_and_holds_the_optimiser_where_asked(tmp_path, with_optimizer):
+    of = trainer(tmp_path / "run", [{"params": [nn.Parameter(torch.ones(1))]}], steps=4)
+    of.settings = replace(of.settings, checkpoint_every_epochs=1, checkpoint_optimizer=with_optimizer)
+    run(of)
+    checkpoint = load_checkpoint(tmp_path / "run" / "checkpoint_epoch_1.pth")
+    losses = [record["loss"] for record in read_metrics(tmp_path / "run" / "metrics.jsonl")]
+    assert checkpoint["epoch"] == 1
+    assert checkpoint["loss"] == pytest.approx(sum(losses) / 4)
+    assert ("optimizer" in checkpoint) == with_optimizer
+
+
 def test_scores_that_are_never_below_infinity_keep_no_best_weights(tmp_path):
     of = trainer(tmp_path / "run", [{"params": [nn.Parameter(torch.ones(1))]}], steps=4, score=lambda _: float("inf"))
     assert run(of)

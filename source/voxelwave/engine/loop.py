@@ -44,6 +44,7 @@ Score = Callable[[Record], float]
 class LoopSettings:
     """How long to train and how often to do what, in optimiser steps; `checkpoint_every_epochs=0` writes none.
 
+    With `checkpoint_optimizer` the checkpoints of epochs hold the optimiser's state, too: about twice the weights.
     `samples` names what a batch holds: records say how many `<samples>_per_second` were trained on.
     """
 
@@ -54,6 +55,7 @@ class LoopSettings:
     checkpoint_every_steps: int = 500
     checkpoint_every_epochs: int = 1
     probe_every_steps: int = 50
+    checkpoint_optimizer: bool = False
     samples: str = "volumes"
 
 
@@ -251,7 +253,10 @@ class Trainer:
         row = log.epoch(epoch)
         last = self.state.step == self.settings.total_steps
         if self.fabric.is_global_zero:
-            weights = {"model": self._model_state(), "step": self.state.step, "epoch": epoch, **self.metadata}
+            place = {"step": self.state.step, "epoch": epoch, "loss": float(row["loss"])}
+            weights = {"model": self._model_state(), **place, **self.metadata}
+            if self.settings.checkpoint_optimizer:
+                weights["optimizer"] = self.optimizer.state_dict()
             every = self.settings.checkpoint_every_epochs
             if every and (epoch % every == 0 or last):
                 save_checkpoint(self.folder / f"checkpoint_epoch_{epoch}.pth", weights)

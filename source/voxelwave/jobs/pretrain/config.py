@@ -142,7 +142,10 @@ class ObjectiveConfig(Component):
 
 
 class TrainingConfig(Section):
-    """Optimisation: one step is one modality's `accumulate` batches."""
+    """Optimisation: one step is one modality's `accumulate` batches.
+
+    With `checkpoint_optimizer` the checkpoints of epochs hold the optimiser's state beside the weights.
+    """
 
     epochs: PositiveInt = 100
     max_steps: PositiveInt | None = None
@@ -159,6 +162,7 @@ class TrainingConfig(Section):
     compile: bool = False
     checkpoint_every_steps: PositiveInt = 500
     checkpoint_every_epochs: PositiveInt = 1
+    checkpoint_optimizer: bool = False
     probe_every_steps: PositiveInt = 50
 
 

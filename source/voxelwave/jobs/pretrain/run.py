@@ -44,7 +44,7 @@ FREE_TO_CHANGE = {
     "data": ("num_workers", "check_content", "probe_cases"),
     "training": (
         *("epochs", "max_steps", "learning_rate", "clip_norm", "device", "deterministic", "compile"),
-        *("probe_every_steps", "checkpoint_every_steps", "checkpoint_every_epochs"),
+        *("probe_every_steps", "checkpoint_every_steps", "checkpoint_every_epochs", "checkpoint_optimizer"),
     ),
 }
 
@@ -133,6 +133,7 @@ def _train(config: Config, session: Session) -> bool:
             checkpoint_every_steps=training.checkpoint_every_steps,
             checkpoint_every_epochs=training.checkpoint_every_epochs,
             probe_every_steps=training.probe_every_steps,
+            checkpoint_optimizer=training.checkpoint_optimizer,
         ),
         shown=("reconstruction", "contrastive"),
         metadata={"files": files, "contents": marks_of(contents), "sparse": sparse.name},
