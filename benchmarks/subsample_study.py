@@ -115,11 +115,12 @@ def main() -> None:
     )
     text = (
         "PSNR in dB, mean ± deviation over 20 test images; the range is the largest value of each image. "
-        f"The same network behind every mask, trained as long; seeds: {arguments.seeds}.\n\n"
+        f"The same network behind every mask, trained for {config.training.epochs} epochs with the same rates; before "
+        f"that, behind a learned one, for {config.mask.epochs} while it moved. Seeds: {arguments.seeds}.\n\n"
         f"{table(head, lines)}\n\n"
         f"Learned masks are at most {WANTED_BELOW_DB} dB below the power at {near} of {len(rates)} rates (wanted: "
         f"all), and above it at {above} (wanted: ≥ {WANTED_ABOVE}). Their SSIM below a drop rate of 0.3 is "
-        f"{lowest_ssim:.3f} or more (wanted: {WANTED_SSIM}). Intervals are those of the bootstrap over images. All "
+        f"{lowest_ssim:.3f} or more (wanted: {WANTED_SSIM}). Intervals are those of the bootstrap over images, of which each is a volume. All "
         f"{len(summary['rows'])} cases took {minutes:.0f} minutes on two cores.\n\n"
         "Two measured complex k-spaces, PSNR in dB: half a plane completed with conjugates, and the strongest "
         "frequencies of the image itself.\n\n"

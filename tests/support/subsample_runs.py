@@ -18,7 +18,7 @@ def subsample(folder, kind=SubsampleConfig, *, mask=None, data=None, training=No
     return check_subsample_config(kind, raw)
 
 
-def study(folder, **of):
+def study(folder, *, mask=None, data=None, **of):
     """Return a study of two cases."""
     settings = {"drop_rates": [0.5], "masks": ["learned"], "controls": ["power"], "l1_wavelet": False, "workers": 2}
-    return subsample(folder, StudyConfig, mask={"epochs": 2}, study=settings | of)
+    return subsample(folder, StudyConfig, mask={"epochs": 2} | (mask or {}), data=data, study=settings | of)

@@ -32,7 +32,12 @@ class Estimate:
 
 
 def estimate(
-    statistic: Callable[[Rows], float], groups: Shaped[ndarray, " row"], *, chance: float | None = None, seed: int = 0
+    statistic: Callable[[Rows], float],
+    groups: Shaped[ndarray, " row"],
+    *,
+    chance: float | None = None,
+    seed: int = 0,
+    resamples: int = RESAMPLES,
 ) -> Estimate:
     """Return `statistic` of all rows, and of the rows of groups drawn with replacement (the bootstrap of clusters).
 
@@ -47,7 +52,7 @@ def estimate(
         of_row = np.unique(groups, return_inverse=True)[1]
         sizes = np.bincount(of_row)
         rows = np.split(np.argsort(of_row, kind="stable"), np.cumsum(sizes)[:-1])
-        drawn = (generator.integers(len(sizes), size=len(sizes)) for _ in range(RESAMPLES))
+        drawn = (generator.integers(len(sizes), size=len(sizes)) for _ in range(resamples))
         return np.array([statistic(np.concatenate([rows[group] for group in draw])) for draw in drawn])
 
     return Estimate(statistic(np.arange(len(groups))), chance, draws)

@@ -1,10 +1,14 @@
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
+import nibabel
 import numpy as np
 import pytest
 import torch
 
+from voxelwave.data.kspace.files import KspaceFile
 from voxelwave.data.kspace.writing import plain_header, write_fastmri
 from voxelwave.errors import InputError
 from voxelwave.jobs.common.console import Console
@@ -66,7 +70,7 @@ def test_the_images_follow_from_the_settings_alone_and_the_test_is_read_last():
     assert not torch.equal(one.training.kspace, load_images(phantoms(seed=1)).training.kspace)
     test = one.open_test()
     assert torch.equal(test.kspace, other.open_test().kspace)
-    assert not {*test.volumes} & {*one.training.volumes}
+    assert not {*test.subjects} & {*one.training.subjects}
     assert one.counts == {"training": 4, "validation": 1, "test": 1}
 
 
@@ -77,7 +81,7 @@ def test_a_stack_has_no_subjects_which_is_said_and_an_image_twice_is_an_error(tm
     load_images(data, console=Console()).open_test()
     assert "nothing tells whose 9 of the volumes are" in capsys.readouterr().out
     np.save(tmp_path / "stack.npy", np.concatenate([images[:1]] * 9))
-    with pytest.raises(InputError, match=r"is the same image as .*, which is not of the test"):
+    with pytest.raises(InputError, match=r"are the same, and in two parts: leave one of them out"):
         load_images(data).open_test()
 
 
@@ -122,9 +126,47 @@ def test_what_is_stored_holds_all_but_the_test(tmp_path):
     assert torch.equal(stored.training.kspace, parted.training.kspace)
     assert stored.validation[1:] == parted.validation[1:]
     assert stored.open_test is None
-    (tmp_path / "images" / "validation.npy").write_bytes(b"\x93NUMPY nonsense")
-    with pytest.raises(InputError, match="holds no images that can be used"):
-        read_stored(tmp_path / "images")
+    whole = (tmp_path / "images" / "validation.npy").read_bytes()
+    for content in (b"", b"PK\3\4", b"\x93NUMPY nonsense", whole.replace(b"(2, 32, 32)", b"(9999999999, 32, 32)")):
+        (tmp_path / "images" / "validation.npy").write_bytes(content)
+        with pytest.raises(InputError, match="its images cannot be used"):
+            read_stored(tmp_path / "images")
+
+
+def test_a_scan_under_two_names_is_found_whatever_its_slices(tmp_path):
+    generator = np.random.default_rng(0)
+    for index in range(6):
+        array = generator.random((40, 40, 24), dtype=np.float32) * 100
+        nibabel.save(nibabel.Nifti1Image(array, np.eye(4)), tmp_path / f"sub-{index}_T1w.nii")
+    data = SubsampleData(source=str(tmp_path), slices=3, size=40, volumes=20)
+    load_images(data).open_test()
+    for index in range(6):
+        shutil.copy(tmp_path / f"sub-{index}_T1w.nii", tmp_path / f"sub-{index + 6}_T1w.nii")
+    with pytest.raises(InputError, match="are the same, and in two parts"):
+        load_images(data).open_test()
+
+
+def test_a_black_image_of_a_stack_is_refused_and_magnitudes_get_no_noise(tmp_path):
+    images = np.random.default_rng(0).random((8, 32, 32), dtype=np.float32)
+    images[5] = 0
+    np.save(tmp_path / "stack.npy", images)
+    data = SubsampleData(source=str(tmp_path / "stack.npy"), volumes=4, slices=2, size=32)
+    with pytest.raises(InputError, match="image 1 is constant, and shows nothing"):
+        load_images(data).open_test()
+    exact = load_images(phantoms(phase=False)).training
+    assert ifft2c(exact.kspace).imag.abs().max() < 1e-5
+    assert ifft2c(exact.kspace).real.abs().amax((1, 2)).max() == pytest.approx(1, abs=1e-5)
+
+
+def test_files_that_a_scanner_filled_with_0_at_the_sides_are_taken_and_said(tmp_path, monkeypatch):
+    for index in range(4):
+        write(
+            tmp_path / f"file{index}.h5", torch.rand(1, 1, 40, 36, generator=torch_generator(index)), single_coil=True
+        )
+    measured = KspaceFile.info.fget
+    monkeypatch.setattr(KspaceFile, "info", property(lambda file: replace(measured(file), measured_columns=(4, 30))))
+    parted = load_images(SubsampleData(source=str(tmp_path), slices=1, size=32))
+    assert parted.kind.endswith("of which 4 of 4 files are filled with 0 at the sides")
 
 
 def test_files_of_fastmri_are_parted_by_their_patients(tmp_path):
@@ -135,12 +177,12 @@ def test_files_of_fastmri_are_parted_by_their_patients(tmp_path):
             file.attrs["patient_id"] = f"patient {index // 2}"
     parted = load_images(SubsampleData(source=str(tmp_path), slices=1, size=32))
     test = parted.open_test()
-    patients = [{int(Path(name).stem[4:]) // 2 for name in of.volumes} for of in (parted.training, test)]
-    assert not patients[0] & patients[1]
+    assert not {*parted.training.subjects} & {*test.subjects}
+    assert {*test.subjects} <= {f"patient {index}" for index in range(4)}
     assert parted.unknown == 0
     assert test.shape == (32, 32)
     # The middle slice, and the centre of its image.
-    whole = torch.rand(3, 1, 40, 36, generator=torch_generator(int(Path(test.volumes[0]).stem[4:])))
+    whole = torch.rand(3, 1, 40, 36, generator=torch_generator(int(Path(test.names[0]).stem[4:])))
     torch.testing.assert_close(ifft2c(test.kspace[0]).real, whole[1, 0, 4:36, 2:34], rtol=1e-4, atol=1e-4)
 
 
@@ -149,7 +191,7 @@ def test_several_coils_or_a_mask_are_refused(tmp_path):
     with pytest.raises(InputError, match="has 2 coils, and this job takes files of a single one"):
         load_images(SubsampleData(source=str(tmp_path / "file.h5")))
     write(tmp_path / "file.h5", torch.rand(1, 1, 32, 32), (torch.arange(32) - 16).abs() < 10)
-    with pytest.raises(InputError, match="is not fully sampled"):
+    with pytest.raises(InputError, match="is undersampled by its mask"):
         load_images(SubsampleData(source=str(tmp_path / "file.h5")))
 
 

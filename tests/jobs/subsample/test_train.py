@@ -1,5 +1,6 @@
 import json
 
+import numpy as np
 import pytest
 import torch
 from matplotlib.image import imread
@@ -121,11 +122,29 @@ def test_a_model_of_ones_own_is_trained_kept_and_asked_for(tmp_path):
         ),
         ("return self.subsampling(kspace)", r"returns \(2, 32, 32\), and is to return real and imaginary parts"),
         ("return self.correct(self.subsampling(kspace))", "fails on k-space of 32 × 32"),
+        ("raise KeyError('x')", "fails on k-space of 32 × 32: KeyError"),
     ],
 )
 def test_what_is_wrong_with_a_model_is_one_line(tmp_path, body, message):
     with pytest.raises(InputError, match=f"model Model: {message}"):
         train_subsampled(subsample(tmp_path), own=own(tmp_path, body), console=QUIET)
+
+
+def test_a_learned_mask_needs_its_gradient(tmp_path):
+    detached = own(tmp_path, "return self.correct(channels_of(self.subsampling(kspace)).detach())")
+    with pytest.raises(InputError, match="hands no gradient on to the mask"):
+        train_subsampled(subsample(tmp_path, mask=LEARNED), own=detached, console=QUIET)
+    assert train_subsampled(subsample(tmp_path, training={"epochs": 1}), own=detached, console=QUIET)
+
+
+def test_a_source_that_has_changed_is_refused(tmp_path):
+    images = np.random.default_rng(0).random((9, 32, 32), dtype=np.float32)
+    np.save(tmp_path / "stack.npy", images)
+    config = subsample(tmp_path, data={"source": str(tmp_path / "stack.npy"), "volumes": 9, "slices": 1})
+    assert not train_subsampled(config, console=QUIET, should_stop=stop_after(1))
+    np.save(tmp_path / "stack.npy", images[::-1])
+    with pytest.raises(InputError, match="images"):
+        train_subsampled(config, resume=True, console=QUIET)
 
 
 @pytest.mark.parametrize(
@@ -134,6 +153,10 @@ def test_what_is_wrong_with_a_model_is_one_line(tmp_path, body, message):
         ("import nothing_of_the_kind", r"mine.py, line 1: ModuleNotFoundError: No module"),
         ("x = 1\nclass Model: pass", "defines no `class Model"),
         ("def Model(:", "mine.py, line 1: SyntaxError"),
+        (
+            "from dataclasses import dataclass\n@dataclass\nclass A:\n    x: int = 0\nModel = A",
+            "defines no `class Model",
+        ),
         (
             "import torch\nclass Model(torch.nn.Module):\n    def __init__(self):\n        pass",
             "Model.subsampling. fails",
@@ -158,6 +181,8 @@ def test_a_file_that_is_not_there_is_one_line(tmp_path):
         ({"mask": {"fixed": "half_plane"}}, "half_plane is reconstructed without a network"),
         ({"mask": {"rule": {"name": "described", "seed": 1}}}, "key 'mask.rule.seed': is run.seed: set that"),
         ({"mask": {"rule": {"name": "nonsense"}}}, "unknown rule of a learned mask 'nonsense'"),
+        ({"data": {"slices": 10**12}}, "key 'data.slices'"),
+        ({"data": {"volumes": 10**15}}, "key 'data.volumes'"),
         ({"data": {"validation": 0.5, "test": 0.5}}, "shares whose sum is below 1, got 0.5 \\+ 0.5"),
         ({"model": {"name": "plain", "width": 3}}, "model"),
     ],

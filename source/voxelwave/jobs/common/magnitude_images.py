@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -13,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float32, Int, Real
 from numpy import ndarray
-from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, model_validator
 from torch import Tensor
 
 from voxelwave.data.kspace.hdf5 import MOST_SLICES
@@ -33,6 +34,7 @@ from voxelwave.physics.phantoms2d import draw_phantoms
 HEADS, PHANTOMS = "heads", "phantoms"
 GENERATED = (HEADS, PHANTOMS)
 SMALLEST_SIDE, LARGEST_SIDE = 32, 512
+MOST_VOLUMES = 100_000
 CONTRASTS = ("T1", "T2", "FLAIR")
 STACKS = (".npy", ".npz")
 HEAD_FIELD_MM = 230.0
@@ -51,7 +53,7 @@ class MagnitudeConfig(Section):
     """
 
     source: Annotated[str, Field(min_length=1)] = HEADS
-    volumes: PositiveInt = 16
+    volumes: Annotated[int, Field(ge=1, le=MOST_VOLUMES)] = 16
     slices: Annotated[int, Field(ge=1, le=MOST_SLICES)] = 4
     size: Annotated[int, Field(ge=SMALLEST_SIDE, le=LARGEST_SIDE)] | None = 128
     seed: NonNegativeInt = 0
@@ -70,11 +72,13 @@ class Slices(NamedTuple):
         images: none below 0, the brightest pixel 1.
         contrast: "" where nothing tells.
         spacing_mm: of pixels, and of slices.
+        marks: of each slice, of what it was before it was chosen and scaled: the same for the same volume or image.
     """
 
     images: Float32[Tensor, "slice rows columns"]
     contrast: str = ""
     spacing_mm: tuple[float, float] = (1.0, SLICE_GAP_MM)
+    marks: tuple[str, ...] = ()
 
 
 class ImageSource(NamedTuple):
@@ -147,7 +151,7 @@ def _scan(settings: MagnitudeConfig, cases: list[Case], number: int) -> Slices:
     right, front, up = (float(side) for side in np.linalg.norm(affine[:3, :3], axis=0))
     chosen = _chosen_slices(shown, settings, number, spacing_mm=up)
     images, pixel = _fitted(_scaled(_axial(array, chosen)), (front, right), settings.size)
-    return Slices(images, "", (pixel, _gap(chosen) * up))
+    return Slices(images, "", (pixel, _gap(chosen) * up), (_mark(array),) * len(images))
 
 
 def _part_of_stack(settings: MagnitudeConfig, stack: Real[ndarray, "image rows columns"], number: int) -> Slices:
@@ -155,7 +159,11 @@ def _part_of_stack(settings: MagnitudeConfig, stack: Real[ndarray, "image rows c
     images = np.asarray(stack[start : start + settings.slices], dtype=np.float32)
     _check(images)
     fitted, pixel = _fitted(_scaled(images), (1.0, 1.0), settings.size)
-    return Slices(fitted, "", (pixel, SLICE_GAP_MM))
+    return Slices(fitted, "", (pixel, SLICE_GAP_MM), tuple(_mark(image) for image in images))
+
+
+def _mark(array: Real[ndarray, "..."]) -> str:
+    return hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()
 
 
 def _stack(path: Path, slices: int) -> Real[ndarray, "image rows columns"]:

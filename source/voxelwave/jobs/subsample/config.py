@@ -8,10 +8,11 @@ from typing import Annotated, Any, TypeVar, get_args
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, field_validator, model_validator
 
+from voxelwave.data.kspace.hdf5 import MOST_SLICES
 from voxelwave.errors import InputError
 from voxelwave.jobs.common.config import Component, JobConfig, RunConfig, RunName, Section, complete
 from voxelwave.jobs.common.config_file import naming, read_config, set_key, validated
-from voxelwave.jobs.common.magnitude_images import MagnitudeConfig
+from voxelwave.jobs.common.magnitude_images import MOST_VOLUMES, MagnitudeConfig
 from voxelwave.physics.fixed_masks import FixedMaskName
 from voxelwave.registry import MASK_RULES, SUBSAMPLED_MODELS
 
@@ -44,8 +45,8 @@ class SubsampleData(MagnitudeConfig):
         validation, test: their shares of the images.
     """
 
-    volumes: PositiveInt = 20
-    slices: PositiveInt = 5
+    volumes: Annotated[int, Field(ge=1, le=MOST_VOLUMES)] = 20
+    slices: Annotated[int, Field(ge=1, le=MOST_SLICES)] = 5
     phase: bool = True
     noise: Annotated[float, Field(ge=0, le=1)] = 0.005
     validation: Annotated[float, Field(gt=0, lt=1)] = 0.1

@@ -16,30 +16,39 @@ from torch import Tensor
 from voxelwave.data.kspace.files import KspaceFile
 from voxelwave.data.kspace.hdf5 import opened
 from voxelwave.data.kspace.synthesis import smooth_phase
-from voxelwave.errors import InputError, UnusableVolume
+from voxelwave.data.reading.unreadable import as_unusable
+from voxelwave.errors import DamagedVolume, InputError, UnusableVolume
 from voxelwave.jobs.common.console import Console
 from voxelwave.jobs.common.kspace_files import SUFFIX, find_kspace
-from voxelwave.jobs.common.magnitude_images import GENERATED, Slices, image_source
+from voxelwave.jobs.common.magnitude_images import GENERATED, SMALLEST_SIDE, Slices, image_source
 from voxelwave.jobs.subsample.config import SubsampleData
 from voxelwave.ops.files import replacing, write_text
-from voxelwave.ops.seeding import torch_generator
+from voxelwave.ops.seeding import key_to_seed, torch_generator
 from voxelwave.ops.texts import read_json, to_json
 from voxelwave.physics.acquisition import complex_noise
 from voxelwave.physics.fourier import center_crop, fft2c, ifft2c
 
 SUBJECT = "patient_id"  # an attribute of fastMRI's files
 PARTS = ("training", "validation", "test")
-RECORD = "images.json"
+RECORD, FORMAT = "subsample_images.json", "images of voxelwave subsample"
 Images = Complex64[Tensor, "image height width"]
 
 
 class ImageSet(NamedTuple):
-    """K-space of some images, each with its name, the volume that it is of, and a mark: the same for equal pixels."""
+    """K-space of some images, each with its name, whose it is, and a mark: the same for the same source.
+
+    Where nothing tells the subject, its volume stands for it.
+    """
 
     kspace: Images
     names: list[str]
-    volumes: list[str]
+    subjects: list[str]
     marks: list[str]
+
+    @property
+    def fingerprint(self) -> str:
+        """Tells this set from any other: how many images it holds, and a checksum of their marks."""
+        return f"{len(self.marks)}:{key_to_seed(*self.marks):016x}"
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -85,6 +94,7 @@ def load_images(data: SubsampleData, *, console: Console | None = None) -> Parte
     parts = part(volumes, validation=data.validation, test=data.test, seed=data.seed)
     training, validation = (_read(volumes, parts[name]) for name in PARTS[:2])
     _check_same_size(training, validation)
+    _check_apart(training, validation)
     counts = {name: len(numbers) for name, numbers in parts.items()}
     parted = Parted(
         training,
@@ -105,31 +115,38 @@ def load_images(data: SubsampleData, *, console: Console | None = None) -> Parte
 def store(parted: Parted, folder: Path) -> None:
     """Write the images of training and validation, and none of the test, as a source for other runs."""
     folder.mkdir(parents=True, exist_ok=True)
-    record: dict[str, Any] = {"counts": parted.counts, "kind": parted.kind, "unknown": parted.unknown}
+    record: dict[str, Any] = {"format": FORMAT, "counts": parted.counts, "kind": parted.kind, "unknown": parted.unknown}
     for name in PARTS[:2]:
         images: ImageSet = getattr(parted, name)
         with replacing(folder / f"{name}.npy") as path, path.open("wb") as file:
             np.save(file, images.kspace.numpy())
-        record[name] = {"names": images.names, "volumes": images.volumes, "marks": images.marks}
+        record[name] = {"names": images.names, "subjects": images.subjects, "marks": images.marks}
     write_text(folder / RECORD, to_json(record))
 
 
 def read_stored(folder: Path) -> Parted:
     """Read what `store` wrote; raises InputError for a folder that holds something else."""
+    sets = []
     try:
         record = read_json(folder / RECORD)
-        sets = []
+        if record["format"] != FORMAT:
+            raise ValueError(f"{RECORD} is of another format")
         for name in PARTS[:2]:
-            kspace = torch.from_numpy(np.load(folder / f"{name}.npy", allow_pickle=False))
+            path = folder / f"{name}.npy"
+            with as_unusable(path), path.open("rb") as file:
+                kspace = torch.from_numpy(np.load(file, allow_pickle=False))
             of = record[name]
-            images = ImageSet(kspace, *([str(one) for one in of[key]] for key in ("names", "volumes", "marks")))
-            if kspace.ndim != 3 or kspace.dtype != torch.complex64 or {len(of) for of in images} != {len(kspace)}:
+            if kspace.ndim != 3 or kspace.dtype != torch.complex64 or not len(kspace) or not kspace.isfinite().all():
+                raise ValueError(f"{name}.npy holds no images")
+            images = ImageSet(kspace, *([str(one) for one in of[key]] for key in ("names", "subjects", "marks")))
+            if {len(column) for column in images[1:]} != {len(kspace)}:
                 raise ValueError(f"{name}.npy does not fit {RECORD}")
             sets.append(images)
+        _check_same_size(*sets)
         counts = {str(name): int(count) for name, count in record["counts"].items()}
         return Parted(sets[0], sets[1], None, counts, str(record["kind"]), int(record["unknown"]))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{folder} holds no images that can be used: {error}; delete it") from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, UnusableVolume, DamagedVolume) as error:
+        raise InputError(f"{folder}: its images cannot be used: {error}") from None
 
 
 def part(volumes: Volumes, *, validation: float, test: float, seed: int) -> dict[str, list[int]]:
@@ -161,7 +178,7 @@ def part(volumes: Volumes, *, validation: float, test: float, seed: int) -> dict
 
 
 def _read(volumes: Volumes, numbers: Sequence[int]) -> ImageSet:
-    images, names, origins, marks = list[Tensor](), list[str](), list[str](), list[str]()
+    images, names, subjects, marks = list[Tensor](), list[str](), list[str](), list[str]()
     for number in numbers:
         origin = volumes.origins[number]
         try:
@@ -173,7 +190,7 @@ def _read(volumes: Volumes, numbers: Sequence[int]) -> ImageSet:
             raise InputError(f"{origin}: its images are {sizes[1]}, and others {sizes[0]}: set data.size to one size")
         images.append(of)
         marks += marks_of
-        origins += [origin] * len(of)
+        subjects += [volumes.subjects[number] or origin] * len(of)
         names += [f"{origin}, image {index}" if len(of) > 1 else origin for index in range(len(of))]
     stacked = torch.cat(images)
     if not bool(stacked.isfinite().all()):
@@ -181,20 +198,24 @@ def _read(volumes: Volumes, numbers: Sequence[int]) -> ImageSet:
     for name, image in zip(names, stacked, strict=True):
         if not bool(image.any()):
             raise InputError(f"{name}: is constant 0, of which no PSNR can be said: leave it out")
-    return ImageSet(fft2c(stacked), names, origins, marks)
+    return ImageSet(fft2c(stacked), names, subjects, marks)
 
 
 def _opened(volumes: Volumes, numbers: Sequence[int], *others: ImageSet) -> ImageSet:
     """Return the images of the test; raises InputError where one of them is among the others, too."""
     test = _read(volumes, numbers)
     _check_same_size(*others, test)
-    seen = {mark: name for of in others for mark, name in zip(of.marks, of.names, strict=True)}
-    for mark, name in zip(test.marks, test.names, strict=True):
-        if mark in seen:
-            raise InputError(
-                f"{name} is the same image as {seen[mark]}, which is not of the test: leave one of them out"
-            )
+    for of in others:
+        _check_apart(of, test)
     return test
+
+
+def _check_apart(one: ImageSet, other: ImageSet) -> None:
+    """Raise InputError where something is in both sets."""
+    seen = dict(zip(one.marks, one.names, strict=True))
+    for mark, name in zip(other.marks, other.names, strict=True):
+        if mark in seen:
+            raise InputError(f"{name} and {seen[mark]} are the same, and in two parts: leave one of them out")
 
 
 def _mark(image: Tensor) -> str:
@@ -219,44 +240,55 @@ def _volumes(data: SubsampleData) -> Volumes:
 
 
 def _holds_kspace(source: str) -> bool:
-    if source in GENERATED:
+    """Tell whether a folder or a glob leads to files of k-space; a single file says so by its name."""
+    if source in GENERATED or Path(source).expanduser().is_file():
         return False
     try:
-        return bool(find_kspace(source)) and Path(source).expanduser().is_dir()
+        return bool(find_kspace(source))
     except InputError:
         return False
 
 
 def _complex(data: SubsampleData, read: Callable[[int], Slices], number: int) -> tuple[Images, list[str]]:
-    images, magnitudes = [], read(number).images
-    for index, magnitude in enumerate(magnitudes):
+    images, slices = [], read(number)
+    for index, magnitude in enumerate(slices.images):
+        if bool(magnitude.min() == magnitude.max()):
+            raise UnusableVolume(f"image {index} is constant, and shows nothing: leave it out")
         generator = torch_generator(data.seed, "phase", number, index)
         shape = (magnitude.shape[0], magnitude.shape[1])
-        image = torch.polar(magnitude, smooth_phase(shape, generator))
-        image = image + complex_noise(shape, generator, sigma=data.noise)
-        images.append(image if data.phase else image.abs() + 0j)
-    return torch.stack(images), [_mark(magnitude) for magnitude in magnitudes]
+        if data.phase:
+            image = torch.polar(magnitude, smooth_phase(shape, generator))
+            images.append(image + complex_noise(shape, generator, sigma=data.noise))
+        else:
+            images.append(magnitude + 0j)
+    return torch.stack(images), list(slices.marks) or [_mark(magnitude) for magnitude in slices.images]
 
 
 def _measured(data: SubsampleData) -> Volumes:
     files = [KspaceFile(path) for path in find_kspace(data.source)[: data.volumes]]
+    padded = 0
     for file in files:
         if file.info.num_coils != 1:
             raise InputError(f"{file.path}: has {file.info.num_coils} coils, and this job takes files of a single one")
-        first, last = file.info.measured_columns
-        if file.info.sampled is not None or (first, last) != (0, file.info.size[1]):
-            raise InputError(f"{file.path}: is not fully sampled, and nothing can be said of what it leaves out")
+        if file.info.sampled is not None:
+            raise InputError(f"{file.path}: is undersampled by its mask, and nothing tells what that leaves out")
+        padded += file.info.measured_columns != (0, file.info.size[1])
+    # Scanners fill the outermost columns with 0: that lowers the resolution of whole and subsampled images alike.
+    kind = f"measured single-coil k-space of {data.source}"
     return Volumes(
         [str(file.path) for file in files],
         [_subject(file.path) for file in files],
         lambda number: _measured_images(files[number], data),
-        f"measured single-coil k-space of {data.source}",
+        f"{kind}, of which {padded} of {len(files)} files are filled with 0 at the sides" if padded else kind,
     )
 
 
 def _subject(path: Path) -> str:
-    with opened(path) as file:
-        said = file.attrs.get(SUBJECT, "")
+    try:
+        with opened(path) as file:
+            said = file.attrs.get(SUBJECT, "")
+    except (UnusableVolume, DamagedVolume, OSError):  # of formats that say it elsewhere, or not
+        return ""
     return said.decode("utf-8", "replace") if isinstance(said, bytes) else str(said)
 
 
@@ -265,10 +297,11 @@ def _measured_images(file: KspaceFile, data: SubsampleData) -> tuple[Images, lis
     count = min(data.slices, len(file))
     first = (len(file) - count) // 2
     images = ifft2c(torch.cat([file.slice(index)[:, 0] for index in range(first, first + count)]))
-    rows, columns = (data.size, data.size) if data.size else (file.info.target_size or file.info.size)
-    if rows > images.shape[1] or columns > images.shape[2]:
-        raise UnusableVolume(
-            f"its images are {images.shape[1]} × {images.shape[2]}, and data.size asks for {rows} × {columns}: lower it"
-        )
+    height, width = images.shape[1:]
+    rows, columns = (data.size, data.size) if data.size else (file.info.target_size or (height, width))
+    if rows > height or columns > width:
+        raise UnusableVolume(f"its images are {height} × {width}, and {rows} × {columns} are asked for: set data.size")
+    if min(rows, columns) < SMALLEST_SIDE:
+        raise UnusableVolume(f"its images are {rows} × {columns}, and {SMALLEST_SIDE} pixels a side are needed")
     cropped = center_crop(images, (rows, columns)).contiguous()
     return cropped, [_mark(image) for image in cropped]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,6 +23,7 @@ from voxelwave.unrolled.learned_mask import LearnedMask
 from voxelwave.unrolled.subsampling import FixedMask, Subsampling
 
 BEST = "best_model.pth"
+LARGEST = 1 << 14  # side of a mask
 
 
 class Built(NamedTuple):
@@ -83,8 +85,8 @@ def _check(built: Built, images: ImageSet) -> None:
             given = model(kspace)
             removed = torch.where(built.layer.mask(), kspace, 0)
             without = model(removed)
-    except (RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
-        reason = " ".join(str(error).split())[:200]
+    except Exception as error:
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         raise InputError(
             f"model {name}: fails on k-space of {images.shape[0]} × {images.shape[1]}: {reason}"
         ) from error
@@ -99,6 +101,20 @@ def _check(built: Built, images: ImageSet) -> None:
         raise InputError(f"model {name}: sees frequencies that the layer removes: use what the layer returns alone")
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise InputError(f"model {name}: has nothing to train")
+    if isinstance(built.layer, LearnedMask) and not _mask_learns(built, kspace):
+        raise InputError(f"model {name}: hands no gradient on to the mask: detach nothing that the layer returns")
+
+
+def _mask_learns(built: Built, kspace: Tensor) -> bool:
+    """Tell whether the gradient of the loss reaches a learned mask; nothing of that is kept."""
+    objective = copy.deepcopy(built.objective).train()
+    (layer,) = (module for module in objective.modules() if isinstance(module, LearnedMask))
+    objective(kspace).loss.backward()
+    try:
+        layer.mask_step(0.0)
+    except ValueError:
+        return False
+    return True
 
 
 def load_weights(built: Built, path: Path) -> None:
@@ -121,10 +137,12 @@ def load_subsampled(path: Path, own: OwnModel | None = None) -> tuple[Subsamplin
     try:
         config = check_subsample_config(SubsampleConfig, checkpoint["config"], str(path / BEST))
         shape = tuple(int(side) for side in checkpoint["shape"])
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise InputError(f"{path / BEST} is no checkpoint of `voxelwave subsample train`: {error}") from None
-    if len(shape) != 2:
+    if len(shape) != 2 or not all(0 < side <= LARGEST for side in shape):
         raise InputError(f"{path / BEST} is no checkpoint of `voxelwave subsample train`: its masks are of {shape}")
+    if own is not None and config.model.settings.get("checksum") != own.checksum:
+        raise InputError(f"{path} was trained with another file than {own.path}, or with one that was edited since")
     # What is loaded next says which frequencies are kept.
     layer = (
         build_layer(config.mask, shape, seed=config.run.seed, training=None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 import traceback
 from pathlib import Path
 from types import ModuleType
@@ -13,15 +14,16 @@ from torch import nn
 from voxelwave.errors import InputError
 from voxelwave.unrolled.subsampling import Subsampling
 
-CLASS = "Model"
+CLASS, MODULE = "Model", "voxelwave_own_model"
 
 
 class OwnModel(NamedTuple):
-    """The class of a file, and a checksum of the file."""
+    """The class of a file, and the text of the file with its checksum."""
 
     path: Path
     kind: type[nn.Module]
     checksum: str
+    source: str
 
     def build(self, subsampling: Subsampling) -> nn.Module:
         """Return the model behind a layer; raises InputError, with the line, for what its constructor raises."""
@@ -42,11 +44,12 @@ def read_own_model(path: Path) -> OwnModel:
         source = path.read_bytes()
     except OSError as error:
         raise InputError(f"cannot read the model {path}: {error.strerror}") from None
-    module = ModuleType(path.stem)
+    module = ModuleType(MODULE)
     module.__file__ = str(path)
+    sys.modules[MODULE] = module  # where dataclasses look for it
     try:
         # The user asks for this file to be run; nothing that was read from a file names it.
-        exec(compile(source, str(path), "exec"), module.__dict__)
+        exec(compile(source, str(path), "exec", dont_inherit=True), module.__dict__)
     except Exception as error:
         raise InputError(f"{path}{_line(path, error)}: {_said(error)}") from error
     kind = getattr(module, CLASS, None)
@@ -54,7 +57,7 @@ def read_own_model(path: Path) -> OwnModel:
         raise InputError(
             f"{path}: defines no `class {CLASS}(nn.Module)`, whose constructor takes the subsampling layer"
         )
-    return OwnModel(path, kind, hashlib.sha256(source).hexdigest()[:16])
+    return OwnModel(path, kind, hashlib.sha256(source).hexdigest()[:16], source.decode())
 
 
 def _said(error: Exception) -> str:

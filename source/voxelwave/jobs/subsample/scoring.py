@@ -106,6 +106,7 @@ def open_once(folder: Path, weights: str, open_test: Callable[[], ImageSet]) -> 
                 f"{record}: the test was opened with other weights, and what follows from its scores is no test any "
                 "more: start a run under another run.name, with another data.seed"
             )
-    else:
-        write_text(record, to_json({"weights": weights}))
-    return open_test()
+        return open_test()
+    images = open_test()
+    write_text(record, to_json({"weights": weights}))
+    return images

@@ -64,6 +64,7 @@ def train_subsampled(
     with Session(config, resume=resume, console=console, should_stop=should_stop) as session:
         session.check_continues(FREE_TO_CHANGE)
         parted = images or load_images(config.data, console=session.console)
+        session.check_continues(FREE_TO_CHANGE, files=_files(parted), what="images")
         return session.run(
             partial(_train, config, parted, own),
             device=config.training.device,
@@ -134,7 +135,7 @@ def _train(config: SubsampleConfig, parted: Parted, own: OwnModel | None, sessio
             samples="images",
         ),
         shown=(LOSS, "validation_psnr_db"),
-        metadata={"shape": list(layer.shape)},
+        metadata={"shape": list(layer.shape), "files": _files(parted)},
         after_step=lambda: layer.mask_step(mask_lr),
         probe=validated,
         # Weights for a mask that was not final are none to keep.
@@ -144,6 +145,10 @@ def _train(config: SubsampleConfig, parted: Parted, own: OwnModel | None, sessio
     if complete:
         _finish(session, built, parted, settled_at)
     return complete
+
+
+def _files(parted: Parted) -> dict[str, str]:
+    return {name: getattr(parted, name).fingerprint for name in ("training", "validation")}
 
 
 def validate(built: Built, images: ImageSet, device: torch.device) -> dict[str, float]:
@@ -178,11 +183,11 @@ def _finish(session: Session, built: Built, parted: Parted, settled_at: int) -> 
             name: {"network": of.summary(), "zero_filled": filled[name].summary()} for name, of in scores.items()
         },
     }
-    write_text(session.folder / RESULTS, to_json(result))
     figures = session.folder / "figures"
     figures.mkdir(exist_ok=True)
     draw_curves(session.records, figures / "curves.png")
     write_mask(layer.mask(), session.folder / "mask.png")
     draw_example(list(sets.values())[-1], 0, layer, by_network(objective), figures / "example.png")
+    write_text(session.folder / RESULTS, to_json(result))  # last: it says that the run is complete
     said = ", ".join(f"{name} {of.summary()['psnr_db']:.2f}" for name, of in scores.items())
     session.console.say(f"done, PSNR in dB: {said}; {session.folder}")

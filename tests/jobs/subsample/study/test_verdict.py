@@ -18,7 +18,7 @@ FLAT = [1.0] * 20
         (scores(33.05, 33), scores(33.05, 33), FLAT, "under"),
         (scores(36, 33), scores(36, 33), [1.0] * 18 + [0.9, 0.9], "under"),  # still falling
         (scores(36, 33), scores(36, 33), [1.0] * 18 + [0.99, 0.99], "neither"),
-        (scores(36, float("inf")), scores(36, float("inf")), FLAT, "neither"),  # nothing is removed
+        (scores(36, None), scores(36, float("inf")), FLAT, "neither"),  # nothing is removed; JSON has no infinity
     ],
 )
 def test_the_rule(training, test, errors, fit):

@@ -24,8 +24,8 @@ class Case:
     @property
     def name(self) -> str:
         """Of its folder."""
-        rate = "" if self.mask_lr is None else f"_lr{self.mask_lr:g}"
-        return f"{self.mask}_{self.drop_rate:g}{rate}_seed{self.seed}"
+        rate = "" if self.mask_lr is None else f"_lr{self.mask_lr}"
+        return f"{self.mask}_{self.drop_rate}{rate}_seed{self.seed}"
 
     @property
     def learned(self) -> bool:

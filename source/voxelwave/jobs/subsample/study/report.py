@@ -12,6 +12,7 @@ from rich.table import Table
 from voxelwave.jobs.common.console import Console
 from voxelwave.jobs.subsample.config import StudyConfig
 from voxelwave.jobs.subsample.images import Parted
+from voxelwave.jobs.subsample.own_model import OwnModel
 from voxelwave.jobs.subsample.study.cases import CASES, Case
 from voxelwave.jobs.subsample.study.figures import draw_density, draw_evolution, draw_psnr, draw_spread
 from voxelwave.jobs.subsample.study.summary import Difference, Row, difference, explained, rows_of
@@ -34,7 +35,14 @@ FITS = {"over": "over-fitted", "under": "under-fitted", "neither": "neither"}
 
 
 def write_report(
-    config: StudyConfig, cases: Sequence[Case], tested: StudyTest, parted: Parted, folder: Path, *, console: Console
+    config: StudyConfig,
+    cases: Sequence[Case],
+    tested: StudyTest,
+    parted: Parted,
+    folder: Path,
+    *,
+    own: OwnModel | None = None,
+    console: Console,
 ) -> None:
     """Write report.html, cases.csv, summary.json and their pictures, and print the table."""
     rows = rows_of(tested)
@@ -76,7 +84,9 @@ def write_report(
             "Validation": f"{len(parted.validation.kspace)}, {parted.counts['validation']}",
             "Test": f"{len(tested.test.kspace)}, {parted.counts['test']}",
             "Subjects": f"unknown of {parted.unknown} volumes" if parted.unknown else "known of all volumes",
-            "Network": config.model.name,
+            "Network": config.model.name if own is None else "a file of the user's own",
+            "Epochs": f"{config.training.epochs} behind a fixed mask; behind a learned one {config.mask.epochs} more, "
+            "while it moves",
             "Seeds": ", ".join(map(str, config.study.seeds)),
         },
         rows=[_shown(row) for row in rows],
@@ -91,7 +101,7 @@ def write_report(
         evolutions=evolutions,
         pictures=PICTURES,
         notes=tested.notes,
-        symmetric=not config.data.phase,
+        symmetric=parted.kind.startswith("magnitude images"),
     )
     write_text(folder / PAGE, page)
     _print(rows, console)
@@ -165,7 +175,8 @@ def _shown(row: Row) -> dict[str, str]:
 
 
 def _words(of: Difference) -> str:
-    return f"{of.value:+.2f} [{of.low:+.2f}, {of.high:+.2f}]"
+    interval = "too few subjects" if math.isnan(of.low) else f"{of.low:+.2f}, {of.high:+.2f}"
+    return f"{of.value:+.2f} [{interval}]"
 
 
 def _losses(differences: Mapping[tuple[str, str], Sequence[Difference]]) -> list[str]:
@@ -174,7 +185,7 @@ def _losses(differences: Mapping[tuple[str, str], Sequence[Difference]]) -> list
     for (mask, other), found in differences.items():
         for of in found:
             if of.value < 0:
-                sure = "" if of.high < 0 else ", which the interval does not tell from 0"
+                sure = "" if of.high < 0 else "" if math.isnan(of.high) else ", which the interval does not tell from 0"
                 most = f"{-of.worst_db:.2f} dB on {of.worst_image}"
                 said.append(
                     f"At {of.drop_rate:g}, '{mask}' is {-of.value:.2f} dB below '{other}'{sure}; at most, {most}."

@@ -16,9 +16,10 @@ from torch import Tensor
 from voxelwave.evaluation.estimates import estimate
 from voxelwave.jobs.subsample.images import ImageSet
 from voxelwave.jobs.subsample.scoring import Scores
-from voxelwave.jobs.subsample.study.testing import StudyTest, Tested
+from voxelwave.jobs.subsample.study.testing import ScoredCase, StudyTest
 
-INTERVAL = (2.5, 97.5)  # percentiles
+INTERVAL, RESAMPLES = (2.5, 97.5), 2000  # percentiles, and how often subjects are drawn
+FEWEST = 5  # subjects that an interval can be told of
 LOW = 0.25  # of the half-sides: what is called the centre of k-space
 
 
@@ -28,6 +29,8 @@ class Row:
 
     Attributes:
         over_seeds: deviation of the mean PSNR on the test; None for one seed.
+        untouched_psnr_db, untouched_ssim: of the first seed alone; None where they were not asked for.
+        reason: of the first seed.
     """
 
     mask: str
@@ -43,12 +46,12 @@ class Row:
     reason: str
     gap_db: float
     gain_gap_db: float
-    cases: list[Tested]
+    cases: list[ScoredCase]
 
 
 @dataclass(frozen=True)
 class Difference:
-    """By how much one mask is above another on the test, in dB, and the interval over the volumes of its images."""
+    """By how much one mask is above another on the test, in dB, and the interval over the subjects of its images."""
 
     drop_rate: float
     value: float
@@ -60,13 +63,13 @@ class Difference:
 
 def rows_of(tested: StudyTest) -> list[Row]:
     """Return a row for each mask and drop rate, in the order of the cases."""
-    groups: dict[tuple[str, float], list[Tested]] = {}
+    groups: dict[tuple[str, float], list[ScoredCase]] = {}
     for one in tested.cases:
         groups.setdefault((one.case.mask, one.case.drop_rate), []).append(one)
     return [_row(mask, rate, of) for (mask, rate), of in groups.items()]
 
 
-def _row(mask: str, drop_rate: float, of: list[Tested]) -> Row:
+def _row(mask: str, drop_rate: float, of: list[ScoredCase]) -> Row:
     means = [fmean(one.network.psnr_db) for one in of]
     untouched = [one.untouched.scores for one in of if one.untouched is not None]
     return Row(
@@ -94,12 +97,13 @@ def _mean(summaries: Sequence[dict[str, float]]) -> dict[str, float]:
 def difference(row: Row, other: Row, test: ImageSet) -> Difference:
     """Return the paired difference of two masks' PSNR, image by image, over the means of their seeds.
 
-    The interval is that of the bootstrap over volumes, since images of one volume are alike.
+    The interval is that of the bootstrap over subjects, since images of one are alike; nan for fewer than five.
     """
     values = _by_image([one.network for one in row.cases]) - _by_image([one.network for one in other.cases])
-    found = estimate(lambda rows: float(values[rows].mean()), np.asarray(test.volumes))
+    found = estimate(lambda rows: float(values[rows].mean()), np.asarray(test.subjects), resamples=RESAMPLES)
     assert found.draws is not None
-    low, high = np.percentile(found.draws(), INTERVAL)
+    known = len(set(test.subjects)) >= FEWEST
+    low, high = np.percentile(found.draws(), INTERVAL) if known else (math.nan, math.nan)
     worst = int(values.argmin())
     return Difference(row.drop_rate, found.value, float(low), float(high), test.names[worst], float(values[worst]))
 
@@ -138,6 +142,9 @@ def explained(drop_rate: float, rows: Sequence[Row], kspace: Tensor) -> list[str
     for row in at_rate:
         lost = 1 - kept_power(masks[row.mask], kspace)
         gained = row.test["psnr_db"] - row.filled["psnr_db"]
+        if not math.isfinite(gained):
+            sentences.append(f"The mask '{row.mask}' removes nothing.")
+            continue
         sentences.append(
             f"The mask '{row.mask}' keeps {center_share(masks[row.mask]):.0%} of the centre of k-space and loses "
             f"{lost:.3%} of the power; its zero-filled images have {row.filled['psnr_db']:.2f} dB, and the network "
@@ -146,12 +153,15 @@ def explained(drop_rate: float, rows: Sequence[Row], kspace: Tensor) -> list[str
     if len(at_rate) > 1:
         ahead = best.test["psnr_db"] - worst.test["psnr_db"]
         filled = best.filled["psnr_db"] - worst.filled["psnr_db"]
-        if filled > 0.5 * ahead:
-            why = (
-                f"{min(filled / ahead, 1):.0%} of that is in the zero-filled images already: it keeps more of the power"
-            )
+        if not math.isfinite(filled):
+            why = "nothing is removed"
+        elif filled > 0.5 * ahead:
+            why = f"{min(filled / max(ahead, 1e-9), 1):.0%} of that is in the zero-filled images already"
         else:
             why = "most of that is made by the network: what it keeps is easier to complete"
+        powers = [kept_power(masks[of.mask], kspace) for of in (best, worst)]
+        if powers[0] > powers[1]:
+            why += ", and it keeps more of the power"
         sentences.append(f"'{best.mask}' is {ahead:.2f} dB ahead of '{worst.mask}'; {why}.")
     return sentences
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
 from jaxtyping import Bool
-from torch import Tensor
+from torch import Tensor, nn
 
 from voxelwave.engine.run_log import METRICS, read_metrics
 from voxelwave.engine.signals import stop_on_signal
@@ -20,9 +21,9 @@ from voxelwave.jobs.subsample.images import ImageSet, Parted
 from voxelwave.jobs.subsample.model import load_subsampled
 from voxelwave.jobs.subsample.own_model import OwnModel
 from voxelwave.jobs.subsample.scoring import Scores, by_network, score, zero_filled
-from voxelwave.jobs.subsample.study.cases import CASES, Case
+from voxelwave.jobs.subsample.study.cases import Case
 from voxelwave.jobs.subsample.study.untouched import MaskToScore, Untouched, l1_wavelet
-from voxelwave.jobs.subsample.study.verdict import Verdict, errors_of, verdict_of
+from voxelwave.jobs.subsample.study.verdict import Verdict, verdict_of
 from voxelwave.jobs.subsample.train import LOSS, RESULTS
 from voxelwave.objectives.subsampled_reconstruction import SubsampledReconstruction
 from voxelwave.ops.cores import available_cores
@@ -30,14 +31,15 @@ from voxelwave.ops.seeding import torch_generator
 from voxelwave.ops.texts import read_json
 from voxelwave.physics.fixed_masks import FixedMaskName, fixed_mask, half_plane
 from voxelwave.physics.fourier import fft2c, ifft2c
-from voxelwave.unrolled.subsampling import FixedMask
+from voxelwave.unrolled.subsampling import FixedMask, Subsampling
 
+SUMMARY = ("psnr_db", "psnr_db_deviation", "psnr_db_pooled", "ssim", "ssim_deviation")
 MAGNITUDES = "half_plane_of_magnitudes"
 DRAWN = ("random", "random_with_zero", "variable_density", "poisson_disc")  # anew for each seed
 
 
 @dataclass(frozen=True)
-class Tested:
+class ScoredCase:
     """One case after its test.
 
     Attributes:
@@ -59,38 +61,72 @@ class Tested:
 class StudyTest:
     """All cases, and what masks without a network keep: by mask and drop rate, of each seed."""
 
-    cases: list[Tested]
+    cases: list[ScoredCase]
     without_network: dict[tuple[str, float], list[Scores]]
     test: ImageSet
     notes: list[str]
 
 
+@dataclass(frozen=True)
+class Trained:
+    """A case before its test: what it left, whole."""
+
+    case: Case
+    recorded: dict[str, Any]
+    layer: Subsampling
+    model: nn.Module
+    validation_errors: list[float]
+
+
+def read_results(run: Path) -> dict[str, Any]:
+    """Return what a case recorded; raises InputError where that cannot be used."""
+    try:
+        recorded: dict[str, Any] = read_json(run / RESULTS)
+        for part in ("training", "validation"):
+            for way in ("network", "zero_filled"):
+                for name in SUMMARY:
+                    value = recorded["scores"][part][way][name]
+                    if way == "network" and not math.isfinite(float(value)):
+                        raise ValueError(f"{name} is {value}")
+        for name in ("kept", "epochs", "best_epoch"):
+            int(recorded[name])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{run / RESULTS} cannot be used ({error}): delete {run}, and start the study again") from None
+    return recorded
+
+
+def load_case(run: Path, case: Case, recorded: dict[str, Any], own: OwnModel | None) -> Trained:
+    """Return a case with its best weights; raises InputError where what it left is damaged."""
+    layer, model, config = load_subsampled(run, own)
+    moving = config.mask.epochs if case.learned else 0
+    try:
+        records = [of for of in read_metrics(run / METRICS) if LOSS in of and of["epoch"] > moving]
+        errors = [float(of[LOSS]) for of in records]
+    except (OSError, ValueError, KeyError, TypeError):
+        errors = []
+    if not errors:
+        raise InputError(f"{run / METRICS} cannot be used: delete {run}, and start the study again")
+    return Trained(case, recorded, layer, model, errors)
+
+
 def test_cases(
-    config: StudyConfig,
-    cases: list[Case],
-    parted: Parted,
-    test: ImageSet,
-    folder: Path,
-    own: OwnModel | None,
-    *,
-    console: Console,
+    config: StudyConfig, cases: list[Trained], parted: Parted, test: ImageSet, folder: Path, *, console: Console
 ) -> StudyTest | None:
-    """Score all cases on the `test`, and draw one image of each; None where that was stopped."""
-    found, masks = dict[str, tuple[dict[str, Any], Tensor, Scores, Scores, Verdict]](), list[MaskToScore]()
+    """Score all cases on the `test`, and draw one image of each; None where that was stopped.
+
+    L1-wavelet reconstructs with the masks of the first seed.
+    """
+    found, masks = dict[str, tuple[Scores, Scores, Verdict]](), list[MaskToScore]()
     (folder / "examples").mkdir(exist_ok=True)
-    for case in tracked(cases, "tested", total=len(cases)):
-        run = folder / CASES / case.name
-        layer, model, _ = load_subsampled(run, own)
-        objective = SubsampledReconstruction(model)
-        network, filled = score(by_network(objective), test), score(zero_filled(layer), test)
-        recorded = read_json(run / RESULTS)
+    for of in tracked(cases, "tested", total=len(cases)):
+        objective = SubsampledReconstruction(of.model)
+        network, filled = score(by_network(objective), test), score(zero_filled(of.layer), test)
         scores = {"network": network.summary(), "zero_filled": filled.summary()}
-        errors = errors_of(read_metrics(run / METRICS), LOSS, config.training.epochs)
-        verdict = verdict_of(recorded["scores"]["training"], scores, errors)
-        found[case.name] = recorded, layer.mask(), network, filled, verdict
-        draw_example(test, 0, layer, by_network(objective), folder / "examples" / f"{case.name}.png")
-        if case.seed == config.study.seeds[0]:
-            masks.append(MaskToScore(case.name, layer.mask(), parted.validation, test))
+        verdict = verdict_of(of.recorded["scores"]["training"], scores, of.validation_errors)
+        found[of.case.name] = network, filled, verdict
+        draw_example(test, 0, of.layer, by_network(objective), folder / "examples" / f"{of.case.name}.png")
+        if of.case.seed == config.study.seeds[0]:
+            masks.append(MaskToScore(of.case.name, of.layer.mask(), parted.validation, test))
     untouched, notes = dict[str, Untouched](), list[str]()
     if config.study.l1_wavelet:
         workers = config.study.workers or available_cores()
@@ -103,7 +139,10 @@ def test_cases(
         except InputError as error:
             notes.append(f"without L1-wavelet: {error}")
             console.say(notes[-1])
-    tested = [Tested(case, *found[case.name], untouched.get(case.name)) for case in cases]
+    tested = [
+        ScoredCase(of.case, of.recorded, of.layer.mask(), *found[of.case.name], untouched.get(of.case.name))
+        for of in cases
+    ]
     return StudyTest(tested, masks_alone(config, parted.training, test), test, notes)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from statistics import fmean
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 OVER_DB, UNDER_DB = 0.5, 0.1
 FALLING = 0.03  # of the validation error, over the last tenth of the epochs beside the tenth before
@@ -42,10 +42,11 @@ def verdict_of(
         validation_errors: of the epochs with the final mask, in order.
     """
     gap = training["network"]["psnr_db"] - test["network"]["psnr_db"]
+    # JSON has no word for an infinite value.
+    if any(of["zero_filled"]["psnr_db"] in (None, math.inf) for of in (training, test)):
+        return Verdict("neither", gap, 0.0, "nothing is removed")
     gains = [of["network"]["psnr_db"] - of["zero_filled"]["psnr_db"] for of in (training, test)]
     gain_gap = gains[0] - gains[1]
-    if math.isinf(test["zero_filled"]["psnr_db"]):
-        return Verdict("neither", gap, 0.0, "nothing is removed")
     added = f"it adds {gains[0]:+.2f} dB in training, and {gains[1]:+.2f} dB on the test"
     if gain_gap > OVER_DB:
         return Verdict("over", gap, gain_gap, added)
@@ -57,8 +58,3 @@ def verdict_of(
         fell = f"{1 - last / before:.1%}"
         return Verdict("under", gap, gain_gap, f"the validation error still fell by {fell} at the end: train longer")
     return Verdict("neither", gap, gain_gap, added)
-
-
-def errors_of(records: Sequence[Mapping[str, Any]], name: str, epochs: int) -> list[float]:
-    """Return the last `epochs` values of a measure that was recorded once an epoch."""
-    return [float(record[name]) for record in records if name in record][-epochs:]
