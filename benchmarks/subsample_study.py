@@ -120,7 +120,7 @@ def main() -> None:
         f"{table(head, lines)}\n\n"
         f"Learned masks are at most {WANTED_BELOW_DB} dB below the power at {near} of {len(rates)} rates (wanted: "
         f"all), and above it at {above} (wanted: ≥ {WANTED_ABOVE}). Their SSIM below a drop rate of 0.3 is "
-        f"{lowest_ssim:.3f} or more (wanted: {WANTED_SSIM}). Intervals are those of the bootstrap over images, of which each is a volume. All "
+        f"{lowest_ssim:.3f} or more (wanted: {WANTED_SSIM}). Intervals are those of the bootstrap over images. All "
         f"{len(summary['rows'])} cases took {minutes:.0f} minutes on two cores.\n\n"
         "Two measured complex k-spaces, PSNR in dB: half a plane completed with conjugates, and the strongest "
         "frequencies of the image itself.\n\n"

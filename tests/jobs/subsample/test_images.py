@@ -13,8 +13,10 @@ from voxelwave.data.kspace.writing import plain_header, write_fastmri
 from voxelwave.errors import InputError
 from voxelwave.jobs.common.console import Console
 from voxelwave.jobs.subsample.config import SubsampleData
-from voxelwave.jobs.subsample.images import Volumes, load_images, part, read_stored, store
+from voxelwave.jobs.subsample.images import read_stored, store
+from voxelwave.jobs.subsample.parts import load_images, part
 from voxelwave.jobs.subsample.scoring import open_once, score, zero_filled
+from voxelwave.jobs.subsample.sources import Volumes
 from voxelwave.ops.seeding import torch_generator
 from voxelwave.physics.fixed_masks import half_plane, random_mask
 from voxelwave.physics.fourier import fft2c, ifft2c

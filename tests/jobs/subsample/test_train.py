@@ -10,9 +10,9 @@ from support.subsample_runs import subsample
 from voxelwave.engine.checkpoint import load_checkpoint
 from voxelwave.errors import InputError
 from voxelwave.jobs.common.console import Console
-from voxelwave.jobs.subsample.images import load_images
 from voxelwave.jobs.subsample.model import load_subsampled
 from voxelwave.jobs.subsample.own_model import read_own_model
+from voxelwave.jobs.subsample.parts import load_images
 from voxelwave.jobs.subsample.scoring import by_network, score
 from voxelwave.jobs.subsample.train import train_subsampled
 from voxelwave.objectives.subsampled_reconstruction import SubsampledReconstruction

@@ -18,9 +18,10 @@ from voxelwave.jobs.common.session import Session, ShouldStop
 from voxelwave.jobs.subsample.config import OWN, SubsampleConfig, SubsampledModel
 from voxelwave.jobs.subsample.data import SubsampleBatch, SubsampleSteps
 from voxelwave.jobs.subsample.figures import draw_curves, draw_example, write_mask
-from voxelwave.jobs.subsample.images import ImageSet, Parted, load_images
+from voxelwave.jobs.subsample.images import ImageSet, Parted
 from voxelwave.jobs.subsample.model import BEST, Built, build, load_weights
 from voxelwave.jobs.subsample.own_model import OwnModel
+from voxelwave.jobs.subsample.parts import load_images
 from voxelwave.jobs.subsample.scoring import by_network, open_once, score, zero_filled
 from voxelwave.ops.evaluating import evaluating
 from voxelwave.ops.files import size_and_sha256, write_text

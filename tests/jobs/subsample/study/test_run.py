@@ -7,7 +7,8 @@ import pytest
 from support.subsample_runs import study
 from voxelwave.errors import InputError
 from voxelwave.jobs.common.console import Console
-from voxelwave.jobs.subsample.images import load_images, store
+from voxelwave.jobs.subsample.images import store
+from voxelwave.jobs.subsample.parts import load_images
 from voxelwave.jobs.subsample.study.cases import Case, cases_of, chosen_by_validation
 from voxelwave.jobs.subsample.study.run import run_study
 

@@ -18,9 +18,10 @@ from voxelwave.jobs.common.run_folder import claimed, write_config
 from voxelwave.jobs.common.side_by_side import Place, run_side_by_side
 from voxelwave.jobs.subsample.config import StudyConfig, SubsampleConfig, check_subsample_config
 from voxelwave.jobs.subsample.data import SubsampleSteps
-from voxelwave.jobs.subsample.images import RECORD, Parted, load_images, read_stored, store
+from voxelwave.jobs.subsample.images import RECORD, Parted, read_stored, store
 from voxelwave.jobs.subsample.model import BEST, build_layer
 from voxelwave.jobs.subsample.own_model import OwnModel, read_own_model
+from voxelwave.jobs.subsample.parts import load_images
 from voxelwave.jobs.subsample.scoring import open_once
 from voxelwave.jobs.subsample.study.cases import CASES, IMAGES, Case, cases_of, chosen_by_validation
 from voxelwave.jobs.subsample.study.report import write_report
