@@ -95,6 +95,20 @@ def test_loss_is_the_weighted_sum_and_trains_every_part(target, channels):
     assert untouched <= {"backbone", "heads"}  # the other modality's stem and head, and tokens not needed
 
 
+@pytest.mark.parametrize("target", ["voxels", "features"])
+def test_a_contrast_without_weight_is_not_computed(target, monkeypatch):
+    model, volume = pretrainer(target), torch.rand(2, 1, 16, 16, 16)
+    with_weight = model(volume, generator()).logs
+    model.contrastive_weight = 0.0
+    monkeypatch.setattr(model.contrastive, "forward", lambda *_: pytest.fail("it was computed"))
+    output = model(volume, generator())
+    assert torch.equal(output.loss, output.logs["reconstruction"])
+    assert torch.equal(output.logs["reconstruction"], with_weight["reconstruction"])
+    assert with_weight.keys() - output.logs.keys() == {"contrastive", "alignment"}
+    output.loss.backward()
+    assert all(parameter.grad is None for parameter in model.contrastive.parameters())
+
+
 def test_a_generator_repeats_its_masks_and_another_draws_others():
     model, volume = pretrainer(), torch.rand(2, 1, 16, 16, 16)
     first, again, other = (model(volume, generator(seed)).loss for seed in (0, 0, 1))

@@ -81,22 +81,33 @@ class MaskedModeling(nn.Module, ABC):
     ) -> StepOutput:
         """Return the loss of one batch; `generator` (CPU) draws the masks."""
         levels = self.draw(volume, generator)
-        error, contrast, alignment = self.compare(volume, levels)
-        loss = error.loss + self.contrastive_weight * contrast
+        error, contrast = self.compare(volume, levels)
+        loss = error.loss
+        if contrast:
+            loss = loss + self.contrastive_weight * contrast["contrastive"]
         logs = {
             "loss": loss,
             "reconstruction": error.loss,
-            "contrastive": contrast,
+            **contrast,
             "easy": error.easy,
             "hard": error.hard,
             "baseline": error.baseline,
-            "alignment": alignment,
         }
         return StepOutput(loss, {name: value.detach() for name, value in logs.items()})
 
     @abstractmethod
-    def compare(self, volume: Tensor, levels: MaskLevels) -> tuple[MaskedError, Tensor, Tensor]:
-        """Return the error of the predictions, the contrastive loss, and the share of places that find themselves."""
+    def compare(self, volume: Tensor, levels: MaskLevels) -> tuple[MaskedError, dict[str, Tensor]]:
+        """Return the error of the predictions, and what `contrast` does."""
+
+    def contrast(self, shallow: Tensor, deep: Tensor, counted: Bool[Tensor, "batch d h w"]) -> dict[str, Tensor]:
+        """Return the contrastive loss, and the share of places that find themselves; nothing where it has no weight.
+
+        Shallow features find the deep ones of their own place, among all that are `counted`.
+        """
+        if self.contrastive_weight == 0:
+            return {}
+        loss, alignment = self.contrastive(shallow, deep, counted)
+        return {"contrastive": loss, "alignment": alignment}
 
     @abstractmethod
     def pictures(self, volume: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
@@ -163,7 +174,7 @@ class MaskedVoxels(MaskedModeling):
             {str(channels): linear_head(decoder_width, channels * voxels) for channels in self.backbone.in_channels}
         )
 
-    def compare(self, volume: Tensor, levels: MaskLevels) -> tuple[MaskedError, Tensor, Tensor]:
+    def compare(self, volume: Tensor, levels: MaskLevels) -> tuple[MaskedError, dict[str, Tensor]]:
         """Predict hidden voxels from the visible tokens; contrast depths over the visible tissue."""
         # 1. The backbone sees the visible patches alone.
         deep, (shallow,) = self.backbone.forward_intermediates(volume, levels.hidden, [self.shallow_depth])
@@ -171,9 +182,7 @@ class MaskedVoxels(MaskedModeling):
         predicted = self._predict(deep, levels, volume.shape[1])
         patches = patchify(volume, self.backbone.patch_size)[levels.hidden.flatten(1)]
         error = self.reconstruction(predicted, patches, levels.hard[levels.hidden])
-        # 3. Shallow features find the deep ones of their own place.
-        contrast, alignment = self.contrastive(shallow, deep, levels.visible & self.tissue(volume))
-        return error, contrast, alignment
+        return error, self.contrast(shallow, deep, levels.visible & self.tissue(volume))
 
     def _predict(self, deep: Tensor, levels: MaskLevels, channels: int) -> Float[Tensor, "token channel voxel"]:
         decoded = self.decode(deep, levels.visible).movedim(1, -1)[levels.hidden]
@@ -223,7 +232,7 @@ class MaskedFeatures(MaskedModeling):
         self.head = linear_head(decoder_width, self.backbone.channels)
         self.teacher = ExponentialMovingAverage(self.backbone, momentum=ema_momentum) if ema_momentum else None
 
-    def compare(self, volume: Tensor, levels: MaskLevels) -> tuple[MaskedError, Tensor, Tensor]:
+    def compare(self, volume: Tensor, levels: MaskLevels) -> tuple[MaskedError, dict[str, Tensor]]:
         """Predict hidden features from visible ones; contrast depths over all tissue."""
         # 1. The backbone sees everything.
         depths = [self.shallow_depth, self.backbone.depth]
@@ -236,9 +245,7 @@ class MaskedFeatures(MaskedModeling):
         spread = (target - target.mean(0)).float().square().mean(-1, keepdim=True).detach()
         everything = torch.ones_like(squared, dtype=torch.bool)
         error = self.reconstruction.weigh(squared, spread, everything, levels.hard[levels.hidden])
-        # 3. Shallow features find the deep ones of their own place.
-        contrast, alignment = self.contrastive(shallow, deep, self.tissue(volume))
-        return error, contrast, alignment
+        return error, self.contrast(shallow, deep, self.tissue(volume))
 
     def _target(self, volume: Tensor, deep: Tensor) -> Tensor:
         target = deep.detach() if self.stop_gradient else deep
