@@ -115,8 +115,8 @@ def main() -> None:
     )
     text = (
         "PSNR in dB, mean ± deviation over 20 test images; the range is the largest value of each image. "
-        f"The same network behind every mask, trained for {config.training.epochs} epochs with the same rates; before "
-        f"that, behind a learned one, for {config.mask.epochs} while it moved. Seeds: {arguments.seeds}.\n\n"
+        f"The same network behind every mask, begun anew and trained for {config.training.epochs} epochs in the same "
+        f"way; a mask was learned in {config.mask.epochs} epochs before that. Seeds: {arguments.seeds}.\n\n"
         f"{table(head, lines)}\n\n"
         f"Learned masks are at most {WANTED_BELOW_DB} dB below the power at {near} of {len(rates)} rates (wanted: "
         f"all), and above it at {above} (wanted: ≥ {WANTED_ABOVE}). Their SSIM below a drop rate of 0.3 is "

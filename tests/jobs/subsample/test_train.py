@@ -10,6 +10,7 @@ from support.subsample_runs import subsample
 from voxelwave.engine.checkpoint import load_checkpoint
 from voxelwave.errors import InputError
 from voxelwave.jobs.common.console import Console
+from voxelwave.jobs.subsample import model
 from voxelwave.jobs.subsample.model import load_subsampled
 from voxelwave.jobs.subsample.own_model import read_own_model
 from voxelwave.jobs.subsample.parts import load_images
@@ -81,6 +82,20 @@ def test_a_run_that_was_stopped_goes_on_exactly(tmp_path, rule):
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
     assert results(whole) == results(parted)
+
+
+def test_behind_the_final_mask_a_network_is_trained_exactly_as_behind_that_mask_from_the_start(tmp_path, monkeypatch):
+    learned = subsample(tmp_path / "learned", mask=LEARNED)
+    assert train_subsampled(learned, console=QUIET)
+    mask = load_subsampled(learned.run_folder())[0].mask()
+    monkeypatch.setattr(model, "fixed_mask", lambda *_, **settings: mask)
+    fixed = subsample(tmp_path / "fixed", mask={"drop_rate": 0.5})
+    assert train_subsampled(fixed, console=QUIET)
+    ours, theirs = weights(learned), weights(fixed)
+    names = [name for name in ours if "subsampling" not in name]
+    assert len(names) == 4
+    assert all(torch.equal(ours[name], theirs[name]) for name in names)
+    assert results(learned)["scores"] == results(fixed)["scores"]
 
 
 def test_the_best_weights_are_those_behind_the_final_mask(tmp_path):

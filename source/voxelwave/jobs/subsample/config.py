@@ -75,8 +75,8 @@ class MaskConfig(Section):
         learn: with the network, by `rule`; else the mask called `fixed` is kept.
         lines: whole lines along the height in place of single frequencies.
         mask_lr: of the scores of a learned mask; null takes the rate that belongs to the rule.
-        epochs: before those of the training, in which a learned mask moves. Behind the final one the network is trained
-            as long as behind a fixed one.
+        epochs: before those of the training, in which a learned mask moves. Behind the final one the network begins
+            anew, and is trained exactly as behind a fixed one.
     """
 
     drop_rate: DropRate = 0.4

@@ -23,10 +23,14 @@ class SubsampleBatch(NamedTuple):
 
 
 class SubsampleSteps:
-    """Every batch by its step; raises InputError where there are fewer images than a batch takes."""
+    """Every batch by its step; raises InputError where there are fewer images than a batch takes.
 
-    def __init__(self, images: ImageSet, *, batch_size: int, seed: int) -> None:
-        self._images, self._batch_size, self._seed = images, batch_size, seed
+    The orders of the first `epochs_before` epochs are others than those of a run without them, and then they are the
+    same.
+    """
+
+    def __init__(self, images: ImageSet, *, batch_size: int, seed: int, epochs_before: int = 0) -> None:
+        self._images, self._batch_size, self._seed, self._before = images, batch_size, seed, epochs_before
         self.steps_per_epoch = len(images.kspace) // batch_size
         if self.steps_per_epoch == 0:
             raise InputError(
@@ -37,7 +41,9 @@ class SubsampleSteps:
     def __getitem__(self, step: int) -> SubsampleBatch:
         """Return the batch of `step`."""
         epoch, place = divmod(step, self.steps_per_epoch)
-        order = torch.randperm(len(self._images.kspace), generator=torch_generator(self._seed, "order", epoch))
+        order = torch.randperm(
+            len(self._images.kspace), generator=torch_generator(self._seed, "order", epoch - self._before)
+        )
         chosen = order[place * self._batch_size :][: self._batch_size]
         return SubsampleBatch(self._images.kspace[chosen], [self._images.names[index] for index in chosen.tolist()])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import partial
 
 import numpy as np
@@ -77,12 +78,14 @@ def train_subsampled(
 def _train(config: SubsampleConfig, parted: Parted, own: OwnModel | None, session: Session) -> bool:
     training, seed, device = config.training, config.run.seed, session.fabric.device
     # 1. Images, mask, network.
-    steps = SubsampleSteps(parted.training, batch_size=training.batch_size, seed=seed)
+    before = config.mask.epochs if config.mask.learn else 0
+    steps = SubsampleSteps(parted.training, batch_size=training.batch_size, seed=seed, epochs_before=before)
     built = build(config, parted.training, own)
     spe = steps.steps_per_epoch
-    settled_at = config.mask.epochs * spe if config.mask.learn else 0
+    settled_at = before * spe
     total = settled_at + training.epochs * spe
     layer, objective = built
+    begin = _as_it_began(built)
     groups = weight_decay_groups(objective, training.weight_decay)
     model, optimizer = session.setup(objective, groups, learning_rate=training.learning_rate, betas=(0.9, 0.99))
     trained = sum(parameter.numel() for parameter in objective.parameters() if parameter.requires_grad)
@@ -104,8 +107,11 @@ def _train(config: SubsampleConfig, parted: Parted, own: OwnModel | None, sessio
 
     def loss(batch: SubsampleBatch, step: int) -> StepOutput:
         if step == settled_at and config.mask.learn:
+            # From here on everything is as behind a fixed mask, weights and optimiser included.
             layer.settle()
-        torch.manual_seed(key_to_seed(seed, "dropout", step))
+            begin()
+            optimizer.optimizer.state.clear()  # type: ignore[attr-defined]  # Fabric's has torch's inside
+        torch.manual_seed(key_to_seed(seed, "dropout", step - settled_at))
         output: StepOutput = model(batch.kspace.to(device))
         return output
 
@@ -146,6 +152,22 @@ def _train(config: SubsampleConfig, parted: Parted, own: OwnModel | None, sessio
     if complete:
         _finish(session, built, parted, settled_at)
     return complete
+
+
+def _as_it_began(built: Built) -> Callable[[], None]:
+    """Return what gives the network the weights that it has now, and leaves the mask as it is."""
+    of_mask = set(map(id, built.layer.buffers()))
+    values = [
+        value for value in (*built.objective.parameters(), *built.objective.buffers()) if id(value) not in of_mask
+    ]
+    begun = [value.detach().clone() for value in values]
+
+    @torch.no_grad()
+    def begin() -> None:
+        for value, as_begun in zip(values, begun, strict=True):
+            value.copy_(as_begun)
+
+    return begin
 
 
 def _files(parted: Parted) -> dict[str, str]:

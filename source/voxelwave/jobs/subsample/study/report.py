@@ -85,8 +85,7 @@ def write_report(
             "Test": f"{len(tested.test.kspace)}, {parted.counts['test']}",
             "Subjects": f"unknown of {parted.unknown} volumes" if parted.unknown else "known of all volumes",
             "Network": config.model.name if own is None else "a file of the user's own",
-            "Epochs": f"{config.training.epochs} behind a fixed mask; behind a learned one {config.mask.epochs} more, "
-            "while it moves",
+            "Epochs": f"{config.training.epochs} behind a mask, {config.mask.epochs} before that while it is learned",
             "Seeds": ", ".join(map(str, config.study.seeds)),
         },
         rows=[_shown(row) for row in rows],
