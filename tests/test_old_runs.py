@@ -28,6 +28,8 @@ QUIET = Console(quiet=True)
 VOLUME = torch.linspace(0, 1, 16**3).view(1, 1, 16, 16, 16)
 # What the machine decides, and not the run.
 TIMED = ("volumes_per_second", "phantoms_per_second", "data_wait_s")
+# Which hidden tokens were hard was drawn at random then; the loss weighs all of them alike.
+REDRAWN = ("easy", "hard")
 
 
 @pytest.fixture
@@ -54,8 +56,8 @@ def test_an_interrupted_run_goes_on_to_the_numbers_that_the_whole_one_had(expect
     assert before < len(records) == len(expected[job])
     for record, then in zip(records, expected[job], strict=True):
         assert record.pop("modality") == then.pop("modality")
-        kept = {name: value for name, value in record.items() if name not in TIMED}
-        assert kept == pytest.approx(then, rel=1e-3, abs=1e-6)
+        kept, had = ({name: of[name] for name in of if name not in (*TIMED, *REDRAWN)} for of in (record, then))
+        assert kept == pytest.approx(had, rel=1e-3, abs=1e-6)
 
 
 @pytest.mark.parametrize("weights", ["pretrain", "pretrain/backbone.safetensors", "pretrain/best_model.pth"])

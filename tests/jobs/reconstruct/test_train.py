@@ -73,7 +73,9 @@ def test_a_run_that_was_stopped_goes_on_exactly(files, tmp_path, steps, offload,
     settings = {"training": {"offload_optimizer": offload}, "data": {"band_rows": band}}
     whole, parts = (reconstruction(files, tmp_path, name, **settings) for name in ("whole", "parts"))
     assert train_reconstruction(whole, console=QUIET)
-    assert not train_reconstruction(parts, console=QUIET, should_stop=stop_after(steps))
+    assert not train_reconstruction(
+        parts, console=QUIET, should_stop=stop_after(2 * steps)
+    )  # asked after each micro-batch
     assert train_reconstruction(parts, resume=True, console=QUIET)
     assert measured(parts) == measured(whole)
     states = [load_checkpoint(of.run_folder() / "last.pth") for of in (whole, parts)]
@@ -101,7 +103,7 @@ def test_a_block_needs_the_one_before(files, tmp_path):
 
 def test_a_block_begins_with_a_new_optimiser(files, tmp_path):
     of = reconstruction(files, tmp_path)
-    assert not train_reconstruction(of, console=QUIET, should_stop=stop_after(5))
+    assert not train_reconstruction(of, console=QUIET, should_stop=stop_after(2 * 5))  # asked after each micro-batch
     state = load_checkpoint(of.run_folder() / "last.pth")["optimizer"]["state"]
     assert {int(moments["step"]) for moments in state.values()} == {1}  # of the second block
 
