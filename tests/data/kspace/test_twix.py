@@ -9,7 +9,7 @@ from support.twix_files import image_lines, line, write_twix
 from voxelwave.data.kspace.files import KspaceFile
 from voxelwave.errors import InputError
 from voxelwave.jobs.common.kspace_files import find_kspace
-from voxelwave.jobs.reconstruct.pairs import result_places
+from voxelwave.jobs.reconstruct.scoring.pairs import result_places
 from voxelwave.physics.fourier import crop_readout
 
 pytest.importorskip("twixtools", reason="twixtools is not installed: pip install 'voxelwave[twix]'")

@@ -23,10 +23,10 @@ from voxelwave.jobs.common.console import Console, tracked
 from voxelwave.jobs.common.kspace_files import MARKED_BLOCKS
 from voxelwave.jobs.common.outcome import Outcome
 from voxelwave.jobs.reconstruct.data import preparation_of
-from voxelwave.jobs.reconstruct.pairs import kspace_outside, result_places
 from voxelwave.jobs.reconstruct.picking import METHODS, NETWORK, Specialist, Specialists
 from voxelwave.jobs.reconstruct.preparation import Preparation
 from voxelwave.jobs.reconstruct.schedule import blocks_of
+from voxelwave.jobs.reconstruct.scoring.pairs import kspace_outside, result_places
 from voxelwave.ops.files import content_mark, locked, write_text
 from voxelwave.ops.texts import read_json
 from voxelwave.physics.fourier import center_crop

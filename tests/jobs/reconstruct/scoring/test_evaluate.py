@@ -21,9 +21,9 @@ from voxelwave.data.kspace.synthesis import synthesize_kspace, target_of
 from voxelwave.data.kspace.writing import plain_header, write_challenge, write_fastmri
 from voxelwave.errors import InputError
 from voxelwave.jobs.common.console import Console
-from voxelwave.jobs.reconstruct.pairs import pair_files, result_places
 from voxelwave.jobs.reconstruct.scoring import comparison
 from voxelwave.jobs.reconstruct.scoring.evaluate import evaluate_reconstructions
+from voxelwave.jobs.reconstruct.scoring.pairs import pair_files, result_places
 from voxelwave.jobs.reconstruct.scoring.scores import Score, load_volumes, score_of, summary_of
 from voxelwave.losses.image_mask import challenge_mask
 from voxelwave.ops.seeding import numpy_generator, torch_generator

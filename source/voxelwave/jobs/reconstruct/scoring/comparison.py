@@ -12,7 +12,7 @@ from torch import Tensor
 
 from voxelwave.contracts import Reconstruction
 from voxelwave.evaluation.image_quality import data_ranges, nmse, psnr_db, ssim
-from voxelwave.jobs.reconstruct.pairs import Pair
+from voxelwave.jobs.reconstruct.scoring.pairs import Pair
 from voxelwave.jobs.reconstruct.scoring.scores import Volumes
 from voxelwave.physics.fourier import center_crop, crop_readout
 from voxelwave.unrolled.classical import L1Wavelet

@@ -11,9 +11,9 @@ from rich.table import Table
 from voxelwave.data.kspace.slices import DataRange
 from voxelwave.errors import InputError
 from voxelwave.jobs.common.console import Console, tracked
-from voxelwave.jobs.reconstruct.pairs import EVALUATION, Pair, pair_files
 from voxelwave.jobs.reconstruct.scoring.comparison import RECONSTRUCTION, TARGET, compare
 from voxelwave.jobs.reconstruct.scoring.figures import draw_coil_maps, draw_scores
+from voxelwave.jobs.reconstruct.scoring.pairs import EVALUATION, Pair, pair_files
 from voxelwave.jobs.reconstruct.scoring.scores import Score, load_volumes, score_of, summary_of
 from voxelwave.losses.image_mask import Anatomy
 from voxelwave.ops.files import write_text

@@ -17,7 +17,7 @@ from voxelwave.data.kspace.slices import DataRange
 from voxelwave.errors import InputError
 from voxelwave.evaluation.image_quality import DataRange as Range
 from voxelwave.evaluation.image_quality import data_ranges, nmse, psnr_db, ssim_of_slices
-from voxelwave.jobs.reconstruct.pairs import Pair
+from voxelwave.jobs.reconstruct.scoring.pairs import Pair
 from voxelwave.losses.image_mask import Anatomy, challenge_mask
 from voxelwave.ops.loggers import logger
 from voxelwave.physics.sampled_lines import Acceleration, acceleration_of
