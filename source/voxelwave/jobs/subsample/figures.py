@@ -20,6 +20,7 @@ from voxelwave.reports.plots import draw_smoothed, new_figure, series
 from voxelwave.unrolled.subsampling import Subsampling, image_of
 
 CURVES = {"loss": "squared error in units of the largest value²", "psnr_db": "PSNR in dB"}
+LONGEST_NAME = 32  # characters below an image
 TARGET, FILLED, RECONSTRUCTION = "target", "subsampled", "reconstruction"
 
 
@@ -53,13 +54,18 @@ def draw_example(images: ImageSet, index: int, layer: Subsampling, reconstruct: 
     sampled = layer.mask().numpy()
     draw_comparison(
         shown,
-        {TARGET: printable(one.names[0]), **words},
+        {TARGET: _end(printable(one.names[0])), **words},
         sampled,
         f"{sampled.mean():.1%} kept",
         path,
         target=TARGET,
         reconstruction=RECONSTRUCTION,
     )
+
+
+def _end(name: str) -> str:
+    """Return as much of the end of a name as has room below an image."""
+    return name if len(name) <= LONGEST_NAME else f"…{name[1 - LONGEST_NAME :]}"
 
 
 def in_words(scores: Scores) -> str:
