@@ -80,7 +80,10 @@ def test_a_stack_has_no_subjects_which_is_said_and_an_image_twice_is_an_error(tm
     images = np.random.default_rng(0).random((9, 32, 32), dtype=np.float32)
     np.save(tmp_path / "stack.npy", images)
     data = SubsampleData(source=str(tmp_path / "stack.npy"), volumes=9, slices=1, size=32)
-    load_images(data, console=Console()).open_test()
+    parted = load_images(data, console=Console())
+    # Results and pages name images, and no folder of this machine.
+    assert all(name.startswith("stack.npy, images ") for name in (*parted.training.names, *parted.open_test().names))
+    assert parted.kind == "semi-synthetic images of stack.npy"
     assert "nothing tells whose 9 of the volumes are" in capsys.readouterr().out
     np.save(tmp_path / "stack.npy", np.concatenate([images[:1]] * 9))
     with pytest.raises(InputError, match=r"are the same, and in two parts: leave one of them out"):
@@ -184,6 +187,7 @@ def test_files_of_fastmri_are_parted_by_their_patients(tmp_path):
     assert parted.unknown == 0
     assert test.shape == (32, 32)
     # The middle slice, and the centre of its image.
+    assert all(name.startswith("file") for name in test.names)
     whole = torch.rand(3, 1, 40, 36, generator=torch_generator(int(Path(test.names[0]).stem[4:])))
     torch.testing.assert_close(ifft2c(test.kspace[0]).real, whole[1, 0, 4:36, 2:34], rtol=1e-4, atol=1e-4)
 

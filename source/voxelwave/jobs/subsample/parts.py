@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -77,6 +78,8 @@ def part(volumes: Volumes, *, validation: float, test: float, seed: int) -> dict
 
 def _read(volumes: Volumes, numbers: Sequence[int]) -> ImageSet:
     images, names, subjects, marks = list[Tensor](), list[str](), list[str](), list[str]()
+    # Names come into results and onto pages that are shown to others, who need no path of this machine.
+    folder = os.path.commonpath([Path(origin).parent for origin in volumes.origins])
     for number in numbers:
         origin = volumes.origins[number]
         try:
@@ -89,7 +92,8 @@ def _read(volumes: Volumes, numbers: Sequence[int]) -> ImageSet:
         images.append(of)
         marks += marks_of
         subjects += [volumes.subjects[number] or origin] * len(of)
-        names += [f"{origin}, image {index}" if len(of) > 1 else origin for index in range(len(of))]
+        name = os.path.relpath(origin, folder)
+        names += [f"{name}, image {index}" if len(of) > 1 else name for index in range(len(of))]
     stacked = torch.cat(images)
     if not bool(stacked.isfinite().all()):
         raise InputError(f"{names[0]} or another image holds values that are not finite")

@@ -40,9 +40,9 @@ def volumes_of(data: SubsampleData) -> Volumes:
     if data.source.lower().endswith(SUFFIX) or _holds_kspace(data.source):
         return _measured(data)
     source = image_source(data)
-    kind = f"semi-synthetic images of {'generated ' * (data.source in GENERATED)}{data.source}"
+    kind = f"semi-synthetic images of {'generated ' * (data.source in GENERATED)}{Path(data.source).name}"
     if not data.phase:
-        kind = f"magnitude images of {data.source}, whose k-space holds everything twice"
+        kind = f"magnitude images of {Path(data.source).name}, whose k-space holds everything twice"
     return Volumes(source.origins, source.subjects, partial(_complex, data, source.read), kind)
 
 
@@ -81,7 +81,7 @@ def _measured(data: SubsampleData) -> Volumes:
             raise InputError(f"{file.path}: is undersampled by its mask, and nothing tells what that leaves out")
         padded += file.info.measured_columns != (0, file.info.size[1])
     # Scanners fill the outermost columns with 0: that lowers the resolution of whole and subsampled images alike.
-    kind = f"measured single-coil k-space of {data.source}"
+    kind = f"measured single-coil k-space of {Path(data.source).name}"
     return Volumes(
         [str(file.path) for file in files],
         [_subject(file.path) for file in files],
