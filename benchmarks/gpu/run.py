@@ -1,6 +1,6 @@
 """All that is to be measured on a GPU, in one go: tests, the production step, and three objectives side by side.
 
-bash benchmarks/gpu/run.sh [OUT] [--tiny]
+bash benchmarks/gpu/run.sh [OUT] [--tiny] [--parts tests,step,…] [--objectives current,…] [--train-s 120]
 
 --tiny is a smoke test for the CPU. Each part runs in a process of its own with a time limit of its own; what it left is
 kept.
@@ -24,7 +24,7 @@ import yaml
 
 ROOT = Path(__file__).parents[2]
 PYTHON = sys.executable
-TRAIN_S = 120
+PARTS = ("tests", "step", "reconstruction", "objectives")
 OBJECTIVES: dict[str, dict[str, Any]] = {
     "current": {},
     "cross_contrast": {"name": "cross_contrast"},
@@ -106,7 +106,7 @@ def configuration(objective: str, size: Size, place: Path) -> dict[str, Any]:
     return raw
 
 
-def trained(objective: str, size: Size, place: Path, out: Path) -> dict[str, Any]:
+def trained(objective: str, size: Size, place: Path, out: Path, train_s: float) -> dict[str, Any]:
     """Time some steps, then train for as many as fit into the time."""
     voxelwave = (PYTHON, "-m", "voxelwave")
     path = place / f"{objective}.yaml"
@@ -127,12 +127,12 @@ def trained(objective: str, size: Size, place: Path, out: Path) -> dict[str, Any
     lines = [json.loads(line) for line in records.read_text().splitlines()][trial // 2 :]
     step_s = sum(size.batch / line["volumes_per_second"] for line in lines) / len(lines)
     wait_s = sum(line["data_wait_s"] for line in lines) / len(lines)
-    steps = int(TRAIN_S / step_s)
+    steps = int(train_s / step_s)
     figures = run(
         objective,
         (*voxelwave, "pretrain", path, "--set", f"training.max_steps={steps}"),
         out,
-        limit_s=2 * TRAIN_S,
+        limit_s=1.5 * train_s + 30,
     )
     return {"step_s": step_s, "data_wait_s": wait_s, "steps": steps, "run": figures}
 
@@ -170,9 +170,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("out", type=Path, nargs="?", default=ROOT / "benchmarks" / "results" / "gpu")
     parser.add_argument("--tiny", action="store_true")
+    parser.add_argument("--parts", default=",".join(PARTS))
     parser.add_argument("--objectives", default=",".join(OBJECTIVES))
+    parser.add_argument("--train-s", type=float, default=120)
     arguments = parser.parse_args()
-    out, size = arguments.out.absolute(), Size(arguments.tiny)
+    out, size, parts = arguments.out.absolute(), Size(arguments.tiny), arguments.parts.split(",")
     place = out / "work"
     place.mkdir(parents=True, exist_ok=True)
     card = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {platform.processor() or 'unknown'}"
@@ -186,23 +188,24 @@ def main() -> None:
     # 1. The tests that need the card.
     tests = ("tests/sparse", "tests/physics", "tests/contracts/test_augmentations.py", "tests/data/augmentations")
     tests += ("tests/engine/test_optimizer.py",)
-    if not size.tiny:
-        figures["tests"] = run("tests", (PYTHON, "-m", "pytest", "-q", *tests, "-k", "cuda"), out, limit_s=90)
-    write()
+    if "tests" in parts and not size.tiny:
+        figures["tests"] = run("tests", (PYTHON, "-m", "pytest", "-q", *tests, "-k", "cuda"), out, limit_s=120)
+        write()
     # 2. The production step, and that of a reconstruction.
-    tiny = ("--tiny",) if size.tiny else ()
-    figures["step"] = run("step", (PYTHON, ROOT / "benchmarks/gpu/step.py", out / "step.json", *tiny), out, limit_s=120)
-    write()
-    reconstruction = (PYTHON, ROOT / "benchmarks/gpu/reconstruction.py", out / "reconstruction.json", *tiny)
-    figures["reconstruction"] = run("reconstruction", reconstruction, out, limit_s=90)
-    write()
-    # 3. Heads, three objectives on them, and what each is worth.
+    for part in ("step", "reconstruction"):
+        if part in parts:
+            command = (PYTHON, ROOT / f"benchmarks/gpu/{part}.py", out / f"{part}.json", *(("--tiny",) * size.tiny))
+            figures[part] = run(part, command, out, limit_s=120)
+            write()
+    if "objectives" not in parts:
+        return
+    # 3. Heads, objectives on them, and what each is worth.
     synthesize = (PYTHON, "-m", "voxelwave", "synthesize")
     for name, number, seed in (("heads", size.heads, 1), ("probed", size.probed, 2)):
         options = ("--num-heads", number, "--contrasts", ",".join(size.contrasts), "--size", size.side, "--seed", seed)
-        figures[name] = run(name, (*synthesize, place / name, *options), out, limit_s=90)
+        figures[name] = run(name, (*synthesize, place / name, *options), out, limit_s=120)
     for objective in arguments.objectives.split(","):
-        figures[objective] = trained(objective, size, place, out)
+        figures[objective] = trained(objective, size, place, out, arguments.train_s)
         write()
         figures[objective]["probe"] = probed(objective, size, place, out)
         write()

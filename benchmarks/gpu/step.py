@@ -132,7 +132,7 @@ def main() -> None:
     parser.add_argument("--tiny", action="store_true")
     arguments = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    overrides = TINY if arguments.tiny else ()
+    overrides = TINY if arguments.tiny else ("training.precision=bf16",)
     ours, plain = load_config(PRODUCTION, overrides), load_config(PRODUCTION, [*overrides, *PLAIN])
     backends = [name for name in ("gather", "minkowski", "dense") if why_not(name, device) is None]
     variants: dict[str, Callable[[], dict[str, Any]]] = {

@@ -7,10 +7,11 @@ from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from jaxtyping import Bool
+from torch import Tensor, nn
 
 from voxelwave.sparse.backends import SparseBackend, make_backend
-from voxelwave.sparse.volume import SparseVolume
+from voxelwave.sparse.volume import Sites, SparseVolume
 
 
 class SparseConv3d(nn.Conv3d):
@@ -84,3 +85,15 @@ class SparseEncoder(nn.Module):
         for norm, down, refine in zip(self.norms, self.down, self.refine[1:], strict=True):
             scales.append(refine(down(scales[-1].map_sites(norm))))
         return scales
+
+
+def active_shares(visible: Bool[Tensor, "batch depth height width"], num_scales: int) -> list[float]:
+    """Return the share of places that are active at each scale, from fine to coarse, where tokens are `visible`.
+
+    Where tokens are hidden in blocks, it is the same at all scales that are not coarser than the blocks. A place of a
+    coarser one covers several blocks and is hidden with all of them together, which is rare.
+    """
+    scales = [Sites(visible)]
+    while len(scales) < num_scales:
+        scales.append(scales[-1].coarse)
+    return [float(sites.active.float().mean()) for sites in scales]

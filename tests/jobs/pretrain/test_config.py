@@ -1,9 +1,14 @@
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from voxelwave.jobs.pretrain.config import check_config, load_config
+from voxelwave.jobs.pretrain.sparse_choice import hardly_masked
+from voxelwave.ops.patches import token_grid
+from voxelwave.registry import MASKINGS
+from voxelwave.sparse.encoder import active_shares
 
 CONFIGS = Path(__file__).parents[3] / "configs" / "pretrain"
 
@@ -27,6 +32,31 @@ def test_fixed_names_are_read(tmp_path):
     assert config.training.learning_rate == 1e-3
     assert config.loss.settings["temperature"] == 0.07
     assert config.model.backbone.settings["embed_dim"] == 128
+
+
+SHIPPED = sorted(path.stem for path in CONFIGS.glob("*.yaml"))
+
+
+def masking_of(config):
+    masking = MASKINGS.build(config.masking.name, **config.masking.settings)
+    return masking, config.model.backbone.settings["patch_size"]
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_every_scale_of_a_shipped_config_is_masked(name):
+    config = load_config(CONFIGS / f"{name}.yaml")
+    masking, patch_size = masking_of(config)
+    visible = masking(token_grid(config.data.crop_size, patch_size), 4, torch.Generator().manual_seed(0)).visible
+    shares = active_shares(visible, len(config.model.encoder_widths))
+    assert shares == pytest.approx([1 - masking.global_ratio] * len(shares), abs=0.02)
+    assert hardly_masked(config, masking, patch_size) == ""
+
+
+def test_a_scale_that_is_hardly_masked_is_said():
+    config = load_config(CONFIGS / "subset.yaml", ["model.encoder_widths=[128, 192, 256]"])
+    said = hardly_masked(config, *masking_of(config))
+    assert "98% of the encoder's coarsest scale" in said
+    assert "first 2 of 3" in said
 
 
 @pytest.mark.parametrize("name", ["demo", "subset", "production"])

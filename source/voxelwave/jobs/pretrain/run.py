@@ -29,7 +29,7 @@ from voxelwave.jobs.pretrain.pair_data import PairData
 from voxelwave.jobs.pretrain.pretrainer import Pretrainer, build_pretrainer, count_parameters
 from voxelwave.jobs.pretrain.rendered_pair_data import RenderedPairData
 from voxelwave.jobs.pretrain.scan_pair_data import ScanPairData
-from voxelwave.jobs.pretrain.sparse_choice import NOTHING_SPARSE, choose_sparse
+from voxelwave.jobs.pretrain.sparse_choice import NOTHING_SPARSE, choose_sparse, hardly_masked
 from voxelwave.objectives.masked_modeling import MaskedModeling
 from voxelwave.ops.seeding import torch_generator
 
@@ -101,7 +101,8 @@ def _train(config: Config, session: Session) -> bool:
     sparse = NOTHING_SPARSE
     if isinstance(pretrainer, MaskedModeling):
         sparse = choose_sparse(config, pretrainer, fabric, before)
-        console.say(sparse.said)
+        hint = hardly_masked(config, pretrainer.masking, pretrainer.backbone.patch_size)
+        console.say(sparse.said, *filter(None, [hint]))
 
     contrastive_weight = getattr(pretrainer, "contrastive_weight", 0.0)
     contrasts = contrastive_weight > 0

@@ -6,13 +6,17 @@ from typing import Any, NamedTuple
 
 import torch
 
+from voxelwave.contracts import Masking
 from voxelwave.errors import InputError
 from voxelwave.jobs.pretrain.config import Config
 from voxelwave.objectives.masked_modeling import MaskedModeling
 from voxelwave.ops.patches import token_grid
 from voxelwave.ops.seeding import torch_generator
 from voxelwave.sparse.backends import make_backend, why_not
+from voxelwave.sparse.encoder import active_shares
 from voxelwave.sparse.fastest import try_backends
+
+MASKS = 16  # that tell how much of each scale they hide
 
 
 class SparseChoice(NamedTuple):
@@ -45,6 +49,21 @@ def choose_sparse(config: Config, pretrainer: MaskedModeling, fabric: Any, began
         raise InputError(reason)
     pretrainer.encoder.use(make_backend(choice.name))
     return choice
+
+
+def hardly_masked(config: Config, masking: Masking, patch_size: int) -> str:
+    """Return one line where the encoder's coarse scales see nearly everything, "" where all are masked alike."""
+    grid = token_grid(config.data.crop_size, patch_size)
+    visible = masking(grid, MASKS, torch_generator(config.run.seed, "scales")).visible
+    shares = active_shares(visible, len(config.model.encoder_widths))
+    masked = [share for share in shares if 1 - share > (1 - shares[0]) / 2]
+    if len(masked) == len(shares):
+        return ""
+    return (
+        f"masking: {shares[0]:.0%} of the tokens are visible, but {shares[-1]:.0%} of the encoder's coarsest scale, "
+        f"since it is coarser than what is hidden: take the first {len(masked)} of {len(shares)} "
+        "'model.encoder_widths', or a larger 'masking.block_side'"
+    )
 
 
 def _measure(config: Config, pretrainer: MaskedModeling, fabric: Any) -> SparseChoice:
