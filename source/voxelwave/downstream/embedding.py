@@ -83,11 +83,7 @@ def embed_volume(features: FeaturePyramid, volume: Volume, *, size: Grid | None)
     Raises ValueError for another channel count than the backbone takes.
     """
     framed = frame(volume, features.strides[-1], size=size)
-    total, count = torch.zeros(features.channels[-1], dtype=torch.float64), 0
-    for tile in _tiles(features, framed):
-        total += tile.grid[:, tile.wanted].double().sum(1)
-        count += int(tile.wanted.sum())
-    return (total / count).float()
+    return _embed(features, framed, torch.zeros(token_grid(framed.shape, features.strides[-1]), dtype=torch.bool))[0]
 
 
 def embed_crops(
@@ -120,15 +116,17 @@ def embed_tokens(
 
     Raises ValueError where a chosen token is not occupied.
     """
+    return embed_scan(features, volume, chosen=chosen, size=size)[1]
+
+
+def embed_scan(
+    features: FeaturePyramid, volume: Volume, *, chosen: Bool[Tensor, "d h w"], size: Grid | None
+) -> tuple[Float[Tensor, " embed"], Float[Tensor, "token embed"]]:
+    """Return what `embed_volume` and `embed_tokens` return, of one pass through the backbone."""
     framed = frame(volume, features.strides[-1], size=size)
     if bool((chosen & ~occupied_tokens(framed, features.strides[-1])).any()):
         raise ValueError("a chosen token is air, whose features are not computed")
-    numbers = chosen.flatten().cumsum(0).view(chosen.shape) - 1
-    rows = torch.zeros(int(chosen.sum()), features.channels[-1])
-    for tile in _tiles(features, framed):
-        asked = chosen[tile.place]
-        rows[numbers[tile.place][asked]] = tile.grid[:, asked].T
-    return rows
+    return _embed(features, framed, chosen)
 
 
 def untrained_twin(features: FeaturePyramid, *, seed: int) -> FeaturePyramid:
@@ -147,6 +145,20 @@ class _Tile(NamedTuple):
     place: tuple[slice, ...]
     wanted: Tensor
     grid: Tensor
+
+
+def _embed(
+    features: FeaturePyramid, framed: Framed, chosen: Bool[Tensor, "d h w"]
+) -> tuple[Float[Tensor, " embed"], Float[Tensor, "token embed"]]:
+    total, count = torch.zeros(features.channels[-1], dtype=torch.float64), 0
+    numbers = chosen.flatten().cumsum(0).view(chosen.shape) - 1
+    rows = torch.zeros(int(chosen.sum()), features.channels[-1])
+    for tile in _tiles(features, framed):
+        total += tile.grid[:, tile.wanted].double().sum(1)
+        count += int(tile.wanted.sum())
+        asked = chosen[tile.place]
+        rows[numbers[tile.place][asked]] = tile.grid[:, asked].T
+    return (total / count).float(), rows
 
 
 def _tiles(features: FeaturePyramid, framed: Framed) -> Iterator[_Tile]:

@@ -18,8 +18,7 @@ from voxelwave.data.recognition.labels import without_suffix
 from voxelwave.data.scaled import Scaled
 from voxelwave.downstream.embedding import (
     embed_crops,
-    embed_tokens,
-    embed_volume,
+    embed_scan,
     fitted_size,
     frame,
     occupied_tokens,
@@ -102,13 +101,9 @@ def probe_cases(
         for name, features in backbones.items():
             # The same crops for all of them.
             generator = torch_generator(seed, "crops", key)
-            rows[name].append(
-                (
-                    embed_volume(features, scaled.volume, size=size),
-                    embed_crops(features, scaled.volume, count=CROPS, generator=generator, size=size),
-                    embed_tokens(features, scaled.volume, chosen=chosen, size=size),
-                )
-            )
+            whole, tokens = embed_scan(features, scaled.volume, chosen=chosen, size=size)
+            crops = embed_crops(features, scaled.volume, count=CROPS, generator=generator, size=size)
+            rows[name].append((whole, crops, tokens))
         generator = torch_generator(seed, "crops", key)
         crops = random_crops(first, scaled.volume, count=CROPS, generator=generator, size=size)
         rows[RAW].append(
