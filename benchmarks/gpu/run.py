@@ -2,8 +2,8 @@
 
 bash benchmarks/gpu/run.sh [OUT] [--tiny] [--parts tests,step,…] [--objectives current,…] [--train-s 120]
 
-All of it takes about 20 minutes; --parts and --objectives do it in pieces. --tiny is a smoke test for the CPU. Each part
-runs in a process of its own with a time limit of its own; what it left is kept.
+All of it takes about 20 minutes; --parts and --objectives do it in pieces. --tiny is a smoke test for the CPU.
+Each part runs in a process of its own with a time limit of its own; what it left is kept.
 """
 
 from __future__ import annotations

@@ -68,6 +68,41 @@ def test_the_model_runs_in_eval_mode_and_has_its_modes_back():
     assert failing.training
 
 
+class Classes(nn.Module):
+    """Says class 1 wherever a voxel is brighter than a half; counts its windows."""
+
+    def __init__(self):
+        super().__init__()
+        self.computed = 0
+
+    def forward(self, volume):
+        self.computed += len(volume)
+        return torch.cat([0.5 - volume, volume - 0.5], dim=1)
+
+
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_windows_without_tissue_are_background_and_are_not_computed(batch_size):
+    volume = 0.04 * torch.rand(1, 48, 16, 16)
+    volume[:, 2:6, 4:9, 3:7] = 0.9
+    every, few = Classes(), Classes()
+    expected = predict_volume(every, volume, window=(16, 16, 16)).argmax(0)
+    found = predict_volume(few, volume, window=(16, 16, 16), batch_size=batch_size, num_classes=2).argmax(0)
+    assert torch.equal(found, expected)
+    assert expected.sum() == 4 * 5 * 4
+    assert (every.computed, few.computed) == (4, 1)
+    assert predict_volume(few, torch.zeros(1, 16, 16, 16), window=(16, 16, 16), num_classes=2).argmax(0).sum() == 0
+    assert few.computed == 1
+
+
+@pytest.mark.parametrize(("shape", "window"), [((40, 16, 21), (16, 16, 8)), ((5, 16, 30), (16, 16, 16))])
+@pytest.mark.parametrize("overlap", [0.0, 0.25, 0.5])
+def test_progress_ends_with_all_windows(shape, window, overlap):
+    said, model = [], Doubling()
+    predict_volume(model, torch.rand(1, *shape), window=window, overlap=overlap, progress=lambda *of: said.append(of))
+    assert [done for done, _ in said] == list(range(1, len(model.calls) + 1))
+    assert {total for _, total in said} == {len(model.calls)}
+
+
 def logits_of(labels):
     """Logits by which each voxel has the class of its label."""
     return torch.nn.functional.one_hot(torch.tensor(labels.astype(np.int64))).movedim(-1, 0) * 5.0

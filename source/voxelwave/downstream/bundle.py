@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from voxelwave.downstream.bundle_metadata import BundleContent, metadata, task_of, trained_on
+from voxelwave.downstream.inference import OVERLAP
 
 DOWNSTREAM = "voxelwave.downstream"
 
@@ -71,7 +72,12 @@ def inference(content: BundleContent) -> dict[str, Any]:
             {"_target_": f"{DOWNSTREAM}.bundle_run.write_embedding"},
         ),
         "segmentation": (
-            {"_target_": f"{DOWNSTREAM}.inference.predict_volume", "window": size, "overlap": 0.5},
+            {
+                "_target_": f"{DOWNSTREAM}.inference.predict_volume",
+                "window": size,
+                "overlap": OVERLAP,
+                "num_classes": "$@network_def.num_classes",
+            },
             {"_target_": f"{DOWNSTREAM}.bundle_run.write_segmentation"},
         ),
         "classification": (

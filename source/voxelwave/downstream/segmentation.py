@@ -28,6 +28,7 @@ class SegmentationModel(nn.Module):
 
     def __init__(self, features: FeaturePyramid, *, num_classes: int, width: int = 32) -> None:
         super().__init__()
+        self.num_classes = num_classes
         if num_classes < 2 or width < 1:
             raise ValueError(f"num_classes is at least 2 and width at least 1, got {num_classes} and {width}")
         self.features = features
@@ -46,7 +47,7 @@ class SegmentationModel(nn.Module):
     ) -> Float[Tensor, "batch class depth height width"]:
         """Return logits; raises ValueError for another channel count or a side that the patch does not divide."""
         # 1. One grid of tokens from the features of all depths.
-        x = self.refine(self.spread(self.join(torch.cat(self.features(volume), dim=1))))
+        x = self.refine(self.spread(_pointwise(self.join, torch.cat(self.features(volume), dim=1))))
         # 2. The image's own bands at every scale, fine to coarse; a low-pass band is 8 neighbours over √8: keep means.
         bands, image = [], volume
         for _ in self.steps:
@@ -55,8 +56,7 @@ class SegmentationModel(nn.Module):
         # 3. Back up to full resolution.
         for step in self.steps:
             x = step(x, bands.pop())
-        logits: Tensor = self.classify(x)
-        return logits
+        return _pointwise(self.classify, x)
 
 
 class _Refine(nn.Module):
@@ -87,6 +87,15 @@ class _InverseStep(nn.Module):
         joined = inverse_haar(predicted + self.image[str(bands.shape[-1])](bands))
         refined: Tensor = self.refine(_from_octets(joined))
         return refined
+
+
+def _pointwise(
+    conv: nn.Conv3d, grid: Float[Tensor, "batch channel depth height width"]
+) -> Float[Tensor, "batch out depth height width"]:
+    """Apply a convolution with kernels of one voxel as the product that it is: on a CPU torch has a slow way for it."""
+    assert conv.bias is not None
+    applied: Tensor = (conv.weight.flatten(1) @ grid.flatten(2) + conv.bias[:, None]).unflatten(2, grid.shape[2:])
+    return applied
 
 
 def _octets(

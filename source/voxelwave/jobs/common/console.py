@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sized
+from contextlib import contextmanager, nullcontext
 from typing import Any, TypeVar
 
 import rich.console
@@ -36,8 +37,31 @@ class Console(rich.console.Console):
             self.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
+_shown: list[Progress] = []  # the one that is on the terminal: rich shows no second
+
+
+@contextmanager
+def progress_of(what: str, *, total: int | None = None) -> Iterator[Callable[[int, int | None], None]]:
+    """Show a progress bar on stderr that is gone at the end, below one that is shown already.
+
+    Yields what is called with how much is done, and of how much.
+    """
+    console = rich.console.Console(stderr=True)
+    outer = _shown[0] if _shown else Progress(*Progress.get_default_columns(), console=console, transient=True)
+    with nullcontext() if _shown else outer:
+        _shown.append(outer)
+        task = outer.add_task(what, total=total)
+        try:
+            yield lambda done, of: outer.update(task, completed=done, total=of)
+        finally:
+            outer.remove_task(task)
+            _shown.pop()
+
+
 def tracked(items: Iterable[ItemT], what: str, *, total: int | None = None) -> Iterator[ItemT]:
     """Yield items, with a progress bar on stderr that is gone at the end."""
-    console = rich.console.Console(stderr=True)
-    with Progress(*Progress.get_default_columns(), console=console, transient=True) as progress:
-        yield from progress.track(items, total=total, description=what)
+    number = len(items) if total is None and isinstance(items, Sized) else total
+    with progress_of(what, total=number) as done:
+        for count, item in enumerate(items, start=1):
+            yield item
+            done(count, number)

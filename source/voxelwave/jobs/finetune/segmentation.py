@@ -29,7 +29,6 @@ from voxelwave.jobs.finetune.data import Held, Task
 from voxelwave.ops.files import write_text
 from voxelwave.ops.tables import as_csv
 
-VALIDATION_OVERLAP = 0.25  # of windows; the results take half
 DRAWN_CASES = 4
 LEGEND = "labels.json"
 
@@ -154,13 +153,13 @@ class Segmentation(Task):
         except UnusableVolume as unusable:
             raise InputError(f"label map {case.label}: {unusable}") from None
 
-    def _logits(self, model: nn.Module, held: Held, *, overlap: float = 0.5) -> Tensor:
+    def _logits(self, model: nn.Module, held: Held) -> Tensor:
         device = next(model.parameters()).device
         volume = held.content.volume.to(device).float()
-        return predict_volume(model, volume, window=self._window, overlap=overlap)
+        return predict_volume(model, volume, window=self._window, num_classes=len(self._classes))
 
     def _segmented(self, model: nn.Module, held: Held) -> Tensor:
-        return self._logits(model, held, overlap=VALIDATION_OVERLAP).argmax(0).byte().cpu()
+        return self._logits(model, held).argmax(0).byte().cpu()
 
     def _scored(self, model: nn.Module, held: Held, predictions: Path) -> dict[str, dict[str, float]]:
         """Write the label map of a case, and return the scores of each class."""

@@ -16,6 +16,7 @@ from voxelwave.downstream.classification import predict_targets
 from voxelwave.downstream.description import crop_size
 from voxelwave.downstream.inference import predict_volume, write_prediction
 from voxelwave.errors import InputError, UnusableVolume
+from voxelwave.jobs.common.console import progress_of
 from voxelwave.ops.files import size_and_sha256, write_text
 from voxelwave.ops.loggers import printable
 from voxelwave.ops.tables import as_csv, read_checked
@@ -75,7 +76,7 @@ class SegmentationFolder:
             raise InputError(f"{out} is no folder: the label maps of a segmentation go into one")
         self._model, self._out, self._places = model, out, places
         self._window, self._overlap, self._batch_size = _window(description), overlap, batch_size
-        self._legend = {
+        self._legend: dict[str, Any] = {
             "classes": {str(value): name for value, name in enumerate(description["task"]["classes"])},
             "model": description["sha256"],
             "overlap": overlap,
@@ -114,9 +115,15 @@ class SegmentationFolder:
 
     def add(self, case: Case, scan: Scaled) -> None:
         """Segment a scan."""
-        logits = predict_volume(
-            self._model, scan.volume, window=self._window, overlap=self._overlap, batch_size=self._batch_size
-        )
+        with progress_of("windows") as done:
+            logits = predict_volume(
+                *(self._model, scan.volume),
+                window=self._window,
+                overlap=self._overlap,
+                batch_size=self._batch_size,
+                num_classes=len(self._legend["classes"]),
+                progress=done,
+            )
         path = self._path(case)
         write_text(self._out / LEGEND, json.dumps(self._legend, indent=2) + "\n")
         path.parent.mkdir(parents=True, exist_ok=True)
