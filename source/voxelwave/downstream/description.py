@@ -85,7 +85,7 @@ def describe_run(config: Mapping[str, Any], *, volumes: Mapping[str, int], step:
     `volumes` are those it saw, by modality, in `step` optimiser steps of voxelwave `version`.
     """
     model, data = config["model"], config["data"]
-    backbone = dict(model["backbone"])
+    backbone, pairs = dict(model["backbone"]), data.get("pairs")
     return {
         "format_version": FORMAT_VERSION,
         "voxelwave": version,
@@ -96,7 +96,7 @@ def describe_run(config: Mapping[str, Any], *, volumes: Mapping[str, int], step:
         },
         "preprocessing": {
             "orientation": "RAS",
-            "spacing_mm": data["spacing_mm"],
+            "spacing_mm": pairs["spacing_mm"] if pairs else data["spacing_mm"],
             "crop_size": data["crop_size"],
             "view_share": data["view_share"],
             "modalities": {

@@ -67,8 +67,15 @@ def test_the_backbone_of_a_run_on_pairs_reads_both_modalities(raw, objective):
             assert deepest.shape == (1, 24, 4, 4, 4)
     described = json.loads((config.run_folder() / "backbone.json").read_text())
     assert set(described["preprocessing"]["modalities"]) == {"mri", "ct"}
+    assert described["preprocessing"]["spacing_mm"] == config.data.pairs.spacing_mm
     first, last = (record["loss"] for record in (records(config)[0], records(config)[-1]))
     assert np.isfinite([first, last]).all()
+
+
+def test_a_spacing_that_views_would_not_have_is_refused(raw):
+    raw["data"]["spacing_mm"] = 2.0
+    with pytest.raises(InputError, match=r"of pairs it is data.pairs.spacing_mm"):
+        configured(raw, "spacing")
 
 
 def test_what_is_probed_and_pictured_of_a_modality_is_of_it(raw):

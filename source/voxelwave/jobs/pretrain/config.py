@@ -208,6 +208,8 @@ def _resolve(config: Config) -> Config:
         raise InputError("one of data.sources and data.pairs is needed: volumes, or pairs of views")
     if (pairs is None) != (config.objective is None):
         raise InputError("data.pairs and objective go together: an objective for pairs, or none of the two")
+    if pairs is not None and config.data.spacing_mm is not None:
+        raise InputError("key 'data.spacing_mm' is of volumes: of views of pairs it is data.pairs.spacing_mm")
     config.model.backbone = complete(BACKBONES, config.model.backbone, "model.backbone")
     config.masking = complete(MASKINGS, config.masking, "masking")
     contrastive = CONTRASTIVE_LOSSES.settings(loss.name, loss.settings, "loss")
