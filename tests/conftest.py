@@ -48,9 +48,10 @@ def real_data() -> Path:
 
 @pytest.fixture(scope="session")
 def heads(tmp_path_factory) -> Path:
-    """Five MRI and three CT heads of 32³ voxels."""
+    """Five MRI and three CT heads of 32³ voxels of 1 mm."""
+    from support.heads import at_1_mm
     from voxelwave.jobs.synthesize.run import synthesize
 
     folder = tmp_path_factory.mktemp("heads")
     synthesize(folder, num_mri=5, num_ct=3, size=32, seed=0, workers=1)
-    return folder
+    return at_1_mm(folder)

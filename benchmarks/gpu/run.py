@@ -22,7 +22,10 @@ from typing import Any
 import torch
 import yaml
 
+from reporting import table
+
 ROOT = Path(__file__).parents[2]
+
 PYTHON = sys.executable
 PARTS = ("tests", "step", "reconstruction", "objectives")
 OBJECTIVES: dict[str, dict[str, Any]] = {
@@ -146,23 +149,46 @@ def probed(objective: str, size: Size, place: Path, out: Path) -> dict[str, Any]
     return run(f"probe_{objective}", command, out, limit_s=300)
 
 
-def rows_of(out: Path) -> list[str]:
-    """Return the figures of all probes as lines of a table."""
-    found: dict[tuple[str, ...], dict[str, float]] = {}
+def read(path: Path) -> dict[str, Any]:
+    """Return what a part wrote, nothing where it wrote nothing."""
+    return dict(json.loads(path.read_text())) if path.exists() else {}
+
+
+def probes_of(out: Path) -> str:
+    """Return the figures of all probes as a table."""
+    found: dict[tuple[str, ...], dict[str, str]] = {}
     for objective in OBJECTIVES:
-        path = out / f"probe_{objective}.json"
-        for result in json.loads(path.read_text())["results"] if path.exists() else ():
-            key = tuple(str(result[name]) for name in ("task", "modality", "probe", "measure"))
-            columns = {objective: result["pretrained"]["value"]}
-            columns |= {f"{name} ": of["value"] for name, of in result.items() if name in ("random_init", "raw_voxels")}
-            found.setdefault(key, {}).update(columns)
-    columns = list(dict.fromkeys(name for of in found.values() for name in of))
-    head = [" | ".join(("task", "modality", "probe", "measure", *columns))]
-    head.append(" | ".join(["---"] * (4 + len(columns))))
-    lines = [
-        " | ".join((*key, *(f"{of[name]:.3f}" if name in of else "" for name in columns))) for key, of in found.items()
+        for result in read(out / f"probe_{objective}.json").get("results", ()):
+            row = found.setdefault(tuple(result[name] for name in ("task", "modality", "probe", "measure")), {})
+            for name, of in {objective: result["pretrained"], **result}.items():
+                if name in (objective, "random_init", "raw_voxels"):
+                    row[name] = f"{of['value']:.3f}"
+    columns = list(dict.fromkeys(name for row in found.values() for name in row))
+    head = " | ".join(("task", "modality", "probe", "measure", *columns))
+    return table(head, [(*key, *(row.get(name, "") for name in columns)) for key, row in found.items()])
+
+
+def text_of(out: Path) -> str:
+    """Return what was measured as tables."""
+    steps = []
+    for name, of in read(out / "step.json").items():
+        places = {"volumes_per_second": ".1f", "mfu": ".1%", "peak_memory_gib": ".1f"}
+        values = [f"{of[key]:{form}}" if key in of else "" for key, form in places.items()]
+        steps.append([name, *(values if "error" not in of else ["", "", of["error"]])])
+    names = ("step_s", "deterministic_step_s", "step_peak_mb", "reconstruction_s", "reconstruction_peak_mb")
+    recipe = [
+        [name, *(f"{of[key]:.3g}" if of.get(key) is not None else "" for key in names)]
+        for name, of in read(out / "reconstruction.json").items()
+        if "step_s" in of
     ]
-    return [f"| {line} |" for line in (*head, *lines)]
+    parts = {
+        "A step of configs/pretrain/production.yaml": table("variant | volumes a second | MFU | memory, GiB", steps),
+        "PromptMR+, 3 slices, 8 cascades": table(
+            "k-space | step, s | the same, deterministic | its memory, MB | reconstruction, s | its memory, MB", recipe
+        ),
+        "Probes on other heads": probes_of(out),
+    }
+    return "\n\n".join(f"## {title}\n\n{of}" for title, of in parts.items())
 
 
 def main() -> None:
@@ -182,8 +208,7 @@ def main() -> None:
 
     def write() -> None:
         (out / "gpu.json").write_text(json.dumps(figures, indent=2) + "\n")
-        lines = [f"# Measured on {card}, torch {torch.__version__}", "", *rows_of(out)]
-        (out / "gpu.md").write_text("\n".join(lines) + "\n")
+        (out / "gpu.md").write_text(f"# Measured on {card}, torch {torch.__version__}\n\n{text_of(out)}\n")
 
     # 1. The tests that need the card.
     tests = ("tests/sparse", "tests/physics", "tests/contracts/test_augmentations.py", "tests/data/augmentations")

@@ -3,5 +3,5 @@
 # Results are written to OUT (benchmarks/results/gpu) as they come; each part has its own time limit. PYTHON is the Python.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
-export PYTHONPATH="source:tests${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
+export PYTHONPATH="source:benchmarks:tests${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
 exec "${PYTHON:-python3}" benchmarks/gpu/run.py "$@"

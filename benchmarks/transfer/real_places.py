@@ -29,13 +29,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
     parser.add_argument("weights", type=Path, nargs="+")
+    parser.add_argument("--spacing-mm", type=float, help="to read scans at; else that of pretraining")
     arguments = parser.parse_args()
     folder = real_volumes()
     if folder is None:
         raise SystemExit("no real volumes: name their folder in VOXELWAVE_REAL_DATA")
     found: dict[str, Any] = {}
     for weights in arguments.weights:
-        features = load_backbone(weights, depths=None).eval()
+        features = load_backbone(weights).eval()
+        if arguments.spacing_mm is not None:
+            features.description["preprocessing"]["spacing_mm"] = arguments.spacing_mm
         backbones = {"features": features, "random weights": untrained_twin(features, seed=0)}
         for name, pair in REAL_PAIRS.items():
             by_view: dict[str, list[float]] = {}

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from support.heads import at_1_mm
 from support.pretraining_runs import QUIET, exact, named, records, tiny, weights
 from support.stopping import stop_after
 from voxelwave import load_backbone
@@ -29,6 +30,7 @@ def shared(tmp_path_factory):
     """Three heads, each as T1, T2 and CT."""
     folder = tmp_path_factory.mktemp("shared")
     synthesize(folder, num_mri=0, num_ct=0, num_heads=3, contrasts=("T1", "T2", "CT"), size=32, seed=0, workers=1)
+    at_1_mm(folder)
     return folder
 
 

@@ -55,11 +55,11 @@ def test_every_contrast_and_layout_is_written_with_its_labels(written: Path) -> 
     assert rows[1 + Tissue.VESSEL] == f"{Tissue.VESSEL.value}\tvessel"
 
 
-def test_the_affine_is_ras_in_1_mm_around_the_centre(written: Path) -> None:
+def test_the_affine_is_ras_around_the_centre_and_a_head_is_as_large_as_a_real_one(written: Path) -> None:
     for path in written.rglob("*.nii.gz"):
         image = nib.load(path)
         assert nib.aff2axcodes(image.affine) == ("R", "A", "S")
-        np.testing.assert_array_equal(image.header.get_zooms()[:3], (1, 1, 1))
+        np.testing.assert_array_equal(image.header.get_zooms()[:3], (6, 6, 6))
         np.testing.assert_allclose(image.affine @ (15.5, 15.5, 15.5, 1), (0, 0, 0, 1))
 
 

@@ -28,7 +28,7 @@ from voxelwave.data.recognition.labels import label_map_reason
 from voxelwave.errors import InputError, UnusableVolume
 from voxelwave.jobs.common.config import Section
 from voxelwave.ops.seeding import numpy_generator, torch_generator
-from voxelwave.physics.heads3d import PARENCHYMA, Tissue, draw_head, render_mri
+from voxelwave.physics.heads3d import HEAD_MM, PARENCHYMA, Tissue, draw_head, render_mri
 from voxelwave.physics.phantoms2d import draw_phantoms
 
 HEADS, PHANTOMS = "heads", "phantoms"
@@ -37,7 +37,7 @@ SMALLEST_SIDE, LARGEST_SIDE = 32, 512
 MOST_VOLUMES = 100_000
 CONTRASTS = ("T1", "T2", "FLAIR")
 STACKS = (".npy", ".npz")
-HEAD_FIELD_MM = 230.0
+PHANTOM_MM = 230.0
 SLICE_GAP_MM = 5.0
 ENOUGH = 0.4  # of the area of the largest slice
 
@@ -125,7 +125,7 @@ def _head(settings: MagnitudeConfig, number: int) -> Slices:
     contrast = CONTRASTS[number % len(CONTRASTS)]
     # The scanner adds the noise, so that the noise of all coils is known.
     image = render_mri(labels, generator, contrast=contrast, noise=(0, 0))
-    spacing = HEAD_FIELD_MM / settings.size
+    spacing = HEAD_MM / settings.size
     brain = np.isin(labels, (*PARENCHYMA, Tissue.VENTRICLE)).sum((0, 1))
     chosen = _chosen_slices(brain, settings, number, spacing_mm=spacing)
     return Slices(_scaled(_axial(image, chosen)), contrast, (spacing, _gap(chosen) * spacing))
@@ -135,7 +135,7 @@ def _phantoms(settings: MagnitudeConfig, number: int) -> Slices:
     assert settings.size is not None
     keys = [(settings.seed, "phantom", number, index) for index in range(settings.slices)]
     images = draw_phantoms([torch_generator(*key) for key in keys], size=settings.size)
-    return Slices(_scaled(images.numpy()), "", (HEAD_FIELD_MM / settings.size, SLICE_GAP_MM))
+    return Slices(_scaled(images.numpy()), "", (PHANTOM_MM / settings.size, SLICE_GAP_MM))
 
 
 def _scan(settings: MagnitudeConfig, cases: list[Case], number: int) -> Slices:

@@ -22,7 +22,7 @@ from voxelwave.jobs.common.processes import checked_workers, run_all
 from voxelwave.ops.files import replacing, write_text
 from voxelwave.ops.seeding import numpy_generator
 from voxelwave.ops.tables import as_csv
-from voxelwave.physics.heads3d import LESIONS, MRI_CONTRASTS, Labels, Tissue, draw_head, render_ct, render_mri
+from voxelwave.physics.heads3d import HEAD_MM, LESIONS, MRI_CONTRASTS, Labels, Tissue, draw_head, render_ct, render_mri
 
 CT_LAYOUTS = ("hu", "windows", "windows5d")
 CONTRASTS = (*MRI_CONTRASTS, "CT")  # of a head that is shown several times
@@ -173,8 +173,9 @@ def _write_head(head: Head, *, size: int, seed: int) -> None:
         if head.drawn_as == SHARED:  # whatever the other contrasts are
             generator = numpy_generator(seed, "head", head.drawn_as, head.index, variant)
         arrays[image] = _rendered(labels, generator, variant)
-    affine = np.eye(4)
-    affine[:3, 3] = -(size - 1) / 2
+    voxel_mm = HEAD_MM / size
+    affine = np.diag([voxel_mm] * 3 + [1.0])
+    affine[:3, 3] = -voxel_mm * (size - 1) / 2
     for path, array in arrays.items():
         volume = nib.Nifti1Image(array, affine)
         volume.header.set_xyzt_units("mm")

@@ -12,14 +12,26 @@ from voxelwave.physics.heads3d.skull import paint_skull
 from voxelwave.physics.heads3d.tissues import LESIONS, PARENCHYMA, Labels, Tissue
 from voxelwave.physics.heads3d.vessels import paint_vessels
 
-__all__ = ["LESIONS", "MRI_CONTRASTS", "PARENCHYMA", "Labels", "Tissue", "draw_head", "render_ct", "render_mri"]
+__all__ = [
+    "HEAD_MM",
+    "LESIONS",
+    "MRI_CONTRASTS",
+    "PARENCHYMA",
+    "Labels",
+    "Tissue",
+    "draw_head",
+    "render_ct",
+    "render_mri",
+]
+
+HEAD_MM = 192.0  # the edge of the cube that a head is drawn in: with it, it is as large as a real one
 
 
 def draw_head(generator: np.random.Generator, *, size: int) -> Labels:
     """Draw a head, its shape, pose, vessels and lesions, as a label map of `Tissue` values.
 
     The cube has `size` voxels along each edge; axes run left to right, back to front, bottom to top (RAS).
-    Its edge is always the field of view: a smaller `size` is a coarser head, or with the same voxel size a smaller one.
+    Its edge is always the field of view, `HEAD_MM`: a smaller `size` is a coarser head.
     """
     space = draw_space(generator, size=size)
     x, y, z = space.coordinates()
