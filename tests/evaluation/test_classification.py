@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from voxelwave.evaluation.classification import areas_under_curve, balanced_accuracy, mean_dice
+from voxelwave.evaluation.classification import area_under_curve, areas_under_curve, balanced_accuracy, mean_dice
 
 
 def by_pairs(probabilities, truth):
@@ -19,6 +19,27 @@ def test_an_area_is_the_share_of_pairs_in_order():
     truth[rng.random((40, 3)) < 0.3] = np.nan
     expected = [by_pairs(probabilities[:, target], truth[:, target]) for target in range(3)]
     assert areas_under_curve(probabilities, truth) == pytest.approx(expected)
+
+
+def test_all_measures_are_those_of_scikit_learn():
+    from sklearn.metrics import f1_score, recall_score, roc_auc_score
+
+    rng = np.random.default_rng(1)
+    for _ in range(50):
+        number = rng.integers(5, 200)
+        true, guessed = rng.integers(0, rng.integers(2, 6), number), rng.integers(-1, 7, number)
+        asked = {"labels": np.unique(true), "average": "macro", "zero_division": 0}
+        assert balanced_accuracy(true, guessed) == pytest.approx(recall_score(true, guessed, **asked), abs=1e-12)
+        assert mean_dice(true, guessed) == pytest.approx(f1_score(true, guessed, **asked), abs=1e-12)
+        scores, positive = rng.normal(size=number).round(1), true == true[0]
+        if not positive.all():
+            expected = roc_auc_score(positive, scores)
+            assert area_under_curve(scores, positive) == pytest.approx(expected, abs=1e-12)
+
+
+def test_scores_that_are_not_finite_have_no_order():
+    with pytest.raises(ValueError, match="not finite"):
+        area_under_curve(np.array([0.1, np.nan]), np.array([True, False]))
 
 
 @pytest.mark.parametrize("column", [[1, 1, 1], [0, 0, np.nan], [np.nan] * 3])
