@@ -6,15 +6,42 @@ import importlib
 import inspect
 import pkgutil
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar, get_args, get_type_hints
 
-from pydantic import BaseModel, ConfigDict, ValidationError, create_model
+from pydantic import BaseModel, ConfigDict, ValidationError, create_model, field_validator
 
 from voxelwave.errors import InputError
 
 LONGEST_SHOWN = 200
 SECTION_NEEDED = "a section is needed, with keys below it"
 Component = TypeVar("Component", bound=type[Any])
+
+
+class Settings(BaseModel):
+    """Values of a config: a yes or no is no number, though Python takes it for one."""
+
+    @field_validator("*", mode="wrap")
+    @classmethod
+    def _no_bool_for_a_number(cls, value: Any, check: Any, info: Any) -> Any:
+        checked = check(value)  # which may have more to say
+        parts = _parts(cls.model_fields[info.field_name].annotation)
+        numbers, bools = (
+            any(part is kind for part in parts for kind in kinds) for kinds in ((int, float), (bool, Any))
+        )
+        if numbers and not bools and _holds_bool(value):
+            raise ValueError("a number is wanted, not yes or no")
+        return checked
+
+
+def _parts(annotation: Any) -> list[Any]:
+    """Return the types that an annotation is made of."""
+    inner = get_args(annotation)
+    return [part for one in inner for part in _parts(one)] if inner else [annotation]
+
+
+def _holds_bool(value: Any) -> bool:
+    inner = value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else ()
+    return isinstance(value, bool) or any(map(_holds_bool, inner))
 
 
 def shortened(text: str) -> str:
@@ -36,6 +63,10 @@ def first_problem(error: ValidationError, section: str = "") -> str:
     return f"key '{key}': {said.removeprefix('Value error, ')}{got}"
 
 
+class _Strict(Settings):
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+
 def check_settings(component: type[Any], given: Mapping[str, Any], section: str, label: str) -> BaseModel:
     """Check `given` against a constructor's keyword-only parameters and fill in its defaults.
 
@@ -48,9 +79,7 @@ def check_settings(component: type[Any], given: Mapping[str, Any], section: str,
         for key, parameter in inspect.signature(component).parameters.items()
         if parameter.kind is inspect.Parameter.KEYWORD_ONLY
     }
-    schema: type[BaseModel] = create_model(
-        component.__name__, __config__=ConfigDict(extra="forbid", allow_inf_nan=False), **fields
-    )
+    schema: type[BaseModel] = create_model(component.__name__, __base__=_Strict, **fields)
     try:
         return schema.model_validate(dict(given))
     except ValidationError as error:

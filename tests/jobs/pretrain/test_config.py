@@ -4,6 +4,7 @@ import pytest
 import torch
 import yaml
 
+from voxelwave.errors import InputError
 from voxelwave.jobs.pretrain.config import check_config, load_config
 from voxelwave.jobs.pretrain.sparse_choice import hardly_masked
 from voxelwave.ops.patches import token_grid
@@ -143,3 +144,24 @@ def test_a_file_that_is_no_config_is_one_line(tmp_path, content, message):
     with pytest.raises(ValueError, match=message) as caught:
         load_config(path)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("override", "key"),
+    [
+        ("data.num_workers=true", "data.num_workers"),
+        ("data.crop_size=[true, 16, 16]", "data.crop_size"),
+        ("training.learning_rate=false", "training.learning_rate"),
+        ("training.batch_size={mri: true, ct: 2}", "training.batch_size"),
+        ("model.backbone={name: waveformer, patch_size: true}", "model.backbone.patch_size"),
+        ("masking={name: mim, block_side: true}", "masking.block_side"),
+    ],
+)
+def test_a_yes_or_no_is_no_number(override, key):
+    with pytest.raises(InputError, match=f"key '{key}': a number is wanted, not yes or no"):
+        load_config(CONFIGS / "demo.yaml", [override])
+
+
+def test_a_yes_or_no_stays_one_where_it_is_asked_for():
+    config = load_config(CONFIGS / "demo.yaml", ["training.deterministic=true", "data.augment={mri: {}, ct: {}}"])
+    assert config.training.deterministic is True

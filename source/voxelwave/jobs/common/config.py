@@ -7,14 +7,14 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveFloat
+from pydantic import AfterValidator, ConfigDict, Field, PositiveFloat
 
 from voxelwave.contracts import Grid
 from voxelwave.data.batches.watched import WORKER_TIMEOUT_S
 from voxelwave.engine.signals import STOPPED
 from voxelwave.errors import InputError
 from voxelwave.ops.workers import MOST_WORKERS
-from voxelwave.registry import MODALITIES, Registry
+from voxelwave.registry import MODALITIES, Registry, Settings
 
 Share = Annotated[float, Field(gt=0, le=1)]
 NumWorkers = Annotated[int, Field(ge=0, le=MOST_WORKERS)]  # processes that read
@@ -30,13 +30,13 @@ def _is_name(name: str) -> str:
 RunName = Annotated[str, AfterValidator(_is_name)]
 
 
-class Section(BaseModel):
+class Section(Settings):
     """Keys that are not declared here are errors."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
-class Component(BaseModel):
+class Component(Settings):
     """A registered component: its name, and the settings that its constructor takes."""
 
     model_config = ConfigDict(extra="allow", allow_inf_nan=False)
