@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from typing import Literal
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float64
-from scipy.ndimage import distance_transform_edt
+from scipy.ndimage import uniform_filter
 from torch import Tensor
 
 from voxelwave.contracts import Grid, MaskLevels
@@ -18,8 +19,8 @@ from voxelwave.registry import MASKINGS
 class MiMMasking:
     """Hide `global_ratio` of the tokens in blocks, and mark `local_ratio` of these hard, the others easy.
 
-    Hard are those deepest inside of what is hidden: furthest from the nearest visible token, at random where several
-    are as far.
+    Hard are those around which the most is hidden, as far as the side of a block, at random where it is as much around
+    several.
 
     The block side follows the smallest side of the grid, so that small grids are not hidden whole: 1 up to 2 tokens,
     2 up to 8, else 4. These sides are even wherever they can be: a block then holds whole wavelet octets, and the
@@ -83,9 +84,10 @@ class MiMMasking:
         num_hidden = min(max(round(self.global_ratio * num_units), 1), num_units - 1)
         num_hard = min(round(self.global_ratio * self.local_ratio * num_units), num_hidden)
         hidden = order < num_hidden * unit
-        # 4. The deepest of them are hard.
-        depth = _depth(hidden) + 1e-3 * torch.rand(hidden.shape, generator=generator, dtype=torch.float64)
-        hard = depth.flatten(1).argsort(1, descending=True).argsort(1).view(hidden.shape) < num_hard * unit
+        # 4. Those of them around which the most is hidden are hard.
+        around = _hidden_around(hidden, side) + 1e-6 * torch.rand(hidden.shape, generator=generator)
+        around = around.masked_fill(~hidden, -1)
+        hard = around.flatten(1).argsort(1, descending=True).argsort(1).view(hidden.shape) < num_hard * unit
         return MaskLevels(hidden.to(torch.int8) + hard.to(torch.int8))
 
     @staticmethod
@@ -105,6 +107,11 @@ class MiMMasking:
         return octet * 8 + d % 2 * 4 + h % 2 * 2 + w % 2
 
 
-def _depth(hidden: Bool[Tensor, "batch depth height width"]) -> Float64[Tensor, "batch depth height width"]:
-    """Return how far each hidden token is from the nearest visible one, in tokens; visible ones are at 0."""
-    return torch.stack([torch.from_numpy(distance_transform_edt(of)) for of in hidden.numpy()])
+def _hidden_around(
+    hidden: Bool[Tensor, "batch depth height width"], reach: int
+) -> Float64[Tensor, "batch depth height width"]:
+    """Return the share of hidden tokens in the cube that reaches as far to each side; the grid ends it."""
+    sides = (2 * reach + 1,) * 3
+    counted = uniform_filter(hidden.double().numpy(), (1, *sides), mode="constant")
+    inside = uniform_filter(np.ones(hidden.shape[1:]), sides, mode="constant")
+    return torch.from_numpy(counted / inside)
