@@ -96,7 +96,7 @@ def tables(figures: dict[str, Any]) -> str:
             values = [f"{mean(one[name] for one in of):.4f}" for name in names]
             rows.append([arm, modality, *values, ", ".join(f"{value:.1f}" for value in over)])
     errors = table(
-        "weights | modality | hard | easy | difference | over the baseline, last epoch | difference in standard errors, by seed",
+        "weights | modality | hard | easy | difference | over baseline, last epoch | in standard errors, by seed",
         rows,
     )
     rows, asked = [], list(next(iter(next(iter(figures.values())).values()))["probe"])
