@@ -1,10 +1,12 @@
 """What a training run keeps of its speed beside other processes, and under a quota of cores.
 
-python benchmarks/busy_machine.py [--steps 30]
+python benchmarks/busy_machine.py [--steps 12]
 
 Each figure is the demo's steps in a second, as `voxelwave pretrain` runs them, on two cores: alone, and beside six
 processes of one thread each. The fair share of a run of two threads among six others is a quarter of two cores. Each
-is taken with GOMP_SPINCOUNT as the command sets it, and as OpenMP has it. Nothing else may run meanwhile.
+is taken with GOMP_SPINCOUNT as the command sets it, and as OpenMP has it. Then, where the user may make a control group
+(of version 1), a run that may take the time of one core, beside one of one thread without a limit. Nothing else may run
+meanwhile.
 """
 
 from __future__ import annotations
@@ -26,7 +28,13 @@ CONFIG = Path(__file__).parent.parent / "configs" / "pretrain" / "demo.yaml"
 OTHERS, CORES = 6, 2
 SPIN = "GOMP_SPINCOUNT"
 OPENMP = "30000000000"  # libgomp's own count, so that the command does not set one
-WANTED = {"of_fair_share": 0.6, "lost_when_quiet": 0.02}
+WANTED = {"of_fair_share": 0.6, "lost_when_quiet": 0.02, "of_one_thread": 0.9}
+GROUP = Path("/sys/fs/cgroup/cpu/voxelwave_one_core")
+# In the group, and with it for the root of the hierarchy, as in a container.
+LIMITED = (
+    f"echo 100000 >{GROUP}/cpu.cfs_period_us && echo 100000 >{GROUP}/cpu.cfs_quota_us && echo $$ >{GROUP}/cgroup.procs "
+    f'&& mount --bind {GROUP} {GROUP.parent} && exec "$@"'
+)
 BUSY = "while True: pass"
 
 
@@ -42,14 +50,16 @@ def others(number: int) -> Iterator[None]:
             process.wait()
 
 
-def steps_a_second(heads: Path, out: Path, steps: int, environment: dict[str, str]) -> float:
-    """Return the median speed of the second half of a run."""
+def steps_a_second(
+    heads: Path, out: Path, steps: int, environment: dict[str, str], before: tuple[str, ...] = ()
+) -> float:
+    """Return the median speed of the second half of a run, whose command stands behind what comes `before`."""
     settings = {
         **{"run.out_dir": out, "run.name": "run", "run.tensorboard": "false", "training.max_steps": steps},
         **{"data.sources.0.path": heads / "mri", "data.sources.1.path": heads / "ct", "data.num_workers": 0},
         **{"training.probe_every_steps": 100_000, "model.sparse": "gather"},
     }
-    command = [sys.executable, "-m", "voxelwave", "pretrain", CONFIG]
+    command: list[object] = [*before, sys.executable, "-m", "voxelwave", "pretrain", CONFIG]
     for key, value in settings.items():
         command += ["--set", f"{key}={value}"]
     subprocess.run(
@@ -59,10 +69,27 @@ def steps_a_second(heads: Path, out: Path, steps: int, environment: dict[str, st
     return median(record["volumes_per_second"] / 2 for record in records[steps // 2 :])
 
 
+def of_one_core(heads: Path, folder: Path, steps: int) -> float | None:
+    """Return the speed under a limit of one core over that of one thread; None where no limit can be set."""
+    try:
+        GROUP.mkdir()
+    except OSError as error:
+        print(f"no limit: {GROUP}: {error.strerror}")
+        return None
+    try:
+        limited = ("unshare", "-m", "sh", "-c", LIMITED, "sh")
+        under = steps_a_second(heads, folder / "limited", steps, {}, limited)
+        alone = steps_a_second(heads, folder / "one_thread", steps, {"OMP_NUM_THREADS": "1"})
+    finally:
+        GROUP.rmdir()
+    print("one core", round(under, 3), "one thread", round(alone, 3), flush=True)
+    return under / alone
+
+
 def main() -> None:
     """Measure, and report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=30)
+    parser.add_argument("--steps", type=int, default=12)
     arguments = parser.parse_args()
     found: dict[str, dict[str, float]] = {}
     os.environ.pop(SPIN, None)
@@ -78,6 +105,7 @@ def main() -> None:
                     speed = steps_a_second(heads, out, arguments.steps, environment)
                 found.setdefault(name, {})["alone" if not number else "busy"] = speed
                 print(name, number, round(speed, 3), flush=True)
+        limited = of_one_core(heads, Path(folder), arguments.steps)
     fair = CORES / (CORES + OTHERS)
     rows = [
         [
@@ -94,9 +122,11 @@ def main() -> None:
         "steps_a_second": found,
         "of_fair_share": own["busy"] / (fair * openmp["alone"]),
         "lost_when_quiet": 1 - own["alone"] / openmp["alone"],
+        "of_one_thread": limited,
     }
     head = f"spinning | steps a second, alone | beside {OTHERS} processes | of the fair share"
-    publish("busy_machine", figures, table(head, rows), quick=False)
+    said = "not measured" if limited is None else f"{limited:.0%} of the steps of one thread"
+    publish("busy_machine", figures, f"{table(head, rows)}\n\nWith the time of one core: {said}.", quick=False)
 
 
 if __name__ == "__main__":
