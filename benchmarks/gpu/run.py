@@ -42,7 +42,7 @@ class Size:
     def __init__(self, tiny: bool) -> None:
         self.tiny = tiny
         self.heads, self.probed, self.side = (3, 4, 32) if tiny else (96, 24, 96)
-        self.crop, self.spacing_mm = ([16] * 3, 2.0) if tiny else ([64] * 3, 2.0)
+        self.crop, self.spacing_mm = ([16] * 3, 12.0) if tiny else ([64] * 3, 2.0)
         self.backbone = {"name": "waveformer", "patch_size": 4 if tiny else 8}
         self.backbone |= dict(
             zip(("embed_dim", "depth", "num_heads"), (24, 2, 2) if tiny else (384, 8, 6), strict=True)
