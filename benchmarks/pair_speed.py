@@ -40,7 +40,7 @@ def measured(folder: Path, *, batches: int) -> dict[str, dict[str, float]]:
     here = {"rank": 0, "world_size": 1, "pin_memory": False, "console": QUIET}
     rendered = load_config(CONFIG, [f"data.pairs.cases={folder / 'heads'}", "data.num_workers=0"])
     size = list(rendered.data.crop_size)
-    stored = f"{{cases: '{folder / 'store'}', source: scans, modalities: [mri, ct], spacing_mm: 1.0}}"
+    stored = f"{{cases: '{folder / 'store'}', source: scans, modalities: [mri, ct], spacing_mm: 2.0}}"
     scans = load_config(CONFIG, [f"data.pairs={stored}", "data.num_workers=0"])
     sources = ", ".join(f"{{path: '{folder / 'store'}', modality: {name}}}" for name in ("mri", "ct"))
     settings = [f"data.sources=[{sources}]", f"data.crop_size={size}", "data.view_share=null", "data.num_workers=0"]

@@ -60,7 +60,7 @@ FINETUNE = {
         "hausdorff": False,
     },
     "backbone": {"scratch": {key: BACKBONE[key] for key in BACKBONE if key != "name"}},
-    "data": {"modality": "mri", "crop_size": [16] * 3, "spacing_mm": 4.0, "folds": 2},
+    "data": {"modality": "mri", "crop_size": [16] * 3, "spacing_mm": 19.0, "folds": 2},
     "training": {
         "max_steps": 12,
         "validate_every_steps": 6,
