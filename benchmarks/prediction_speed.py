@@ -124,7 +124,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     parser.add_argument("--tiny", action="store_true")
     arguments = parser.parse_args()
-    size, steps, ways = (48, 4, WAYS[:3]) if arguments.tiny else (128, 600, WAYS)
+    size, steps, ways = (48, 4, WAYS[:3]) if arguments.tiny else (128, 400, WAYS)
     with run_folder(arguments.out) as folder:
         run, test = trained(folder, steps=steps, size=size)
         dice = accuracy(run, test, ways)
