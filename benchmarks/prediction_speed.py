@@ -38,8 +38,9 @@ from voxelwave.registry import BACKBONES, MODALITIES
 FINETUNE = Path(__file__).parent.parent / "configs" / "finetune" / "segmentation.yaml"
 WANTED = {"times_the_unet": 2.0, "dice_lost": 0.002, "times_as_fast_as_before": 4.0}
 # Of windows: their side, their overlap, and whether those without tissue are left out.
+LESS = 0.25
 BEFORE, DEFAULT = (48, 0.5, False), (48, OVERLAP, True)
-WAYS = (BEFORE, (48, OVERLAP, False), DEFAULT, (64, OVERLAP, True), (96, OVERLAP, True))
+WAYS = (BEFORE, DEFAULT, (48, LESS, False), (48, LESS, True), (64, LESS, True), (96, LESS, True))
 Way = tuple[int, float, bool]
 
 

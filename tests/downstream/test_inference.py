@@ -85,8 +85,9 @@ def test_windows_without_tissue_are_background_and_are_not_computed(batch_size):
     volume = 0.04 * torch.rand(1, 48, 16, 16)
     volume[:, 2:6, 4:9, 3:7] = 0.9
     every, few = Classes(), Classes()
-    expected = predict_volume(every, volume, window=(16, 16, 16)).argmax(0)
-    found = predict_volume(few, volume, window=(16, 16, 16), batch_size=batch_size, num_classes=2).argmax(0)
+    expected = predict_volume(every, volume, window=(16, 16, 16), overlap=0.25).argmax(0)
+    asked = {"window": (16, 16, 16), "overlap": 0.25, "batch_size": batch_size, "num_classes": 2}
+    found = predict_volume(few, volume, **asked).argmax(0)
     assert torch.equal(found, expected)
     assert expected.sum() == 4 * 5 * 4
     assert (every.computed, few.computed) == (4, 1)

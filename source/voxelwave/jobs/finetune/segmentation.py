@@ -19,7 +19,7 @@ from voxelwave.data.batches.views import RandomView
 from voxelwave.data.label_maps import LabelMap, check_same_grid, onto_grid, read_labels
 from voxelwave.data.listing.cases import Case
 from voxelwave.data.reading.volume import spacing_of
-from voxelwave.downstream.inference import predict_volume, write_prediction
+from voxelwave.downstream.inference import OVERLAP, predict_volume, write_prediction
 from voxelwave.downstream.scan_reader import ScanReader
 from voxelwave.errors import InputError, UnusableVolume
 from voxelwave.evaluation.overlap import dice_scores, mean_of_known
@@ -30,6 +30,7 @@ from voxelwave.ops.files import write_text
 from voxelwave.ops.tables import as_csv
 
 DRAWN_CASES = 4
+VALIDATION_OVERLAP = 0.25  # of windows: the results take more
 LEGEND = "labels.json"
 
 
@@ -153,13 +154,13 @@ class Segmentation(Task):
         except UnusableVolume as unusable:
             raise InputError(f"label map {case.label}: {unusable}") from None
 
-    def _logits(self, model: nn.Module, held: Held) -> Tensor:
+    def _logits(self, model: nn.Module, held: Held, *, overlap: float = OVERLAP) -> Tensor:
         device = next(model.parameters()).device
         volume = held.content.volume.to(device).float()
-        return predict_volume(model, volume, window=self._window, num_classes=len(self._classes))
+        return predict_volume(model, volume, window=self._window, overlap=overlap, num_classes=len(self._classes))
 
     def _segmented(self, model: nn.Module, held: Held) -> Tensor:
-        return self._logits(model, held).argmax(0).byte().cpu()
+        return self._logits(model, held, overlap=VALIDATION_OVERLAP).argmax(0).byte().cpu()
 
     def _scored(self, model: nn.Module, held: Held, predictions: Path) -> dict[str, dict[str, float]]:
         """Write the label map of a case, and return the scores of each class."""
