@@ -151,7 +151,7 @@ def test_a_file_that_is_no_config_is_one_line(tmp_path, content, message):
     [
         ("data.num_workers=true", "data.num_workers"),
         ("data.crop_size=[true, 16, 16]", "data.crop_size"),
-        ("training.learning_rate=false", "training.learning_rate"),
+        ("training.learning_rate=true", "training.learning_rate"),
         ("training.batch_size={mri: true, ct: 2}", "training.batch_size"),
         ("model.backbone={name: waveformer, patch_size: true}", "model.backbone.patch_size"),
         ("masking={name: mim, block_side: true}", "masking.block_side"),

@@ -127,12 +127,12 @@ def test_ismrmrd_files_hold_a_noise_scan_and_where_the_slices_lie(tmp_path):
     shared = 0.3 / (1 + 0.3**2)
     expected = torch.eye(4) + shared * (torch.eye(4).roll(1, 0) + torch.eye(4).roll(-1, 0))
     torch.testing.assert_close(covariance.abs().float(), expected, atol=0.06, rtol=0)
-    # Rows lead to the back, columns to the left, slices upwards by one voxel, of 230 mm in 32.
-    spacing = 230 / 32
+    # Rows lead to the back, columns to the left, slices upwards by one voxel, of 192 mm in 32.
+    spacing = 192 / 32
     places = file.info.places
     assert (places[0].readout, places[0].phase, places[0].normal) == ((0, 1, 0), (1, 0, 0), (0, 0, 1))
     np.testing.assert_allclose([place.position_mm for place in places], [(0, 0, spacing * k) for k in range(3)])
-    np.testing.assert_allclose(file.info.field_of_view_mm, (230, 230, spacing))
+    np.testing.assert_allclose(file.info.field_of_view_mm, (192, 192, spacing))
     fewer = KspaceFile(made(tmp_path / "fewer", **settings, undersampled=True) / "brain_acc4_1.h5")
     sampled = torch.tensor(fewer.info.sampled)
     assert torch.equal(fewer.slice(1), file.slice(1) * sampled)
