@@ -16,7 +16,7 @@ import torch
 from scans import CHOICE_FIT, CHOICE_TEST, CLASSES, FIT, HEADS, REAL_PAIRS, TEST, Crops, image_of, read_crops
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
+from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import nn
 
@@ -118,13 +118,18 @@ def transfers(heads: Heads, tokens: Any, *, reads_ct: bool = True) -> dict[str, 
 
 def logistic(train: np.ndarray, labels: np.ndarray, test: np.ndarray) -> np.ndarray:
     """Return what a balanced logistic regression on standardised features says of `test`."""
+    told: np.ndarray = fitted(train, labels).predict(test)
+    return told
+
+
+def fitted(train: np.ndarray, labels: np.ndarray, penalty: float = PENALTY) -> Pipeline:
+    """Return a balanced logistic regression on standardised features."""
     model = make_pipeline(
-        StandardScaler(), LogisticRegression(C=PENALTY, class_weight="balanced", max_iter=300, tol=1e-3)
+        StandardScaler(), LogisticRegression(C=penalty, class_weight="balanced", max_iter=300, tol=1e-3)
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        told: np.ndarray = model.fit(train, labels).predict(test)
-    return told
+        return model.fit(train, labels)
 
 
 def places(answers: Answers) -> dict[str, dict[str, list[float]]]:

@@ -141,7 +141,9 @@ def main() -> None:
     with ProcessPoolExecutor(arguments.workers, mp_context=context, initializer=end_with_parent) as pool:
         for choice in (True, False):
             done = [cell for cell in read_cells() if cell["steps"] == arguments.steps]
-            asked = grid(arms) if choice else product(arms, arguments.seeds, LABELLED)
+            # One label first of all seeds; no two processes then pretrain the same run.
+            tested = ((arm, seed, labelled) for labelled, seed, arm in product(LABELLED, arguments.seeds, arms))
+            asked = grid(arms) if choice else tested
             filled = {
                 (cell["arm"], cell["seed"], cell["labelled"], cell["rate"], cell["share"])
                 for cell in done

@@ -33,7 +33,9 @@ PRETRAIN, NOISE = "pretrain", "noise"
 # What probes are fitted on and tested on; and the same of other heads, on which everything was chosen.
 FIT, TEST = "fit", "test"
 CHOICE_FIT, CHOICE_TEST = "choice fit", "choice test"
-HEADS = {PRETRAIN: 96, FIT: 24, TEST: 64, CHOICE_FIT: 24, CHOICE_TEST: 24}
+# Heads in which lesions and aneurysms are looked for: not every head has one.
+SEARCH_FIT, SEARCH_TEST = "search fit", "search test"
+HEADS = {PRETRAIN: 96, FIT: 24, TEST: 64, CHOICE_FIT: 24, CHOICE_TEST: 24, SEARCH_FIT: 64, SEARCH_TEST: 192}
 CROPS = {FIT: 2, TEST: 1, CHOICE_FIT: 2, CHOICE_TEST: 1}
 NOISE_CELLS = {4: 1.0, 8: 0.7, 20: 0.4}  # along each edge, and how strong
 CLASSES = {

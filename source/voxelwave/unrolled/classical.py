@@ -55,7 +55,7 @@ class EspiritMaps:
             # Fewer shifts of the kernel than that tell next to nothing of what they have in common.
             raise ValueError(
                 f"ESPIRiT's kernel of {self.kernel_width} needs a centre of {2 * self.kernel_width} lines or more, got "
-                f"{int(counts.min())}: lower kernel_width, or take low_resolution_maps"
+                f"{int(counts.min())}: lower kernel_width, or reconstruct by SENSE, whose maps need no such centre"
             )
         measured = sample(kspace, sampled_places(sampled, kspace.shape[-2]))
         maps = [self._of_one(values, count) for values, count in zip(measured, counts.tolist(), strict=True)]
