@@ -14,19 +14,25 @@ import json
 import multiprocessing
 import os
 import shutil
+import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from itertools import product
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from arms import ARMS, BACKBONE, CROSS, CURRENT, QUIET, SUPERVISED, pretrained
 from scans import CHOICE_FIT, CHOICE_TEST, CLASSES, CROP, FIT, TEST, image_of, labels_of
 from study import RESULTS, end_with_parent
+from summary import RESAMPLES, shown
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from reporting import table
 from voxelwave.jobs.finetune.config import check_finetune_config
 from voxelwave.jobs.finetune.run import finetune
+from voxelwave.ops.seeding import numpy_generator
 
 CELLS = RESULTS / "transfer_plateau.jsonl"
 SCRATCH = "scratch"
@@ -125,6 +131,62 @@ def best_rates(cells: Sequence[Cell], arm: str) -> tuple[float, float]:
     return best["rate"], best["share"]
 
 
+def write_report(cells: Sequence[Cell], arms: Sequence[str], steps: int) -> None:
+    """Write `transfer_plateau.md`: means over seeds, with intervals over draws of seeds and heads."""
+    cells = [cell for cell in cells if cell["steps"] == steps]
+    rates = {arm: best_rates(cells, arm) for arm in arms}
+    grid_rows = [
+        (arm, *(f"{100 * _mean(cells, arm, rate, share):.1f}" for rate, share in product(RATES, SHARES)))
+        for arm in arms
+    ]
+    columns = " | ".join(f"{rate:g}, {share:g}" for rate, share in product(RATES, SHARES))
+    texts = [
+        "# Fine-tuning to a plateau",
+        f"{steps} steps. Dice in points, mean of {len(CLASSES)} tissues.",
+        "## Rates of learning and of the backbone's share in it, on other heads, one labelled",
+        table(f"arm | {columns}", grid_rows),
+        f"## One and two labelled heads, {TESTED[TEST]} tested, rates as chosen above",
+        "In brackets 95 % of draws of seeds and of tested heads. Of every seed other heads are labelled, the same ones "
+        "for all arms.",
+    ]
+    figures: dict[str, Any] = {"rates": rates}
+    rows = []
+    for labelled in LABELLED:
+        tested = {
+            (cell["arm"], cell["seed"]): cell["dice"]
+            for cell in cells
+            if not cell["choice"]
+            and cell["labelled"] == labelled
+            and (cell["rate"], cell["share"]) == rates[cell["arm"]]
+        }
+        seeds = [seed for seed in range(100) if all((arm, seed) in tested for arm in arms)]
+        if not seeds:
+            continue
+        dice = {arm: np.array([tested[arm, seed] for seed in seeds]) for arm in arms}
+        generator = numpy_generator("transfer plateau", labelled)
+        drawn = [
+            np.ix_(*(generator.integers(count, size=count) for count in dice[arms[0]].shape)) for _ in range(RESAMPLES)
+        ]
+        draws = {arm: np.array([of.mean(), *(of[one].mean() for one in drawn)]) for arm, of in dice.items()}
+        rows.append((labelled, len(seeds), *(shown(draws[arm]) for arm in arms)))
+        rows[-1] += tuple(shown(draws[arm] - draws[SCRATCH], "+") for arm in arms if arm != SCRATCH)
+        by_seed = {arm: (100 * of.mean(1)).round(1).tolist() for arm, of in dice.items()}
+        figures[f"{labelled} labelled"] = {"seeds": seeds, "by_seed": by_seed}
+    others = "".join(f" | {arm} − {SCRATCH}" for arm in arms if arm != SCRATCH)
+    texts.append(table(f"labelled | seeds | {' | '.join(arms)}{others}", rows))
+    (RESULTS / "transfer_plateau.md").write_text("\n\n".join(texts) + "\n")
+    (RESULTS / "transfer_plateau.json").write_text(json.dumps(figures, indent=1) + "\n")
+
+
+def _mean(cells: Sequence[Cell], arm: str, rate: float, share: float) -> float:
+    dice = [
+        cell["dice"]
+        for cell in cells
+        if cell["choice"] and (cell["arm"], cell["rate"], cell["share"]) == (arm, rate, share)
+    ]
+    return float(np.mean(dice)) if dice else float("nan")
+
+
 def main() -> None:
     """Choose rates, and fill the cells that are missing."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -160,6 +222,7 @@ def main() -> None:
                 print({**cell, "dice": sum(cell["dice"]) / len(cell["dice"])}, flush=True)
                 with CELLS.open("a", encoding="utf-8") as stream:
                     stream.write(json.dumps(cell, separators=(",", ":")) + "\n")
+    write_report(read_cells(), arms, arguments.steps)
 
 
 if __name__ == "__main__":
