@@ -40,6 +40,14 @@ def test_entering_at_a_step_drops_what_was_written_beyond_it(tmp_path):
     assert [(r["step"], r["loss"]) for r in read_metrics(path)] == [(0, 1.0), (1, 1.0), (2, 1.0), (3, 9.0)]
 
 
+def test_a_loss_of_any_size_is_told_from_zero(tmp_path):
+    stream = io.StringIO()
+    with RunLog(tmp_path, start_step=0, total_steps=9, console=Console(file=stream), tensorboard=False) as log:
+        log.step(record(0, loss=1.25e-5))
+        log.epoch(1)
+    assert "epoch 1: loss 1.250e-05" in stream.getvalue()
+
+
 def lines(*steps, **more):
     return "".join(json.dumps(record(step, **more)) + "\n" for step in steps)
 

@@ -196,7 +196,7 @@ class RunLog:
             scalars = {name: value for name, value in record.items() if isinstance(value, float)}
             self._events.add(record["step"], {f"{record['modality']}/{name}": of for name, of in scalars.items()})
         speed = _speed(record)
-        text = f"epoch {record['epoch']} {record['modality']} loss {record['loss']:.4f}"
+        text = f"epoch {record['epoch']} {record['modality']} loss {record['loss']:#.4g}"
         self._progress.update(self._task, completed=record["step"] + 1, description=text, speed=speed)
         # Where there is no terminal to draw on, a line every ten seconds.
         if not self._console.is_terminal and time.monotonic() - self._last_line > 10:
@@ -249,7 +249,7 @@ def _speed(row: Mapping[str, Any]) -> str:
 
 def _epoch_line(row: Mapping[str, Any], names: Sequence[str]) -> str:
     losses = [name for name in row if name.endswith("_loss") and not name.startswith(MEASURED)]
-    parts = "  ".join(f"{name.removesuffix('_loss')} {row[name]:.4f}" for name in losses)
+    parts = "  ".join(f"{name.removesuffix('_loss')} {row[name]:#.4g}" for name in losses)
     parts = f" ({parts})" if len(losses) > 1 else ""
-    shown = "".join(f"  {name.replace('_', ' ')} {row[name]:.4f}" for name in names if name in row)
-    return f"epoch {row['epoch']}: loss {row['loss']:.4f}{parts}{shown}  {_speed(row)}"
+    shown = "".join(f"  {name.replace('_', ' ')} {row[name]:#.4g}" for name in names if name in row)
+    return f"epoch {row['epoch']}: loss {row['loss']:#.4g}{parts}{shown}  {_speed(row)}"
