@@ -40,20 +40,28 @@ COMPARED = (SCRATCH, CURRENT, CROSS, SUPERVISED)
 RATES, SHARES = (1e-3, 3e-3, 1e-2), (0.1, 0.3, 1.0)  # of learning, and of the backbone's in it
 LABELLED = (1, 2)
 TESTED = {CHOICE_TEST: 8, TEST: 64}
+UNSEEN, UNSEEN_HEADS = ("T2", "FLAIR"), 32  # contrasts without a label in them, which the same model is asked for
 Cell = dict[str, Any]
 
 
 def write_cases(folder: Path, fit: str, test: str, *, first: int, labelled: int) -> Path:
-    """Write a list of T1 heads: `labelled` to train on, begun at number `first`, and those that are tested."""
+    """Write a list of T1 heads: `labelled` to train on, begun at number `first`, and those that are tested.
+
+    Some of the latter are in `UNSEEN`, too, but for those on which rates are chosen.
+    """
     path = folder / f"plateau {fit} {first} {labelled}.csv"
     with path.open("w", newline="") as stream:
         writer = csv.writer(stream)
         writer.writerow(["image", "label", "modality", "split"])
-        for of, split, numbers in (
-            (fit, "train", range(first, first + labelled)),
-            (test, "test", range(TESTED[test])),
+        unseen = ((test, "test", contrast, range(UNSEEN_HEADS)) for contrast in UNSEEN if test == TEST)
+        for of, split, contrast, numbers in (
+            (fit, "train", "T1", range(first, first + labelled)),
+            (test, "test", "T1", range(TESTED[test])),
+            *unseen,
         ):
-            writer.writerows([image_of(folder, of, "T1", n), labels_of(folder, of, n), "mri", split] for n in numbers)
+            writer.writerows(
+                [image_of(folder, of, contrast, n), labels_of(folder, of, n), "mri", split] for n in numbers
+            )
     return path
 
 
@@ -103,14 +111,15 @@ def fill(
     finetune(config, console=QUIET)
     with (config.run_folder() / "results.csv").open(newline="") as stream:
         rows = [row for row in csv.DictReader(stream) if row["part"] == "test"]
-    by_head: dict[str, list[float]] = {}
+    by_head: dict[str, dict[str, list[float]]] = {}
     for row in rows:
         if row["dice"]:
-            by_head.setdefault(row["case"], []).append(float(row["dice"]))
+            head, contrast = row["case"].split("_")[-2:]
+            by_head.setdefault(contrast, {}).setdefault(head, []).append(float(row["dice"]))
     shutil.rmtree(config.run_folder())
-    dice = [round(sum(of) / len(of), 4) for of in by_head.values()]
+    dice = {name: [round(sum(of) / len(of), 4) for of in heads.values()] for name, heads in by_head.items()}
     settings = {"labelled": labelled, "rate": rate, "share": share, "steps": steps, "choice": choice}
-    return {"arm": arm, "seed": seed, **settings, "dice": dice}
+    return {"arm": arm, "seed": seed, **settings, "dice": dice.pop("T1"), "unseen": dice}
 
 
 def read_cells() -> list[Cell]:
@@ -151,9 +160,9 @@ def write_report(cells: Sequence[Cell], arms: Sequence[str], steps: int) -> None
     ]
     figures: dict[str, Any] = {"rates": rates}
     rows = []
-    for labelled in LABELLED:
+    for labelled, contrast in product(LABELLED, ("T1", *UNSEEN)):
         tested = {
-            (cell["arm"], cell["seed"]): cell["dice"]
+            (cell["arm"], cell["seed"]): cell["dice"] if contrast == "T1" else cell["unseen"][contrast]
             for cell in cells
             if not cell["choice"]
             and cell["labelled"] == labelled
@@ -163,17 +172,17 @@ def write_report(cells: Sequence[Cell], arms: Sequence[str], steps: int) -> None
         if not seeds:
             continue
         dice = {arm: np.array([tested[arm, seed] for seed in seeds]) for arm in arms}
-        generator = numpy_generator("transfer plateau", labelled)
+        generator = numpy_generator("transfer plateau", labelled, contrast)
         drawn = [
             np.ix_(*(generator.integers(count, size=count) for count in dice[arms[0]].shape)) for _ in range(RESAMPLES)
         ]
         draws = {arm: np.array([of.mean(), *(of[one].mean() for one in drawn)]) for arm, of in dice.items()}
-        rows.append((labelled, len(seeds), *(shown(draws[arm]) for arm in arms)))
+        rows.append((labelled, contrast, len(seeds), *(shown(draws[arm]) for arm in arms)))
         rows[-1] += tuple(shown(draws[arm] - draws[SCRATCH], "+") for arm in arms if arm != SCRATCH)
         by_seed = {arm: (100 * of.mean(1)).round(1).tolist() for arm, of in dice.items()}
-        figures[f"{labelled} labelled"] = {"seeds": seeds, "by_seed": by_seed}
+        figures[f"{labelled} labelled, {contrast}"] = {"seeds": seeds, "by_seed": by_seed}
     others = "".join(f" | {arm} − {SCRATCH}" for arm in arms if arm != SCRATCH)
-    texts.append(table(f"labelled | seeds | {' | '.join(arms)}{others}", rows))
+    texts.append(table(f"labelled in T1 | asked for in | seeds | {' | '.join(arms)}{others}", rows))
     (RESULTS / "transfer_plateau.md").write_text("\n\n".join(texts) + "\n")
     (RESULTS / "transfer_plateau.json").write_text(json.dumps(figures, indent=1) + "\n")
 
