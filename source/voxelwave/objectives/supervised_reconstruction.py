@@ -9,7 +9,7 @@ from jaxtyping import Bool, Complex, Float
 from torch import Tensor, nn
 
 from voxelwave.contracts import Reconstruction, StepOutput
-from voxelwave.losses.image_mask import Anatomy, challenge_mask
+from voxelwave.losses.image_mask import THRESHOLDS, Anatomy, challenge_mask
 from voxelwave.losses.structural_similarity import StructuralSimilarityLoss
 from voxelwave.physics.fourier import center_crop
 from voxelwave.physics.sampled_lines import as_lines
@@ -50,6 +50,8 @@ class WithTarget(Protocol):
 class SupervisedReconstruction(nn.Module):
     """1 − the structural similarity of image and target, inside of the anatomy's mask where the batch says one.
 
+    Images in another unit than fastMRI's, which are dark everywhere, count whole.
+
     Source: Xin et al., PromptMR, 2023, section 3; the mask and the similarity are those of the challenge's score.
     """
 
@@ -69,6 +71,8 @@ class SupervisedReconstruction(nn.Module):
         if batch.modality in ("brain", "knee"):
             anatomy: Anatomy = batch.modality  # type: ignore[assignment]  # one of the two
             inside = challenge_mask(batch.target, anatomy=anatomy)
+            # Where all images of a volume are below the mask's threshold, they are in another unit.
+            inside |= (batch.data_range.to(inside.device) <= THRESHOLDS[anatomy])[:, None, None]
         loss = self._loss(image, batch.target, batch.data_range, inside)
         error = (image - batch.target).square().sum() / batch.target.square().sum().clamp_min(1e-30)
         return StepOutput(loss, {"loss": loss.detach(), "nmse": error.detach()})

@@ -86,10 +86,11 @@ class ResidualUnet(nn.Module):
 
 @SUBSAMPLED_MODELS.register("unrolled")
 class UnrolledNetwork(nn.Module):
-    """Gradient descent on the samples with a U-Net for what they do not say, some steps of it unrolled.
+    """A U-Net for what the samples do not say, and a step of gradient descent on what they say, some times in turn.
 
     The operator of the acquisition is the subsampling layer itself, so that the gradient of a learned mask says what it
-    is worth to keep a frequency in place of what the network makes of it.
+    is worth to keep a frequency in place of what the network makes of it. A step begins at its full length, which puts
+    the samples back in their places: where little is missing, a network can do little harm before it has learned.
 
     Args:
         num_cascades: steps, each with weights for itself.
@@ -97,8 +98,8 @@ class UnrolledNetwork(nn.Module):
         depth: number of halvings.
 
     Raises ValueError for numbers out of range.
-    Source: Sriram et al., End-to-end variational networks, 2020, section 3; Xin et al., PromptMR+, 2024, for the step
-    in the image.
+    Source: Schlemper et al., A deep cascade of convolutional neural networks, 2018, section III; the length of a step
+    is learned as in Sriram et al., End-to-end variational networks, 2020, section 3.
     """
 
     def __init__(self, subsampling: Subsampling, *, num_cascades: int = 3, channels: int = 8, depth: int = 2) -> None:
@@ -118,9 +119,8 @@ class UnrolledNetwork(nn.Module):
     def forward(self, kspace: Kspace) -> Channels:
         """Return the image after the last step."""
         first = image = channels_of(self.subsampling(kspace))
-        for index, (unet, weight) in enumerate(zip(self.unets, self.weights, strict=True)):
-            # The first image agrees with the samples.
-            residual = channels_of(self.subsampling(kspace_of(image))) - first if index else 0
+        for unet, weight in zip(self.unets, self.weights, strict=True):
             scaled, undo = normalised(image, multiple=self.multiple)
-            image = undo(scaled + unet(scaled)[0]) - weight * residual
+            guessed = undo(scaled + unet(scaled)[0])
+            image = guessed - weight * (channels_of(self.subsampling(kspace_of(guessed))) - first)
         return image

@@ -34,6 +34,13 @@ def path(tmp_path):
     return tmp_path / "bad.h5"
 
 
+@pytest.mark.parametrize("length", [0, 5, 8])
+def test_a_file_of_some_bytes_is_refused(path, length):
+    path.write_bytes(b"hello you"[:length])
+    with pytest.raises(InputError, match=r"bad.h5: "):
+        KspaceFile(path)
+
+
 @pytest.mark.parametrize(
     ("arrays", "expected"),
     [

@@ -135,11 +135,16 @@ def test_the_mask_of_the_file_is_used_where_nothing_is_drawn_and_not_where_somet
 def test_what_was_not_measured_is_neither_sampled_nor_moved(tmp_path):
     write_fastmri(tmp_path / "test.h5", kspace(), plain_header(kspace()), centre_and_every_fourth())
     file = KspaceFile(tmp_path / "test.h5")
-    drawn = KspaceSlices([file], EquispacedLines(acceleration=2))[0].sampled[0]
-    assert not (drawn & ~centre_and_every_fourth()).any()
-    slices = KspaceSlices([file], None, MRAugment(chances=EVERYTHING, num_epochs=1))
-    with pytest.raises(InputError, match=r"test\.h5: is undersampled, and only whole images can be augmented"):
-        slices[0]
+    for given in (
+        {"sampling": EquispacedLines(acceleration=2)},
+        {"augment": MRAugment(chances=EVERYTHING, num_epochs=1)},
+    ):
+        with pytest.raises(InputError, match=r"test\.h5: is undersampled already: only whole images can be augmented"):
+            KspaceSlices([file], **given)[0]
+    partial_fourier = torch.arange(COLUMNS) > 5
+    write_fastmri(tmp_path / "partial.h5", kspace() * partial_fourier, plain_header(kspace()))
+    drawn = KspaceSlices([KspaceFile(tmp_path / "partial.h5")], EquispacedLines(acceleration=2))[0].sampled[0]
+    assert not (drawn & ~partial_fourier).any()
 
 
 def test_the_data_range_is_that_of_the_file_the_volume_or_the_slice(files, tmp_path):

@@ -5,10 +5,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from support.reconstruction_runs import reconstruction
 from voxelwave.errors import InputError
-from voxelwave.jobs.reconstruct.picking import pick_specialist
-from voxelwave.physics.sampled_lines import acceleration_of
+from voxelwave.jobs.reconstruct.picking import drawn_rate, pick_specialist
+from voxelwave.physics.sampled_lines import acceleration_of, lines_of
 from voxelwave.physics.samplings.equispaced import EquispacedLines
+from voxelwave.registry import SAMPLINGS
 
 RECIPE = {f"{anatomy}_acc{rate}": (anatomy, float(rate)) for anatomy in ("brain", "knee") for rate in (4, 8)}
 
@@ -65,3 +67,16 @@ def test_an_anatomy_without_a_specialist_is_one_line_that_names_those_there_are(
 def test_a_rate_that_is_none_is_refused(acceleration):
     with pytest.raises(ValueError, match="rates lie above 0"):
         pick_specialist("knee", acceleration, RECIPE)
+
+
+def test_the_rate_of_a_specialist_is_read_as_that_of_a_file(tmp_path):
+    """fastMRI's masks keep the share of all lines, so that their lines lie further apart than their rate says."""
+    drawn = {}
+    for rate in (4, 8):
+        sampling = {"name": "fastmri", "kind": "equispaced_fraction", "acceleration": rate, "center_fraction": 0.1}
+        config = reconstruction(tmp_path, tmp_path, blocks=[{"epochs": 1, "samplings": [sampling]}])
+        drawn[rate] = drawn_rate(config, 368)
+        lines = lines_of(SAMPLINGS.build(sampling.pop("name"), **sampling).of_file((1, 368), "file"))
+        assert acceleration_of(lines).nominal == pytest.approx(drawn[rate], rel=0.2)
+    assert drawn[4] > 5
+    assert drawn[8] > 1.5 * drawn[4]

@@ -17,11 +17,13 @@ from voxelwave.data.kspace.synthesis import coil_noise
 from voxelwave.data.kspace.writing import plain_header, write_fastmri, write_mrd
 from voxelwave.errors import InputError
 from voxelwave.jobs.common.console import Console
+from voxelwave.jobs.reconstruct.config import CoilsConfig
 from voxelwave.jobs.reconstruct.model import load_reconstruction
+from voxelwave.jobs.reconstruct.preparation import Preparation
 from voxelwave.jobs.reconstruct.run import reconstruct_files
 from voxelwave.jobs.reconstruct.train import train_reconstruction
 from voxelwave.ops.seeding import torch_generator
-from voxelwave.physics.fourier import center_crop, crop_readout
+from voxelwave.physics.fourier import center_crop, crop_readout, ifft2c
 from voxelwave.unrolled.zero_filled import zero_filled
 
 QUIET = Console(quiet=True)
@@ -156,6 +158,72 @@ def test_results_may_lie_in_the_folder_of_the_kspace(runs, files, tmp_path):
         assert reconstruct_files(runs / "rate4", str(folder), folder / "out", console=QUIET).exit_code == 0
     with pytest.raises(InputError, match="holds all k-space of"):
         reconstruct_files(runs / "rate4", str(folder / "kspace"), folder, console=QUIET)
+
+
+def test_other_results_in_the_folder_of_the_kspace_are_no_kspace(runs, files, tmp_path):
+    folder = shutil.copytree(files, tmp_path / "files")
+    for method in ("zero_filled", "sense"):
+        outcome = reconstruct_files(runs / "rate4", str(folder), folder / method, method=method, console=QUIET)
+        assert outcome.exit_code == 0
+
+
+def test_what_lies_where_a_result_belongs_is_not_taken_for_it(runs, files, tmp_path):
+    folder = shutil.copytree(files, tmp_path / "files")
+    with pytest.raises(InputError, match=r"image/volume0.h5 is of another file of this name"):
+        reconstruct_files(runs / "rate4", str(folder / "kspace"), folder / "image", console=QUIET)
+
+
+def test_an_interrupted_series_is_written_again(runs, tmp_path):
+    pytest.importorskip("pydicom")
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        values = kspace(slices=3) * len(name + name[0] * (name == "two"))
+        write_mrd(tmp_path / name / "scan.h5", values, plain_header(values), centre_and_every_fourth())
+    again = {"run": runs / "rate4", "source": str(tmp_path), "out": tmp_path / "out", "formats": ("dicom",)}
+    reconstruct_files(**again, method="zero_filled", console=QUIET)
+    series = tmp_path / "out" / "one" / "scan"
+    (series / "0001.dcm").unlink()  # the last one to be written
+    reconstruct_files(**again, method="zero_filled", console=QUIET)
+    assert len(list(series.glob("*.dcm"))) == 3
+    # Two scans of one name are of two studies, and of two places.
+    import pydicom
+
+    one, two = (pydicom.dcmread(tmp_path / "out" / name / "scan" / "0001.dcm") for name in ("one", "two"))
+    assert one.StudyInstanceUID != two.StudyInstanceUID
+    assert one.FrameOfReferenceUID != two.FrameOfReferenceUID
+
+
+def test_a_format_that_cannot_hold_a_volume_keeps_no_other_from_it(runs, tmp_path):
+    values = kspace(slices=3)
+    write_mrd(tmp_path / "scan.h5", values, plain_header(values), centre_and_every_fourth())
+    with h5py.File(tmp_path / "scan.h5", "r+") as file:
+        table = file["dataset/data"][:]
+        table["head"]["position"][table["head"]["idx"]["slice"] == 2, 2] = 90
+        file["dataset/data"][:] = table
+    ended = voxelwave(
+        *("reconstruct", "run", runs / "rate4", tmp_path / "scan.h5", tmp_path / "out"),
+        *("--method", "zero_filled", "--format", "nifti,hdf5"),
+    )
+    assert ended.code == 2
+    assert f"{tmp_path / 'scan.h5'}: its slices are turned against each other, or unevenly spaced" in ended.err
+    assert read_hdf5(tmp_path / "out" / "scan.h5").images.shape == (3, 30, 24)
+
+
+def test_kspace_that_is_undersampled_and_says_no_mask_is_taken_as_it_is(runs, tmp_path):
+    sampled = centre_and_every_fourth()
+    values = kspace(slices=3)
+    write_fastmri(tmp_path / "a.h5", values * sampled, plain_header(values))
+    reconstruct_files(runs / "rate8", str(tmp_path / "a.h5"), tmp_path / "out", method="zero_filled", console=QUIET)
+    assert read_hdf5(tmp_path / "out" / "a.h5").sampled.tolist() == sampled.tolist()
+
+
+@pytest.mark.parametrize("rows", [29, 30, 31])
+def test_the_middle_of_the_readout_is_that_of_the_image_whatever_is_odd(files, rows):
+    file = KspaceFile(files / "kspace" / "volume0.h5")
+    values, everywhere = file.slice(1), torch.ones(32, COLUMNS, dtype=torch.bool)
+    kept, _ = Preparation(coils=CoilsConfig(), readout_rows=rows)(values, everywhere, file)
+    found, wanted = (center_crop(ifft2c(of), (27, COLUMNS)) for of in (kept, values))
+    torch.testing.assert_close(found, wanted, atol=1e-6, rtol=1e-5)
 
 
 def test_a_result_of_another_file_of_the_name_is_not_taken_for_it(runs, files, tmp_path):

@@ -59,6 +59,19 @@ def test_a_later_block_of_all_goes_on_from_the_router_that_is_there(tmp_path):
         assert {record["epoch"] for record in measured(config)} == {1, 2}
 
 
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"every": True, "router": True}, "--all and --router"),
+        ({"every": True, "specialist": "four"}, "--all and --specialist"),
+        ({"router": True, "block": 2}, "--router and --block"),
+    ],
+)
+def test_what_contradicts_is_refused(plan, asked, said):
+    with pytest.raises(InputError, match=f"{said} cannot be asked for at once"):
+        train_specialists(plan, load_plan(plan), **asked, console=QUIET)
+
+
 def test_no_specialist_is_called_as_the_router_is(tmp_path):
     path = tmp_path / "plan.yaml"
     path.write_text("specialists:\n  router: {}\n")

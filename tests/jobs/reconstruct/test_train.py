@@ -191,13 +191,14 @@ def test_every_network_can_be_trained(files, tmp_path, model, objective):
     assert load_reconstruction(of.run_folder()).config.model.name == model["name"]
 
 
-def test_the_anatomys_mask_is_what_the_loss_is_taken_in(tmp_path):
-    """In the unit of the challenge: with nothing above its threshold there is no loss."""
-    faint = write_volumes(tmp_path / "faint", scale=1e-5)
-    for anatomy, zero in ((None, False), ("brain", True)):
+def test_images_in_another_unit_than_that_of_the_anatomys_mask_count_whole(tmp_path, caplog):
+    faint, losses = write_volumes(tmp_path / "faint", scale=1e-5), []
+    for anatomy in (None, "brain"):
         of = reconstruction(faint, tmp_path, str(anatomy), data={"anatomy": anatomy})
         assert train_reconstruction(of, block=1, console=QUIET)
-        assert (measured(of)[0]["loss"] == 0) == zero
+        losses.append(measured(of)[0]["loss"])
+    assert losses[0] == losses[1] > 0
+    assert "it seems to be in another unit" in caplog.text
 
 
 def test_files_that_cannot_be_used_end_a_run_or_are_counted(files, tmp_path, capsys):
@@ -235,7 +236,7 @@ def test_a_slice_that_cannot_be_used_is_passed_over_where_that_is_asked(files, t
 def test_a_slice_whose_origin_is_not_sampled_is_said(files, tmp_path):
     blocks = [{"epochs": 1, "samplings": [{"name": "equispaced", "offset": 1, "center_fraction": 0.01}]}]
     of = reconstruction(files, tmp_path, blocks=blocks)
-    with pytest.raises(InputError, match=r"volume.\.h5: slice .: its origin is not sampled"):
+    with pytest.raises(InputError, match=r"volume.\.h5: no calibration centre: columns 11 and 12"):
         train_reconstruction(of, console=QUIET)
 
 
@@ -245,6 +246,10 @@ def test_what_has_no_target_is_not_learned_from(tmp_path):
     of = reconstruction(tmp_path / "a.h5", tmp_path, data={"readout_rows": None})
     with pytest.raises(InputError, match=r"a.h5: has no target to learn from.*self_supervised"):
         train_reconstruction(of, console=QUIET)
+    write_volumes(tmp_path / "files", 1)
+    shutil.copy(tmp_path / "a.h5", tmp_path / "files" / "kspace" / "a.h5")
+    of = reconstruction(tmp_path / "files", tmp_path, data={"skip_unusable": True})
+    assert train_reconstruction(of, block=1, console=QUIET)
 
 
 def test_what_is_validated_needs_a_target(files, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -11,6 +12,7 @@ from numpy import ndarray
 
 Layout = Literal["fastmri", "fastmri_singlecoil", "challenge", "mrd", "twix"]
 Vector = tuple[float, float, float]
+SAME_NORMAL = 1e-4  # 1 − cosine
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,20 @@ class SlicePlace:
     readout: Vector
     phase: Vector
     normal: Vector
+
+
+def order_of(places: Sequence[SlicePlace]) -> list[int]:
+    """Return the numbers of slices in the order in which they lie, as scanners count them that interleave slices.
+
+    Those that are in a row already, towards either side, stay as they are, and so do those that are turned against
+    each other.
+    """
+    counted = list(range(len(places)))
+    if not places or any(np.dot(place.normal, places[0].normal) < 1 - SAME_NORMAL for place in places):
+        return counted
+    heights = np.array([np.dot(place.position_mm, places[0].normal) for place in places])
+    steps = np.diff(heights)
+    return counted if (steps >= 0).all() or (steps <= 0).all() else np.argsort(heights, kind="stable").tolist()
 
 
 @dataclass(frozen=True)

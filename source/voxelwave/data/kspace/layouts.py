@@ -10,15 +10,14 @@ from pathlib import Path
 
 import h5py
 import numpy as np
-import torch
 from jaxtyping import Complex64
 from numpy import ndarray
 
 from voxelwave.data.kspace.hdf5 import has, number_attribute, numbers, opened, text, text_attribute
 from voxelwave.data.kspace.info import KspaceInfo, as_complex64
+from voxelwave.data.kspace.lines import check_centre
 from voxelwave.data.kspace.mrd.raw_header import parse_raw_header
 from voxelwave.errors import UnusableVolume
-from voxelwave.physics.sampled_lines import num_center_lines
 
 KSPACE, MASK, HEADER, MAPS = "kspace", "mask", "ismrmrd_header", "sensitivity_maps"
 # By the number of axes of the k-space; the challenge's name comes last.
@@ -98,7 +97,12 @@ def _kspace_info(file: h5py.File, most_values: int) -> KspaceInfo:
         # Columns of a header that was written for another width would be those of another k-space.
         if header.encoded_size[1] == width:
             info = replace(info, measured_columns=header.measured_columns)
-        info = replace(info, image_size=header.recon_size[:2], field_of_view_mm=header.recon_fov_mm)
+        sides = zip((height, width), header.encoded_size, header.recon_size, strict=False)
+        # Without its oversampling a side has the field of the image.
+        of_image = [side == recon != encoded for side, encoded, recon in sides]
+        mm = [header.recon_fov_mm[axis] if cut else header.encoded_fov_mm[axis] for axis, cut in enumerate(of_image)]
+        shown, extent = header.shown((height, width), (mm[0], mm[1]))
+        info = replace(info, image_size=shown, field_of_view_mm=extent)
     if has(file, MASK):
         info = replace(info, sampled=_mask(file, width))
     if has(file, MAPS):
@@ -119,12 +123,7 @@ def _mask(file: h5py.File, width: int) -> tuple[bool, ...]:
     sampled = np.asarray(stored[...]).ravel() != 0
     if not sampled.any():
         raise UnusableVolume("its mask samples no column")
-    if not num_center_lines(torch.from_numpy(sampled)):
-        near = np.flatnonzero(sampled)[np.abs(np.flatnonzero(sampled) - width // 2).argmin()]
-        raise UnusableVolume(
-            f"its mask has no calibration centre: columns {width // 2 - 1} and {width // 2} are not both sampled "
-            f"(the nearest is {near})"
-        )
+    check_centre(sampled)
     return tuple(sampled.tolist())
 
 

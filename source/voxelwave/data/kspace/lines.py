@@ -6,11 +6,13 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Complex64, Int64
+import torch
+from jaxtyping import Bool, Complex64, Int64
 from numpy import ndarray
 
 from voxelwave.data.kspace.info import as_complex64
 from voxelwave.errors import UnusableVolume
+from voxelwave.physics.sampled_lines import num_center_lines
 
 
 class MeasuredColumns(NamedTuple):
@@ -26,7 +28,7 @@ def measured_columns(
 ) -> MeasuredColumns:
     """Return what lines of such slices and columns make of a k-space of `width` columns.
 
-    Raises UnusableVolume where slices have no column in common.
+    Raises UnusableVolume where slices have no column in common, or none at the centre.
     """
     notes = list[str]()
     # 1. Columns that every slice has.
@@ -37,12 +39,24 @@ def measured_columns(
         notes.append("slices differ in the lines that were measured: the mask has those of all slices")
     if not sampled.any():
         raise UnusableVolume("its slices have no line in common")
+    check_centre(sampled)
     # 2. Which side is cut off: partial Fourier, or a resolution below that of the image.
     columns = np.flatnonzero(sampled)
     first, last, gap = int(columns[0]), int(columns[-1]), int(np.diff(columns).max(initial=1))
     if abs((width // 2 - first) - (last - (width - 1) // 2)) > gap:
         notes.append(f"partial Fourier: columns {first} to {last} of {width} were measured, the others are 0")
     return MeasuredColumns(tuple(sampled.tolist()), (first, last + 1), tuple(notes))
+
+
+def check_centre(sampled: Bool[ndarray, " width"]) -> None:
+    """Raise UnusableVolume where the columns that are sampled leave out the centre, which all maps are made of."""
+    if num_center_lines(torch.from_numpy(sampled)):
+        return
+    origin, columns = len(sampled) // 2, np.flatnonzero(sampled)
+    raise UnusableVolume(
+        f"its mask has no calibration centre: columns {origin - 1} and {origin} are not both sampled "
+        f"(the nearest is {columns[np.abs(columns - origin).argmin()]})"
+    )
 
 
 def without_oversampling(

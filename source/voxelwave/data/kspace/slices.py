@@ -54,6 +54,17 @@ class SamplingByFile(Protocol):
         ...
 
 
+def measured_columns(kspace: Complex64[Tensor, "slice coil height width"]) -> Bool[Tensor, " width"]:
+    """Return which columns hold anything but 0."""
+    return kspace.ne(0).any(dim=0).any(dim=0).any(dim=0)
+
+
+def has_gaps(columns: Bool[Tensor, " width"]) -> bool:
+    """Tell whether a column is missing between the first and the last one: margins alone are of partial Fourier."""
+    inner = columns.nonzero()[:, 0]
+    return len(inner) > 0 and not bool(columns[int(inner[0]) : int(inner[-1])].all())
+
+
 class KspaceSlices(Dataset[KspaceItem]):
     """Item i is the i-th slice of all files, in order, with `neighbours` on each side.
 
@@ -112,12 +123,14 @@ class KspaceSlices(Dataset[KspaceItem]):
         # 1. All that was measured.
         kspace, target = file.slice(index, neighbours=self.neighbours), file.target(index)
         largest = 0.0 if target is None else self._largest(file, target)
-        measured = kspace.ne(0).any(dim=0).any(dim=0).any(dim=0)
+        measured = measured_columns(kspace)
+        if has_gaps(measured) and (self.augment is not None or self.sampling is not None):
+            raise InputError(
+                f"{file.path}: is undersampled already: only whole images can be augmented or undersampled; leave it "
+                "out, or leave augmentation and samplings out"
+            )
         # 2. Moves of the image, which also fill what was not measured.
         if self.augment is not None:
-            inner = measured.nonzero()[:, 0]
-            if not bool(measured[int(inner[0]) : int(inner[-1])].all()):
-                raise InputError(f"{file.path}: is undersampled, and only whole images can be augmented: leave it out")
             generator = torch_generator(self.seed, "augment", self.epoch, item)
             moved = self.augment(kspace, target, generator, epoch=self.epoch)
             if moved is not None:
@@ -149,6 +162,8 @@ class KspaceSlices(Dataset[KspaceItem]):
 
     def _largest(self, file: KspaceFile, target: Float32[Tensor, "rows columns"]) -> float:
         if self.data_range == "slice":
+            if not bool((target > 0).any()):
+                raise InputError(f"{file.path}: a slice of its target has no value above 0: take data_range 'volume'")
             return float(target.max())
         if self.data_range == "attribute":
             if file.info.data_range is None:

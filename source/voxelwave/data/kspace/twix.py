@@ -14,7 +14,7 @@ from jaxtyping import Complex64
 from numpy import ndarray
 
 from voxelwave.data.kspace.hdf5 import MOST_COILS, check_size
-from voxelwave.data.kspace.info import KspaceInfo, SlicePlace, Vector
+from voxelwave.data.kspace.info import KspaceInfo, SlicePlace, Vector, order_of
 from voxelwave.data.kspace.lines import measured_columns, without_oversampling
 from voxelwave.data.reading.unreadable import as_unusable, extra
 from voxelwave.errors import DamagedVolume, UnusableVolume
@@ -39,9 +39,10 @@ def is_twix(path: Path) -> bool:
         return False
     try:
         with path.open("rb") as stream:
-            start = np.frombuffer(stream.read(8), dtype="<u4")
+            head = stream.read(8)
     except OSError:
         return False
+    start = np.frombuffer(head if len(head) == 8 else b"", dtype="<u4")
     return len(start) == 2 and int(start[0]) < KINDS_BELOW and 0 < int(start[1]) <= MOST_SCANS
 
 
@@ -155,6 +156,10 @@ class TwixSource:
 
     def _info(self, base: int, ratio: float | None, image: list[Any], library: ModuleType) -> KspaceInfo:
         num_slices = int(self._slice_of.max()) + 1
+        places = self._places(image, num_slices, library)
+        if (order := order_of(places)) != sorted(order):
+            self._notes.append("its slices are counted in another order than they lie in: they are taken as they lie")
+            self._slice_of, places = np.argsort(order)[self._slice_of], tuple(places[number] for number in order)
         columns = measured_columns(self._slice_of, self._column, num_slices=num_slices, width=self._width)
         if (samples := int(self._lines["samples"][0])) < self._encoded:
             self._notes.append(f"partial echo: {samples} of {self._encoded} samples of a line, the others are 0")
@@ -172,7 +177,7 @@ class TwixSource:
             sampled=columns.sampled,
             image_size=(base, self._width) if known else None,
             field_of_view_mm=(sides[0], sides[1] * larger, sides[2]) if known else None,
-            places=self._places(image, num_slices, library),
+            places=places,
             dwell_time_ratio=ratio,
             notes=(*self._notes, *columns.notes),
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import glob
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from voxelwave.data.kspace.files import IMAGE_FOLDER, KSPACE_FOLDER, KspaceFile
@@ -16,18 +16,20 @@ from voxelwave.ops.files import content_mark
 from voxelwave.ops.seeding import key_to_seed
 
 SUFFIX = ".h5"
+RESULTS = "reconstruct.json"  # the record of a folder of reconstructions
 MARKED_BLOCKS = 16  # parts of a file that its mark follows from
 
 
 def find_kspace(source: str) -> list[Path]:
     """Return the files of k-space of a folder (to its bottom), of a glob, or the one file, sorted.
 
-    A folder `image` beside a folder `kspace` holds the images of those files, and is left out.
+    A folder `image` beside a folder `kspace` holds the images of those files, and is left out, as are folders below it
+    that reconstructions were written to.
     Raises InputError where there is none.
     """
     place = home_expanded(source)
     if place.is_dir():
-        found = walk(place, _is_kspace)
+        found = [path for path in walk(place, _is_kspace) if not _is_result(path, place)]
     elif place.is_file():
         found = [place]
     else:
@@ -42,21 +44,33 @@ def find_kspace(source: str) -> list[Path]:
     return found
 
 
+def _is_result(path: Path, source: Path) -> bool:
+    return any((folder / RESULTS).exists() for folder in path.parents if folder != source and source in folder.parents)
+
+
 def _is_kspace(path: Path) -> bool:
     images = path.parent.name == IMAGE_FOLDER and (path.parent.parent / KSPACE_FOLDER).is_dir()
     name = path.name.lower()
     return (name.endswith(SUFFIX) or (name.endswith(TWIX) and is_twix(path))) and not images
 
 
-def open_kspace(paths: Sequence[Path], *, skip_unusable: bool, console: Console) -> list[KspaceFile]:
+def open_kspace(
+    paths: Sequence[Path],
+    *,
+    skip_unusable: bool,
+    console: Console,
+    check: Callable[[KspaceFile], None] = lambda file: None,
+) -> list[KspaceFile]:
     """Open files; one that cannot be used is an error, or is said and left out with `skip_unusable`.
 
+    `check` raises InputError for a file that is of no use for what it is to be used for.
     Raises InputError where none is left, or for the first that cannot be used.
     """
     files, refused = [], list[str]()
     for path in paths:
         try:
-            files.append(KspaceFile(path))
+            check(file := KspaceFile(path))
+            files.append(file)
         except InputError as error:
             if not skip_unusable:
                 raise InputError(f"{error}; data.skip_unusable=true leaves such files out") from None

@@ -48,11 +48,9 @@ class ReconstructionBatch(NamedTuple):
 
 def batch_of(slices: KspaceSlices, index: int, prepare: Preparation, modality: str) -> ReconstructionBatch:
     """Return one item as a batch; raises InputError, which names the file, for one that cannot be used."""
-    file, number = slices.place(index)
+    file, _ = slices.place(index)
     item: KspaceItem = slices[index]
     kspace, sampled = prepare(item.kspace, item.sampled, file)
-    if not bool(sampled[sampled.shape[0] // 2, sampled.shape[1] // 2]):
-        raise InputError(f"{file.path}: slice {number}: its origin is not sampled, so that no maps can be made of it")
     return ReconstructionBatch(
         kspace[None],
         sampled[None],

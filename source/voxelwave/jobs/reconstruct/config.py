@@ -71,7 +71,8 @@ class ReconstructionData(Section):
         validation: another such place, or the share of the files that is kept for it; 0 keeps none.
         anatomy: whose mask the loss and the score are taken in; null takes all of the image.
         acceleration, center_fraction: of all samplings that do not say their own.
-        readout_rows: the middle of the image along the read-out that is reconstructed; null takes all of it.
+        readout_rows: the middle of the image along the read-out that is reconstructed, one row more where the rest
+            would be odd; null takes all of it.
         band_rows: a random band of so many rows of that is trained on in place of the slice, another in each
             micro-batch; null trains on all of it. It is validated on all of it.
         data_range: of which images the largest value scales the similarity.

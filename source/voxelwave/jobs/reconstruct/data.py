@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,7 +18,7 @@ from voxelwave.jobs.common.console import Console
 from voxelwave.jobs.common.kspace_files import find_kspace, open_kspace
 from voxelwave.jobs.reconstruct.batch import ReconstructionBatch, band_of, batch_of
 from voxelwave.jobs.reconstruct.config import ReconstructionConfig, ReconstructionData
-from voxelwave.jobs.reconstruct.preparation import Preparation, check_target_fits
+from voxelwave.jobs.reconstruct.preparation import Preparation, check_target
 from voxelwave.jobs.reconstruct.schedule import Block, block_at, blocks_of
 from voxelwave.ops.loggers import logger
 from voxelwave.ops.memory import one_thread
@@ -36,10 +37,12 @@ class ReconstructionFiles(NamedTuple):
         return {name: [file.path for file in files] for name, files in zip(self._fields, self, strict=True) if files}
 
 
-def find_files(data: ReconstructionData, *, seed: int, console: Console) -> ReconstructionFiles:
+def find_files(
+    data: ReconstructionData, *, seed: int, console: Console, needs_target: bool = False
+) -> ReconstructionFiles:
     """Return the files that `data` names; a share of them for validation is drawn by `seed`.
 
-    Raises InputError where there are none, or for one that cannot be used.
+    Raises InputError where there are none, or for one that cannot be used; it is left out with `data.skip_unusable`.
     """
     paths, held_out = find_kspace(data.files), []
     if isinstance(data.validation, str):
@@ -54,10 +57,11 @@ def find_files(data: ReconstructionData, *, seed: int, console: Console) -> Reco
         drawn = torch.randperm(len(paths), generator=torch_generator(seed, "validation"))[:count].tolist()
         held_out = [paths[index] for index in sorted(drawn)]
         paths = [path for path in paths if path not in set(held_out)]
-    training = open_kspace(paths, skip_unusable=data.skip_unusable, console=console)
-    validation = open_kspace(held_out, skip_unusable=data.skip_unusable, console=console) if held_out else []
-    for file in (*training, *validation):
-        check_target_fits(file, data.readout_rows)
+    check = partial(check_target, readout_rows=data.readout_rows, needed=needs_target)
+    training, validation = (
+        open_kspace(places, skip_unusable=data.skip_unusable, console=console, check=check) if places else []
+        for places in (paths, held_out)
+    )
     return ReconstructionFiles(training, validation)
 
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
+from statistics import fmean
 from typing import NamedTuple
 
 import torch
@@ -17,8 +18,11 @@ from voxelwave.jobs.reconstruct.config import ReconstructionConfig
 from voxelwave.jobs.reconstruct.model import BEST, Trained, load_reconstruction, num_slices
 from voxelwave.jobs.reconstruct.plan import ROUTER
 from voxelwave.jobs.reconstruct.router.training import Router, anatomy_of, load_router
+from voxelwave.jobs.reconstruct.schedule import blocks_of
 from voxelwave.ops.files import content_mark
 from voxelwave.ops.loggers import logger
+from voxelwave.ops.seeding import torch_generator
+from voxelwave.physics.sampled_lines import acceleration_of, lines_of
 from voxelwave.unrolled.classical import Grappa, L1Wavelet
 from voxelwave.unrolled.sense import Sense
 from voxelwave.unrolled.sensitivity import low_resolution_maps
@@ -33,6 +37,7 @@ CLASSICAL: dict[str, Callable[[int | None], Reconstruction]] = {
     "grappa": lambda number: Grappa(),
 }
 METHODS = (NETWORK, *CLASSICAL)
+DRAWN = 8  # masks, whose rates differ where lines are random
 FAR = 1.25  # a rate over that of the specialist, or the other way round
 
 
@@ -66,10 +71,27 @@ def pick_specialist(anatomy: str, acceleration: float, specialists: Mapping[str,
     return name
 
 
+def drawn_rate(config: ReconstructionConfig, width: int) -> float:
+    """Return the nominal rate of a mask as a specialist was trained with last, as `acceleration_of` reads it.
+
+    Some masks, as fastMRI's, keep the share of all lines at what is configured, and others the distance of lines
+    outside of the centre; the masks of files are read in one way.
+    """
+    sampling = blocks_of(config.blocks)[-1].sampling()
+    if sampling is None:
+        return config.data.acceleration
+    try:
+        drawn = [lines_of(sampling((1, width), torch_generator("rate", number))) for number in range(DRAWN)]
+        return fmean(acceleration_of(lines).nominal for lines in drawn)
+    except ValueError:  # single places, or too few lines for this mask
+        return config.data.acceleration
+
+
 class Specialist(NamedTuple):
-    """A way to reconstruct: `name` is that of its run."""
+    """A way to reconstruct: `name` is that of its run, `rate` the nominal one of its masks as they are drawn."""
 
     name: str
+    rate: float
     method: str
     reconstruct: Reconstruction
     neighbours: int
@@ -120,13 +142,14 @@ class Specialists:
             )
         return anatomy_of(self.router, file)[0]
 
-    def pick(self, anatomy: str, acceleration: float) -> Specialist:
-        """Return the specialist for an anatomy and a nominal rate."""
-        rates = {name: (of.data.anatomy or "", of.data.acceleration) for name, of in self.configs.items()}
-        name = next(iter(rates)) if len(rates) == 1 else pick_specialist(anatomy, acceleration, rates)
+    def pick(self, anatomy: str, acceleration: float | None, width: int) -> Specialist:
+        """Return the specialist for an anatomy and a nominal rate of so many lines; None is that of the first."""
+        drawn = {name: (of.data.anatomy or "", drawn_rate(of, width)) for name, of in self.configs.items()}
+        wanted = next(rate for _, rate in drawn.values()) if acceleration is None else acceleration
+        name = next(iter(drawn)) if len(drawn) == 1 else pick_specialist(anatomy, wanted, drawn)
         if self._picked.name != name:
             self._picked = self._specialist(name, load_reconstruction(self.paths[name]))
-        return self._picked
+        return self._picked._replace(rate=drawn[name][1])
 
     def _specialist(self, name: str, trained: Trained) -> Specialist:
         network, config = trained
@@ -134,5 +157,5 @@ class Specialists:
             # Every network of the registry has it.
             network.coils_at_once = self._coils_at_once  # type: ignore[assignment]
             reconstruct: Reconstruction = network.to(self.device)
-            return Specialist(name, self.method, reconstruct, num_slices(network) // 2, config)
-        return Specialist(name, self.method, CLASSICAL[self.method](self._coils_at_once), 0, config)
+            return Specialist(name, 0.0, self.method, reconstruct, num_slices(network) // 2, config)
+        return Specialist(name, 0.0, self.method, CLASSICAL[self.method](self._coils_at_once), 0, config)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,16 +15,16 @@ from numpy import ndarray
 from torch import Tensor
 
 from voxelwave.data.kspace.files import KspaceFile
-from voxelwave.data.kspace.images.writing import write_dicom, write_hdf5, write_nifti, write_png
-from voxelwave.data.kspace.slices import KspaceSlices
+from voxelwave.data.kspace.images.writing import FIRST_DICOM, write_dicom, write_hdf5, write_nifti, write_png
+from voxelwave.data.kspace.slices import KspaceSlices, has_gaps, measured_columns
 from voxelwave.engine.runtime import best_device
 from voxelwave.engine.signals import stop_on_signal
 from voxelwave.errors import InputError
 from voxelwave.jobs.common.console import Console, tracked
-from voxelwave.jobs.common.kspace_files import MARKED_BLOCKS
+from voxelwave.jobs.common.kspace_files import MARKED_BLOCKS, RESULTS
 from voxelwave.jobs.common.outcome import Outcome
 from voxelwave.jobs.reconstruct.data import preparation_of
-from voxelwave.jobs.reconstruct.picking import METHODS, NETWORK, Specialist, Specialists
+from voxelwave.jobs.reconstruct.picking import FAR, METHODS, NETWORK, Specialist, Specialists
 from voxelwave.jobs.reconstruct.preparation import Preparation
 from voxelwave.jobs.reconstruct.schedule import blocks_of
 from voxelwave.jobs.reconstruct.scoring.pairs import kspace_outside, result_places
@@ -33,7 +34,6 @@ from voxelwave.physics.fourier import center_crop
 from voxelwave.physics.sampled_lines import Acceleration, acceleration_of, as_lines
 
 FORMATS = ("hdf5", "nifti", "dicom", "png")
-RECORD = "reconstruct.json"
 
 
 class Volume(NamedTuple):
@@ -120,7 +120,7 @@ class _Record:
     """
 
     def __init__(self, out: Path, settings: dict[str, Any]) -> None:
-        self._out, self._path, self._settings = out, out / RECORD, settings
+        self._out, self._path, self._settings = out, out / RESULTS, settings
         self._files: dict[str, str] = {}
         if self._path.exists():
             try:
@@ -141,7 +141,7 @@ class _Record:
         except OSError as error:
             raise InputError(f"{path}: cannot be read: {error.strerror}") from None
         name = place.as_posix()
-        if begun and self._files.get(name, mark) != mark:
+        if begun and self._files.get(name) != mark:
             raise InputError(f"{path}: {self._out / place} is of another file of this name: choose another folder")
         if self._files.get(name) != mark:
             self._files[name] = mark
@@ -159,8 +159,8 @@ def _target_of(place: Path, form: str) -> Path:
 
 def _written(place: Path, form: str) -> bool:
     there = _target_of(place, form)
-    # A folder of that name may be one of other results.
-    return any(there.glob("*.dcm")) if form == "dicom" else there.exists()
+    # A folder of that name may be one of other results; the first of a series is written last.
+    return (there / FIRST_DICOM).exists() if form == "dicom" else there.exists()
 
 
 def _reconstruct_file(
@@ -168,10 +168,16 @@ def _reconstruct_file(
 ) -> None:
     file = KspaceFile(path)
     anatomy = specialists.anatomy(file)
-    nominal = _nominal(file, specialists)
-    specialist = specialists.pick(anatomy, nominal)
-    volume = reconstruct_volume(file, specialist, slices_at_once=slices_at_once, device=specialists.device)
+    lines = own_lines(file)
+    nominal = None if lines is None else acceleration_of(lines).nominal
+    specialist = specialists.pick(anatomy, nominal, file.info.size[1])
+    volume = reconstruct_volume(
+        file, specialist, undersample=lines is None, slices_at_once=slices_at_once, device=specialists.device
+    )
     rate = volume.acceleration
+    if rate is not None and abs(math.log(rate.nominal / specialist.rate)) < math.log(FAR):
+        # The name of the rate, where masks keep the share of all lines.
+        rate = rate._replace(nominal=specialist.config.data.acceleration)
     attributes: dict[str, str | float] = {
         "anatomy": anatomy,
         "method": specialist.method,
@@ -180,27 +186,35 @@ def _reconstruct_file(
     if rate is not None:
         attributes |= {"acceleration": rate.nominal, "effective_acceleration": rate.effective}
     place.parent.mkdir(parents=True, exist_ok=True)
-    # HDF5 comes last: where it is there, all is.
-    for form in sorted(formats, key=lambda form: form == "hdf5"):
+    refused = list[str]()
+    for form in formats:
         where = _target_of(place, form)
-        if form == "hdf5":
-            write_hdf5(where, volume.images, attributes, volume.sampled)
-        elif form == "nifti":
-            write_nifti(where, volume.images, file.info)
-        elif form == "dicom":
-            write_dicom(where, volume.images, file.info, name=path.name, description=file.info.acquisition)
-        else:
-            write_png(where, volume.images)
+        try:
+            if form == "hdf5":
+                write_hdf5(where, volume.images, attributes, volume.sampled)
+            elif form == "nifti":
+                write_nifti(where, volume.images, file.info)
+            elif form == "dicom":
+                # Other scans may have the same name.
+                scan = f"{path.name} {content_mark(path, blocks=MARKED_BLOCKS)}"
+                write_dicom(where, volume.images, file.info, name=scan, description=file.info.acquisition)
+            else:
+                write_png(where, volume.images)
+        except InputError as error:
+            refused.append(str(error))
     by = f"{specialist.name}, " if len(specialists.paths) > 1 else ""
     said = "" if rate is None else f", {rate.nominal:.3g}× nominal, {rate.effective:.3g}× effective"
     console.say(f"{path}: {by}{anatomy or 'no anatomy'}{said}")
+    if refused:
+        raise InputError(f"{path}: {'; '.join(refused)}")
 
 
-def _nominal(file: KspaceFile, specialists: Specialists) -> float:
-    """Return the nominal rate of a file's mask; of a file that will be undersampled here, that of the first run."""
+def own_lines(file: KspaceFile) -> Bool[Tensor, " width"] | None:
+    """Return the lines that a file itself chooses, by its mask or by holding no others; None where it holds all."""
     if file.info.sampled is not None:
-        return acceleration_of(torch.tensor(file.info.sampled)).nominal
-    return next(iter(specialists.configs.values())).data.acceleration
+        return None if all(file.info.sampled) else torch.tensor(file.info.sampled)
+    lines = measured_columns(file.slice(len(file) // 2))
+    return lines if has_gaps(lines) else None
 
 
 def _prepared(slices: KspaceSlices, prepare: Preparation, numbers: range) -> tuple[Tensor, Tensor, Tensor]:
@@ -221,11 +235,14 @@ def _prepared(slices: KspaceSlices, prepare: Preparation, numbers: range) -> tup
 
 @torch.no_grad()
 def reconstruct_volume(
-    file: KspaceFile, specialist: Specialist, *, slices_at_once: int, device: torch.device
+    file: KspaceFile, specialist: Specialist, *, undersample: bool, slices_at_once: int, device: torch.device
 ) -> Volume:
-    """Return the images of all slices; raises InputError for k-space that cannot be used."""
+    """Return the images of all slices, of lines as the run validates with where it is to `undersample`.
+
+    Raises InputError for k-space that cannot be used.
+    """
     config, info = specialist.config, file.info
-    sampling = None if info.sampled is not None else blocks_of(config.blocks)[-1].sampling()
+    sampling = blocks_of(config.blocks)[-1].sampling() if undersample else None
     slices = KspaceSlices(
         [file], sampling, neighbours=specialist.neighbours, seed=config.run.seed, by_file=True, data_range="slice"
     )
@@ -239,8 +256,8 @@ def reconstruct_volume(
         except ValueError as error:
             raise InputError(f"{file.path}: slice {first}: {error}") from None
         size = info.target_size or info.image_size
-        if size is not None and size[0] <= image.shape[-2] and size[1] <= image.shape[-1]:
-            image = center_crop(image, size)
+        if size is not None:
+            image = center_crop(image, (min(size[0], image.shape[-2]), min(size[1], image.shape[-1])))
         images += [one.numpy() for one in image.float().cpu()]
     chosen = as_lines(sampled[None])[0]
     values = np.stack(images)

@@ -39,6 +39,11 @@ def train_specialists(
     Raises InputError where it is not said which of several is meant, and where a process of one fails.
     """
     console, configs = console or Console(), plan.specialists
+    asked_for = [name for name, on in (("--all", every), ("--specialist", specialist), ("--router", router)) if on]
+    if len(asked_for) > 1 or (router and block is not None):
+        raise InputError(
+            f"{' and '.join([*asked_for, *['--block'] * router][:2])} cannot be asked for at once: give one"
+        )
     # What is wrong with the router is said before anything is trained.
     wanted = router_config_of(plan, str(path)) if plan.router or router else None
     if router and wanted is not None:

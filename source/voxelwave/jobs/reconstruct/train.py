@@ -12,6 +12,8 @@ import torch
 from torch import nn
 
 from voxelwave.contracts import StepOutput
+from voxelwave.data.kspace.files import KspaceFile
+from voxelwave.data.listing.discovery import home_expanded
 from voxelwave.engine.loop import LoopSettings
 from voxelwave.engine.optimizer import weight_decay_groups
 from voxelwave.errors import DivergedError, InputError
@@ -27,9 +29,11 @@ from voxelwave.jobs.reconstruct.data import HeldOut, ReconstructionSteps, find_f
 from voxelwave.jobs.reconstruct.model import build_network, num_slices
 from voxelwave.jobs.reconstruct.schedule import Block, block_at, blocks_of
 from voxelwave.jobs.reconstruct.synthesis.synthesize import synthesize_missing
+from voxelwave.losses.image_mask import THRESHOLDS
 from voxelwave.objectives.supervised_reconstruction import reconstructed
 from voxelwave.ops.evaluating import evaluating
 from voxelwave.ops.files import write_text
+from voxelwave.ops.loggers import logger
 from voxelwave.ops.seeding import key_to_seed, torch_generator
 from voxelwave.registry import RECONSTRUCTION_OBJECTIVES
 
@@ -80,8 +84,10 @@ def _train(config: ReconstructionConfig, block: Block, session: Session, *, chai
     # 1. Model, then files: which slice belongs to which step.
     torch.manual_seed(key_to_seed(seed, "weights"))
     network = build_network(config)
-    files = find_files(config.data, seed=seed, console=session.console)
+    kind = RECONSTRUCTION_OBJECTIVES.get(training.objective.name)
+    files = find_files(config.data, seed=seed, console=session.console, needs_target=kind.needs_target)
     neighbours = num_slices(network) // 2
+    _warn_of_unit(config.data, files.training[0])
     steps = ReconstructionSteps(config, files.training, neighbours=neighbours)
     held_out = HeldOut(config, files.validation, neighbours=neighbours) if files.validation else None
     spe = steps.steps_per_epoch
@@ -93,12 +99,6 @@ def _train(config: ReconstructionConfig, block: Block, session: Session, *, chai
 
     # 2. Objective and optimiser.
     objective = RECONSTRUCTION_OBJECTIVES.build(training.objective.name, network, **training.objective.settings)
-    needing = (*files.training, *files.validation) if objective.needs_target else ()
-    if without := [file for file in needing if not file.info.has_target]:
-        raise InputError(
-            f"{without[0].path}: has no target to learn from or to validate with; leave it out, or set "
-            "training.objective.name to self_supervised"
-        )
     groups = weight_decay_groups(objective, training.weight_decay)
     model, optimizer = session.setup(
         objective, groups, learning_rate=config.blocks[0].learning_rate, offload=training.offload_optimizer
@@ -148,7 +148,7 @@ def _train(config: ReconstructionConfig, block: Block, session: Session, *, chai
 def _made_missing(data: ReconstructionData, console: Console) -> bool:
     """Make the files that the configuration says how to make, unless they are there; False where that was stopped."""
     return all(
-        settings is None or synthesize_missing(Path(str(place)), settings, console=console).complete
+        settings is None or synthesize_missing(home_expanded(str(place)), settings, console=console).complete
         for place, settings in ((data.files, data.synthesize), (data.validation, data.synthesize_validation))
     )
 
@@ -162,6 +162,17 @@ def _check_begun(session: Session, steps: ReconstructionSteps, first_epoch: int,
         raise InputError(
             f"{session.folder}: a block goes on from epoch {first_epoch - 1}, and {epochs} were trained: train the "
             "block before, or leave --block out to train all of them in order"
+        )
+
+
+def _warn_of_unit(data: ReconstructionData, file: KspaceFile) -> None:
+    """Say where the mask of the anatomy leaves nothing of the images, which then count whole."""
+    targets = [target for index in range(len(file)) if (target := file.target(index)) is not None]
+    if data.anatomy and targets and max(float(target.max()) for target in targets) <= THRESHOLDS[data.anatomy]:
+        logger.warning(
+            "note: %s: nothing of its target is bright enough for the mask of the challenge, it seems to be in another "
+            "unit: its similarity is that of the whole image",
+            file.path,
         )
 
 

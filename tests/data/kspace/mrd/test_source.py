@@ -2,6 +2,7 @@
 
 import resource
 from dataclasses import replace
+from functools import partial
 
 import h5py
 import numpy as np
@@ -10,9 +11,10 @@ import torch
 
 from support.kspace_files import COILS, COLUMNS, ROWS, SLICES, centre_and_every_fourth, images, kspace
 from voxelwave.data.kspace.files import KspaceFile
+from voxelwave.data.kspace.images.geometry import ImageSize, place_slices
 from voxelwave.data.kspace.mrd.records import ACQUISITION, CALIBRATION, CALIBRATION_AND_IMAGING, HEAD, NOISE
 from voxelwave.data.kspace.synthesis import coil_noise, synthesize_kspace
-from voxelwave.data.kspace.writing import plain_header, write_mrd
+from voxelwave.data.kspace.writing import header_text, plain_header, write_mrd
 from voxelwave.errors import InputError
 from voxelwave.ops.seeding import torch_generator
 from voxelwave.physics.acquisition import root_sum_of_squares
@@ -153,7 +155,6 @@ def test_lines_for_calibration_alone_count_where_they_are_embedded(path):
     values, sampled = kspace(), centre_and_every_fourth()
     for mode, flag, kept in (
         ("embedded", CALIBRATION, True),
-        ("separate", CALIBRATION, False),
         ("separate", CALIBRATION_AND_IMAGING, True),
     ):
         write_mrd(path, values, replace(plain_header(values), calibration=mode), sampled)
@@ -165,6 +166,9 @@ def test_lines_for_calibration_alone_count_where_they_are_embedded(path):
 
         changed(path, flag_centre)
         assert KspaceFile(path).info.sampled[COLUMNS // 2] == kept
+    write_mrd(path, values, replace(plain_header(values), calibration="separate"), sampled)
+    changed(path, partial(flag_centre, flag=CALIBRATION))
+    refused(path, "no calibration centre: columns 11 and 12 are not both sampled")
 
 
 def test_slices_lie_where_their_lines_say(path):
@@ -182,6 +186,60 @@ def test_slices_lie_where_their_lines_say(path):
     changed(path, nowhere)
     assert KspaceFile(path).info.places == ()
     assert KspaceFile(path).info.notes == ("its lines do not say where they lie",)
+
+
+@pytest.mark.parametrize(
+    ("recon", "recon_mm", "shown", "spacing"),
+    [
+        ((2 * ROWS, 2 * COLUMNS), (240, 180), (ROWS, COLUMNS), (7.5, 7.5)),  # interpolated to twice the matrix
+        ((ROWS, ROWS), (240, 240), (ROWS, COLUMNS), (7.5, 10.0)),  # a lower resolution along the phase encoding
+        ((ROWS, 20), (240, 150), (ROWS, 20), (7.5, 7.5)),  # oversampled along the phase encoding
+    ],
+)
+def test_pixels_have_the_size_that_was_measured_whatever_matrix_a_scanner_interpolates_to(
+    path, recon, recon_mm, shown, spacing
+):
+    values = kspace(oversampling=2)
+    header = replace(
+        plain_header(values, oversampling=2),
+        recon_size=(*recon, 1),
+        encoded_fov_mm=(480.0, COLUMNS * spacing[1], 5.0),
+        recon_fov_mm=(*recon_mm, 5.0),
+    )
+    write_mrd(path, values, header)
+    of_array = path.with_name("array.h5")
+    with h5py.File(of_array, "w") as file:
+        file["kspace"], file["ismrmrd_header"] = values.numpy(), header_text(header)
+    for info in (KspaceFile(path).info, KspaceFile(of_array).info):
+        assert info.image_size == shown
+        placed = place_slices(info, ImageSize(SLICES, *info.image_size))
+        np.testing.assert_allclose(placed.spacing_mm, spacing)
+        assert info.field_of_view_mm[2] == 5.0
+
+
+def test_interleaved_slices_are_taken_as_they_lie(path):
+    values = kspace()
+    write_mrd(path, values, plain_header(values))
+    order = np.array([0, 2, 1, 3])  # which slice has the next number
+
+    def interleaved(table):
+        counted = table["head"]["idx"]["slice"]
+        table["head"]["position"][:, 2] = 5.0 * order[counted]
+        return table
+
+    changed(path, interleaved)
+    file = KspaceFile(path)
+    assert [place.position_mm[2] for place in file.info.places] == [0, 5, 10, 15]
+    assert torch.equal(file.slice(1, neighbours=1), values[[0, 2, 1]])
+    assert "counted in another order than they lie in" in file.info.notes[0]
+
+    def downwards(table):
+        table["head"]["position"][:, 2] = -5.0 * table["head"]["idx"]["slice"]
+        return table
+
+    # That is an order as good.
+    changed(path, downwards)
+    assert torch.equal(KspaceFile(path).slice(1, neighbours=1), values[:3])
 
 
 def edit(name, value, rows=slice(0, 3)):

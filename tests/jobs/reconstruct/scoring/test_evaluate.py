@@ -203,10 +203,12 @@ def test_without_sigpy_the_page_says_what_is_missing(tmp_path, monkeypatch):
 
 
 def test_equal_images_have_an_infinite_psnr_which_is_null_in_json(tmp_path):
-    target, _ = add(tmp_path, "a.h5", rate=4)
-    write_hdf5(tmp_path / "out" / "acc4" / "a.h5", target, {"acceleration": 4.0})
+    for number, name in enumerate(("a.h5", "b.h5")):
+        target, _ = add(tmp_path, name, rate=4, number=number)
+        write_hdf5(tmp_path / "out" / "acc4" / name, target, {"acceleration": 4.0})
     summary, _ = evaluate(tmp_path, worst=1)
     assert summary["mean"]["psnr_db"] == math.inf
+    assert summary["groups"][0]["psnr_db_deviation"] is None
     written = json.loads((tmp_path / "out" / "evaluation" / "summary.json").read_text())
     assert (written["mean"]["psnr_db"], written["mean"]["ssim"]) == (None, pytest.approx(1.0))
 

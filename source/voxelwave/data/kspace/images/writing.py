@@ -27,6 +27,7 @@ RECONSTRUCTION, SAMPLED = "reconstruction", "mask"
 LONGEST_TEXT = 64  # of DICOM's LO
 MR_IMAGE, SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.4", "1.2.840.10008.5.1.4.1.1.7"
 ANONYMOUS = "ANONYMOUS"
+FIRST_DICOM = "0001.dcm"
 HIGHEST = 2**16 - 1
 BRIGHTEST = 99.9  # percent: single bright pixels, as of vessels, would leave all else dark
 
@@ -68,7 +69,7 @@ def write_nifti(path: Path, images: Images, info: KspaceInfo) -> None:
 
 
 def write_dicom(folder: Path, images: Images, info: KspaceInfo, *, name: str, description: str = "") -> list[Path]:
-    """Write one series, a file a slice, into `folder`, and return the files.
+    """Write one series, a file a slice, into `folder`, and return the files; the first is written last.
 
     The values are 16-bit whole numbers with a slope. UIDs follow from `name`, that of the scan, and from the images:
     the same volume has the same ones, and volumes of one scan are of one study. `name` is not written. Patient and
@@ -101,8 +102,8 @@ def write_dicom(folder: Path, images: Images, info: KspaceInfo, *, name: str, de
     if placed.is_known:
         shared["FrameOfReferenceUID"] = uid("place")
     folder.mkdir(parents=True, exist_ok=True)
-    files = []
-    for number, pixels in enumerate(stored):
+    files = list[Path]()
+    for number, pixels in reversed([*enumerate(stored)]):
         dataset = pydicom.Dataset()
         tags = {**CONSTANT, **shared, **_place_tags(placed, number)}
         tags |= {"SOPInstanceUID": uid("image", digest, description, str(number)), "InstanceNumber": number + 1}
@@ -114,7 +115,7 @@ def write_dicom(folder: Path, images: Images, info: KspaceInfo, *, name: str, de
         files.append(folder / f"{number + 1:04d}.dcm")
         with replacing(files[-1]) as part:
             dataset.save_as(part, enforce_file_format=True)
-    return files
+    return files[::-1]
 
 
 def write_png(path: Path, images: Images) -> None:

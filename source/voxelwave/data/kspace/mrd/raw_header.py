@@ -49,6 +49,19 @@ class RawHeader:
         """How much longer the measured field is than the image along the read-out; at least 1."""
         return max(1.0, self.encoded_fov_mm[0] / self.recon_fov_mm[0])
 
+    def shown(self, size: tuple[int, int], field_mm: tuple[float, float]) -> tuple[tuple[int, int], Extent]:
+        """Return what is shown of an image of `size` that covers `field_mm`: its height and width, and its extent.
+
+        Pixels stay as they were measured: a scanner may interpolate them to its own matrix, and nothing here does.
+        """
+        sides, extents = list[int](), list[float]()
+        for side, mm, recon, recon_mm in zip(size, field_mm, self.recon_size, self.recon_fov_mm, strict=False):
+            shown = round(recon_mm * side / mm)
+            # Lengths are rounded, the matrix of the image is not.
+            sides.append(max(1, min(side, recon if abs(recon - shown) <= 1 else shown)))
+            extents.append(sides[-1] * mm / side)
+        return (sides[0], sides[1]), (extents[0], extents[1], self.recon_fov_mm[2])
+
     @property
     def measured_columns(self) -> tuple[int, int]:
         """First measured column of a k-space as wide as was encoded, and the one behind the last.

@@ -11,7 +11,7 @@ from jaxtyping import Complex64, Shaped
 from numpy import ndarray
 
 from voxelwave.data.kspace.hdf5 import check_size, dataset, has, member, opened, text
-from voxelwave.data.kspace.info import KspaceInfo, SlicePlace, Vector
+from voxelwave.data.kspace.info import KspaceInfo, SlicePlace, Vector, order_of
 from voxelwave.data.kspace.lines import measured_columns, without_oversampling
 from voxelwave.data.kspace.mrd.raw_header import parse_raw_header
 from voxelwave.data.kspace.mrd.records import (
@@ -149,8 +149,14 @@ class MrdSource:
         header = self.header
         (samples, width, _), notes = header.encoded_size, self.notes
         height = max(1, min(samples, round(samples / header.oversampling)))
+        field_mm = height / samples * header.encoded_fov_mm[0], header.encoded_fov_mm[1]
+        shown, extent = header.shown((height, width), field_mm)
         columns = measured_columns(self.slice_of, self.column, num_slices=num_slices, width=width)
         notes += columns.notes
+        places = self._places(chosen, num_slices)
+        if (order := order_of(places)) != sorted(order):
+            notes.append("its slices are counted in another order than they lie in: they are taken as they lie")
+            self.slice_of, places = np.argsort(order)[self.slice_of], tuple(places[number] for number in order)
         return KspaceInfo(
             layout="mrd",
             num_slices=num_slices,
@@ -159,9 +165,9 @@ class MrdSource:
             measured_columns=columns.measured,
             acquisition=header.protocol,
             sampled=columns.sampled,
-            image_size=header.recon_size[:2],
-            field_of_view_mm=header.recon_fov_mm,
-            places=self._places(chosen, num_slices),
+            image_size=shown,
+            field_of_view_mm=extent,
+            places=places,
             dwell_time_ratio=self._dwell_time_ratio(heads),
             notes=tuple(notes),
         )

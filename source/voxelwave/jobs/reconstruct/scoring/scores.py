@@ -19,6 +19,7 @@ from voxelwave.evaluation.image_quality import DataRange as Range
 from voxelwave.evaluation.image_quality import data_ranges, nmse, psnr_db, ssim_of_slices
 from voxelwave.jobs.reconstruct.scoring.pairs import Pair
 from voxelwave.losses.image_mask import Anatomy, challenge_mask
+from voxelwave.losses.structural_similarity import WINDOW
 from voxelwave.ops.loggers import logger
 from voxelwave.physics.sampled_lines import Acceleration, acceleration_of
 
@@ -105,6 +106,10 @@ def load_volumes(pair: Pair, *, data_range: DataRange, anatomy: Anatomy | None) 
     limit = file.info.data_range if data_range == "attribute" else data_range
     if limit is None:
         raise InputError(f"{file.path}: has no attribute 'max' for the data range: take --data-range volume")
+    if min(target.shape[1:]) < WINDOW:
+        raise InputError(
+            f"{file.path}: its target is {_size(target.shape)}, and a similarity needs {WINDOW} pixels a side"
+        )
     if not bool(((largest := data_ranges(target, limit)) > 0).all()):
         raise InputError(
             f"{file.path}: slice {int(largest.argmin())} of its target has no value above 0, which no {data_range} "
@@ -151,7 +156,9 @@ def summary_of(scores: Sequence[Score]) -> dict[str, Any]:
         group: dict[str, Any] = {"anatomy": anatomy, "rate": rate, **_counts(inner)}
         for name in SCORES:
             values = [getattr(score, name) for score in inner]
-            group[name], group[f"{name}_deviation"] = fmean(values), stdev(values) if len(values) > 1 else None
+            # Of a volume that equals its target the PSNR is infinite.
+            deviates = len(values) > 1 and all(map(math.isfinite, values))
+            group[name], group[f"{name}_deviation"] = fmean(values), stdev(values) if deviates else None
         groups.append(group)
     for rate in dict.fromkeys(group["rate"] for group in sorted(groups, key=lambda group: _rate_order(group["rate"]))):
         inner = [score for score in scores if score.rate == rate]
