@@ -206,3 +206,18 @@ def test_what_cannot_be_transferred_is_said():
     assert transfer_problem(several, transferable(0, 4, classes=1)).startswith("two tissues are needed")
     with pytest.raises(ValueError, match="two subjects are needed"):
         transfer_probe(one, one, heads=1)
+
+
+def test_every_classifier_of_a_transfer_counts_once(monkeypatch):
+    """Three heads to learn from in a half: three classifiers, one of which is always right and two are never."""
+    fitted, asked = transferable(0, 6), transferable(1, 6)
+    calls = []
+
+    def told(train, labels, test, penalty):
+        calls.append(len(test))
+        return np.roll(test[:, :3], len(calls) % 3 != 1, axis=1)
+
+    monkeypatch.setattr("voxelwave.evaluation.probing._logistic", told)
+    found = transfer_probe(fitted, asked, heads=1)[BALANCED_ACCURACY].value
+    assert len(calls) == 6
+    assert found == pytest.approx(1 / 3)

@@ -320,8 +320,9 @@ def test_supervised_synthesis_learns_the_tissue_of_each_voxel():
 
 
 def test_a_negative_weight_is_refused():
-    with pytest.raises(InputError, match="cross_reconstruction_weight is at least 0, got -1"):
-        build_pretrainer(config(cross_reconstruction_weight=-1))
+    for name in ("contrastive_weight", "cross_reconstruction_weight"):
+        with pytest.raises(InputError, match=f"{name} is at least 0, got -1"):
+            build_pretrainer(config(**{name: -1}))
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from scipy import ndimage
 from voxelwave.data.modalities import ct
 from voxelwave.ops.seeding import numpy_generator
 from voxelwave.physics.heads3d import Tissue, draw_head
-from voxelwave.physics.heads3d.appearance import CONTRASTS, CT, blurred, render, smooth_fields, windowed
+from voxelwave.physics.heads3d.appearance import CONTRASTS, CT, SURROUNDINGS, blurred, render, smooth_fields, windowed
 
 MRI = [name for name in CONTRASTS if name != CT]
 
@@ -24,7 +24,8 @@ def labels():
 
 @pytest.mark.parametrize("contrast", MRI)
 def test_mri_lies_between_0_and_1_and_shows_its_tissues(labels, contrast):
-    seen, clean = render(labels, [contrast], generator(), stripped=0.0)
+    seen, clean, shown = render(labels, [contrast], generator(), stripped=0.0)
+    assert torch.equal(shown, labels)
     assert seen.shape == clean.shape == (1, 1, 48, 48, 48)
     assert 0 <= float(seen.min()) < float(seen.max()) <= 1
     assert 0 <= float(clean.min()) < float(clean.max()) <= 1
@@ -34,7 +35,7 @@ def test_mri_lies_between_0_and_1_and_shows_its_tissues(labels, contrast):
 
 
 def test_ct_has_hounsfield_units(labels):
-    seen, clean = render(labels, [CT], generator(), stripped=0.0)
+    seen, clean, _ = render(labels, [CT], generator(), stripped=0.0)
     assert float(clean[0, 0][labels[0] == Tissue.AIR].median()) == pytest.approx(-1000, abs=5)
     interior = ndimage.binary_erosion(labels[0].numpy() == Tissue.WHITE_MATTER)
     assert float(clean[0, 0][torch.from_numpy(interior)].mean()) == pytest.approx(29, abs=15)
@@ -42,7 +43,11 @@ def test_ct_has_hounsfield_units(labels):
 
 
 def test_a_stripped_head_has_air_where_its_skull_was(labels):
-    whole, bare = (render(labels, ["T1"], generator(), stripped=share).clean[0, 0] for share in (0.0, 1.0))
+    (_, whole, _), (_, bare, shown) = (render(labels, ["T1"], generator(), stripped=share) for share in (0.0, 1.0))
+    whole, bare, gone = whole[0, 0], bare[0, 0], torch.isin(labels, torch.tensor(SURROUNDINGS))
+    # What is told of a voxel is what it shows.
+    assert gone.any()
+    assert torch.equal(shown, labels.masked_fill(gone, Tissue.AIR))
     scalp, brain = (
         torch.from_numpy(ndimage.binary_erosion(labels[0].numpy() == tissue))
         for tissue in (Tissue.SKULL, Tissue.WHITE_MATTER)

@@ -38,17 +38,22 @@ def read_scaled(path: Path, modality: Modality, *, spacing_mm: Spacing | None = 
     Raises UnusableVolume with a short reason, also for a label map.
     """
     if is_stored(path):
-        return scale_stored(StoredVolume(path), modality)
+        return scale_stored(StoredVolume(path), modality, spacing_mm=spacing_mm)
     volume = read_volume(path, channels=modality.channels)
     if reason := label_map_reason(path, volume.array):
         raise UnusableVolume(reason)
     return scale(volume, modality, spacing_mm=spacing_mm)
 
 
-def scale_stored(stored: StoredVolume, modality: Modality) -> Scaled:
-    """Read a stored volume whole, and scale it; raises DamagedVolume where a chunk is damaged."""
-    volume = torch.from_numpy(modality.scale(stored.read(), stored.info.bounds))
-    return Scaled(volume, stored.affine, stored.source)
+def scale_stored(stored: StoredVolume, modality: Modality, *, spacing_mm: Spacing | None = None) -> Scaled:
+    """Read a stored volume whole, resample it where another `spacing_mm` is given, and scale it.
+
+    Raises DamagedVolume where a chunk is damaged.
+    """
+    volume = Volume(stored.read(), stored.affine)
+    if spacing_mm is not None:
+        volume = resample(volume, spacing_mm)
+    return Scaled(torch.from_numpy(modality.scale(volume.array, stored.info.bounds)), volume.affine, stored.source)
 
 
 def scale(volume: Volume, modality: Modality, *, spacing_mm: Spacing | None = None) -> Scaled:

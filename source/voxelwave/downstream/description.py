@@ -105,9 +105,18 @@ def describe_run(config: Mapping[str, Any], *, volumes: Mapping[str, int], step:
             },
         },
         "data": {"volumes": dict(volumes), "steps": step},
-        "pretraining": {"target": model["target"], "masking": config["masking"], "loss": config["loss"]},
+        "pretraining": _pretraining(config),
         "license": config["run"].get("license"),
     }
+
+
+def _pretraining(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return how a backbone was trained: of an objective for pairs, without what it takes no part of."""
+    loss, shared = config["loss"], {"masking": config["masking"]}
+    if (objective := config.get("objective")) is None:
+        return {"target": config["model"]["target"], **shared, "loss": loss}
+    reconstruction = {"reconstruction": loss["reconstruction"]}
+    return {"objective": objective, "pairs": config["data"]["pairs"], **shared, "loss": reconstruction}
 
 
 def modality_settings(description: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

@@ -57,15 +57,15 @@ class ScanReader:
 
         Raises:
             UnusableVolume: with a short reason, also for a modality that nothing tells or that the model does not take,
-                and for a stored volume that was prepared otherwise.
+                and for a stored volume that was scaled otherwise.
         """
         if is_stored(path):
             stored = StoredVolume(path)
             name = modality or stored.info.modality
             reader = self._reader(name)
-            if reason := stored_refusal(stored, name, reader, spacing_mm=self._spacing_mm):
+            if reason := stored_refusal(stored, name, reader):
                 raise UnusableVolume(reason)
-            return scale_stored(stored, reader)._replace(modality=name)
+            return scale_stored(stored, reader, spacing_mm=self._spacing_mm)._replace(modality=name)
         scan = Scan(path, root or path.parent, series=series)
         told, read = scan.told(modality), scan.read
         if told.modality:

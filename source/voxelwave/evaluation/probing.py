@@ -136,7 +136,7 @@ def transfer_probe(fitted: LabelledTokens, asked: LabelledTokens, *, heads: int,
     """
     if problem := transfer_problem(fitted, asked):
         raise ValueError(problem)
-    guessed = np.zeros((TRANSFER_DRAWS, len(asked.labels)), dtype=np.int64)
+    hits = np.zeros(len(asked.labels))  # of each token, the share of classifiers that tell it right
     for half in _halves(fitted.subjects, asked.subjects, seed):
         rows = np.flatnonzero(np.isin(asked.subjects, half))
         others = np.setdiff1d(fitted.subjects, half)
@@ -146,9 +146,8 @@ def transfer_probe(fitted: LabelledTokens, asked: LabelledTokens, *, heads: int,
             train = np.isin(fitted.subjects, order[draw * heads :][:heads])
             labels = fitted.labels[train]
             told = _logistic(fitted.features[train], labels, asked.features[rows], FOR_TOKENS)
-            guessed[draw::draws, rows] = np.unique(labels)[told.argmax(1)]
+            hits[rows] += (np.unique(labels)[told.argmax(1)] == asked.labels[rows]) / draws
     classes, true = np.unique(asked.labels, return_inverse=True)
-    hits = (guessed == asked.labels).mean(0)
 
     def found(rows: Rows) -> float:
         # The mean over classifiers of their balanced accuracies, since each is a sum of hits.

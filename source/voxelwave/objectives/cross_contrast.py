@@ -52,7 +52,7 @@ class CrossContrast(MaskedVoxels):
     shows at their places; what the view itself shows tells in which contrast.
     Sources: anatomix (Dey et al., 2025) contrasts voxels between two appearances; MAE (He et al., 2022); CroCo
     (Weinzaepfel et al., 2022) completes a view from another one of the same scene.
-    Raises ValueError for a negative `cross_reconstruction_weight`.
+    Raises ValueError for a weight below 0, and for a depth that the backbone has not.
     """
 
     needs_labels: ClassVar = False
@@ -72,6 +72,8 @@ class CrossContrast(MaskedVoxels):
         cross_reconstruction_weight: float = 0.0,
         reconstruction_depth: int = 0,
     ) -> None:
+        if contrastive_weight < 0:
+            raise ValueError(f"contrastive_weight is at least 0, got {contrastive_weight}")
         contrast = PlaceContrast(
             backbone.channels, temperature=temperature, margin_mm=margin_mm, projection_dim=projection_dim
         )

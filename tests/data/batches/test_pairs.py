@@ -82,6 +82,15 @@ def test_a_pair_depends_on_its_key_alone_and_has_two_contrasts(pairs, kind):
         assert all(bool((a.labels == b.labels).all()) for a, b in zip(sample.views, again.views, strict=True))
 
 
+def test_a_label_map_that_cannot_be_used_is_replaced_by_the_next(pairs, tmp_path):
+    (tmp_path / "bad.nii.gz").write_bytes(b"")
+    (good,) = pairs._label_maps
+    both = HeadPairs([tmp_path / "bad.nii.gz", good], {"mri": ["T1", "T2"]}, GEOMETRY, highest=18, cached=0)
+    sample = both[Draw("mri+mri", 0, (0,))]
+    assert (sample.file, sample.head) == (str(good), 1)
+    assert sample.problems[0].startswith(f"{tmp_path / 'bad.nii.gz'}: ")
+
+
 @pytest.mark.parametrize(
     ("factor", "added", "said"),
     [(1, 1000, "its values go from 1000 to .*, and tissues from 0 to 18"), (0, 0, "it shows nothing but air")],

@@ -1,6 +1,7 @@
 """A run on pairs of rendered views: it resumes exactly, exports a backbone, and names what it cannot use."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from support.pretraining_runs import QUIET, exact, named, records, tiny, weights
 from support.stopping import stop_after
 from voxelwave import load_backbone
 from voxelwave.errors import InputError
+from voxelwave.jobs.common.console import Console
 from voxelwave.jobs.pretrain.config import check_config
 from voxelwave.jobs.pretrain.rendered_pair_data import RenderedPairData
 from voxelwave.jobs.pretrain.run import pretrain
@@ -68,6 +70,8 @@ def test_the_backbone_of_a_run_on_pairs_reads_both_modalities(raw, objective):
     described = json.loads((config.run_folder() / "backbone.json").read_text())
     assert set(described["preprocessing"]["modalities"]) == {"mri", "ct"}
     assert described["preprocessing"]["spacing_mm"] == config.data.pairs.spacing_mm
+    assert described["pretraining"]["objective"]["name"] == objective
+    assert "target" not in described["pretraining"]
     first, last = (record["loss"] for record in (records(config)[0], records(config)[-1]))
     assert np.isfinite([first, last]).all()
 
@@ -76,6 +80,54 @@ def test_a_spacing_that_views_would_not_have_is_refused(raw):
     raw["data"]["spacing_mm"] = 2.0
     with pytest.raises(InputError, match=r"of pairs it is data.pairs.spacing_mm"):
         configured(raw, "spacing")
+
+
+@pytest.mark.parametrize(
+    ("section", "given"),
+    [
+        ("data", {"view_share": [1, 1]}),
+        ("data", {"steps": {"mri": 3}}),
+        ("data", {"augment": {"mri": {"noise": {}}}}),
+        ("loss", {"contrastive_weight": 0}),
+        ("model", {"target": "features"}),
+    ],
+)
+def test_a_setting_of_volumes_is_refused_beside_pairs(raw, section, given):
+    changed = {**raw, section: {**raw.get(section, {}), **given}}
+    with pytest.raises(InputError, match=rf"key '{section}.{next(iter(given))}' is of volumes"):
+        check_config(changed)
+
+
+def test_a_bad_label_map_is_left_out_and_one_that_turns_bad_is_replaced(raw, heads, tmp_path, capsys):
+    rows, maps = [], []
+    for image in sorted((heads / "mri").glob("*.nii.gz"))[:3]:
+        maps.append(tmp_path / image.name.replace(".nii", "_labels.nii"))
+        shutil.copy(heads / "labels" / maps[-1].name, maps[-1])
+        rows.append(f"{image},{maps[-1]},mri")
+    maps[0].write_bytes(b"no image")
+    (tmp_path / "cases.csv").write_text("\n".join(["image,label,modality", *rows]) + "\n")
+    raw["data"]["pairs"]["cases"] = str(tmp_path / "cases.csv")
+    data = RenderedPairData(check_config(raw), rank=0, world_size=1, pin_memory=False, console=Console())
+    assert set(data.trained_on()) == set(maps[1:])
+    maps[1].write_bytes(b"no image any more")
+    assert len(list(data.batches(0, 4))) == 4
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"left out {maps[0]}: " in said
+    assert said.count(f"left out {maps[1]}: ") == 1
+
+
+def test_pairs_are_of_the_split_that_is_asked_for(raw, heads, tmp_path):
+    rows = [
+        f"{image},{heads / 'labels' / image.name.replace('.nii', '_labels.nii')},mri,{'test' if number else 'train'}"
+        for number, image in enumerate(sorted((heads / "mri").glob("*.nii.gz")))
+    ]
+    (tmp_path / "cases.csv").write_text("\n".join(["image,label,modality,split", *rows]) + "\n")
+    raw["data"]["pairs"] |= {"cases": str(tmp_path / "cases.csv"), "split": "train"}
+    data = RenderedPairData(check_config(raw), rank=0, world_size=1, pin_memory=False, console=QUIET)
+    assert len(data.trained_on()) == 1
+    raw["data"]["pairs"]["split"] = "validation"
+    with pytest.raises(InputError, match=r"has no case of 'validation'; its splits: test, train"):
+        RenderedPairData(check_config(raw), rank=0, world_size=1, pin_memory=False, console=QUIET)
 
 
 def test_what_is_probed_and_pictured_of_a_modality_is_of_it(raw):
@@ -88,7 +140,7 @@ def test_cases_without_label_maps_cannot_be_rendered(raw, heads, tmp_path):
     image = next((heads / "mri").glob("*.nii.gz"))
     (tmp_path / "cases.csv").write_text(f"image,modality\n{image},mri\n")
     raw["data"]["pairs"]["cases"] = str(tmp_path / "cases.csv")
-    with pytest.raises(InputError, match="names no label map, of which views are rendered"):
+    with pytest.raises(InputError, match="has no label map that views could be rendered of"):
         pretrain(configured(raw, "without"), console=QUIET)
 
 

@@ -255,7 +255,7 @@ def test_real_scans_of_one_subject_are_trained_on(real_data, tmp_path):
     rows = [f"{real_data}/volumes/mr/{name}.nii.gz,{of},mri" for of, names in scans.items() for name in names]
     for source, sessions, said_of in (
         ("scans", 2, "left out sessions with one scan alone: 1, such as alone"),
-        ("views", 6, ""),
+        ("views", 3, ""),
     ):
         raw = configuration(
             listing(tmp_path, rows), tmp_path / "runs", source=source, modalities=["mri"], spacing_mm=3.0

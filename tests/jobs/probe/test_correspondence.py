@@ -1,3 +1,6 @@
+from dataclasses import replace
+from pathlib import Path
+
 import nibabel as nib
 import numpy as np
 import pytest
@@ -9,7 +12,7 @@ from voxelwave.downstream.embedding import token_centres
 from voxelwave.downstream.features import FeaturePyramid
 from voxelwave.jobs.probe import correspondence
 from voxelwave.jobs.probe.correspondence import compare_scans, field_of_view
-from voxelwave.jobs.probe.features import RAW
+from voxelwave.jobs.probe.features import RAW, key_of
 
 PLACE, FIELD = "place", "place in the field of view"
 SETTINGS = {"patch_size": 4, "embed_dim": 12, "num_heads": 2, "depth": 1}
@@ -85,7 +88,7 @@ def test_the_fields_of_view_of_a_pair_are_far_apart_and_not_by_whole_tokens():
     shifts = []
     for number in range(40):
         one, other = (
-            field_of_view((96, 96, 40), 4, last=last, name=f"{name}{number}", seed=0)
+            field_of_view((96, 96, 40), 4, last=last, key=(f"{name}{number}",), seed=0)
             for last, name in ((False, "T1_"), (True, "T2_"))
         )
         for first, second, side in zip(one, other, (96, 96, 40), strict=True):
@@ -94,7 +97,7 @@ def test_the_fields_of_view_of_a_pair_are_far_apart_and_not_by_whole_tokens():
             shifts.append(abs(first.start - second.start) / (side - (first.stop - first.start)))
     assert min(shifts) >= 0.5
     assert len(set(shifts)) > 10
-    thin = field_of_view((3, 9, 4), 4, last=False, name="thin", seed=0)
+    thin = field_of_view((3, 9, 4), 4, last=False, key=("thin",), seed=0)
     assert [part.stop - part.start for part in thin] == [3, 4, 4]
 
 
@@ -102,6 +105,27 @@ def test_a_scan_is_not_its_own_pair_and_alone_it_has_no_other_head(pairs):
     own, other = compare_scans(pairs[0][:1], pairs[0][:1], {"one": pyramid()}, classes=None, seed=0)
     assert not own.subjects
     assert not other.subjects
+
+
+def test_scans_of_two_sessions_are_not_taken_for_aligned(pairs):
+    (one, *_), (other, *_) = pairs
+    apart = replace(other, session="2")
+    own, _ = compare_scans([replace(one, session="1")], [apart], {"one": pyramid()}, classes=None, seed=0)
+    assert not own.subjects
+    earlier = replace(pairs[0][1], subject=one.subject, session="1")
+    found, _ = compare_scans([earlier, replace(one, session="2")], [apart], {"one": pyramid()}, classes=None, seed=0)
+    alone, _ = compare_scans([replace(one, session="2")], [apart], {"one": pyramid()}, classes=None, seed=0)
+    assert found.subjects == alone.subjects != []
+
+
+def test_scans_of_one_name_in_folders_of_their_own_are_seen_from_places_of_their_own():
+    places = {
+        field_of_view((96, 96, 96), 4, last=False, key=key_of(Case("T1", Path(f"{who}/T1.nii"), "mri", who)), seed=0)[
+            0
+        ].start
+        for who in "abcdefgh"
+    }
+    assert len(places) > 2
 
 
 def test_raw_voxels_of_one_channel_are_compared_with_the_mean_of_three(pairs, tmp_path):

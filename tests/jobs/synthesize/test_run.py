@@ -122,6 +122,7 @@ def test_an_interrupted_run_leaves_no_partial_file_and_is_continued(
         ({"num_mri": -1, "num_ct": 2}, "num_mri is -1"),
         ({"num_mri": 1, "num_ct": 0, "num_heads": 1, "contrasts": ("T1", "PET")}, "some of T1, T2, FLAIR, MRA, CT"),
         ({"num_mri": 1, "num_ct": 0, "size": 31}, "size is 31"),
+        ({"num_mri": 1, "num_ct": 0, "size": 100_000}, "size is 100000"),
         ({"num_mri": 1, "num_ct": 0, "workers": 0}, "--workers must be 1 to 256, got 0"),
     ],
 )

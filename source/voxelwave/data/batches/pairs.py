@@ -31,16 +31,22 @@ class HeadView(NamedTuple):
 
 
 class PairSample(NamedTuple):
-    """Both views of one head, the modalities of these, as in "mri+ct", and the number of the head."""
+    """Both views of one head, the modalities of these, as in "mri+ct", and the number of the head.
+
+    `problems` says which label maps had to be passed over for it.
+    """
 
     views: tuple[HeadView, HeadView]
     modality: str
     file: str
     head: int
+    problems: list[str]
 
 
 class HeadPairs(Dataset[PairSample]):
     """Cuts two views of a label map for each draw, whose `modality` names those of both views, as in "mri+ct".
+
+    A label map that turns out unusable is replaced by the next one.
 
     Args:
         label_maps: files with values from 0, which is air, to `highest`.
@@ -62,12 +68,17 @@ class HeadPairs(Dataset[PairSample]):
         self._kept: OrderedDict[Path, LabelMap] = OrderedDict()
 
     def __getitem__(self, draw: Draw) -> PairSample:
-        """Return both views of `draw`; raises InputError for a label map that cannot be used."""
-        path = self._label_maps[draw.index]
-        try:
-            head, generator = self._read(path), numpy_generator(*draw.key)
-        except UnusableVolume as unusable:
-            raise InputError(f"label map {path}: {unusable}") from None
+        """Return both views of `draw`; raises InputError where no label map can be used."""
+        generator, problems = numpy_generator(*draw.key), list[str]()
+        for step in range(len(self._label_maps)):
+            number = (draw.index + step) % len(self._label_maps)
+            try:
+                head = self._read(self._label_maps[number])
+                break
+            except UnusableVolume as unusable:
+                problems.append(f"{self._label_maps[number]}: {unusable}")
+        else:
+            raise InputError(f"none of the {len(problems)} label maps can be used; the first, {problems[0]}")
         modalities = draw.modality.split("+")
         names = [self._contrasts[name] for name in modalities]
         if modalities[0] == modalities[1]:
@@ -79,7 +90,7 @@ class HeadPairs(Dataset[PairSample]):
             HeadView(cut_labels(head, to_mm, self._geometry.crop_size), torch.from_numpy(to_mm).float(), contrast)
             for to_mm, contrast in zip(affines, chosen, strict=True)
         )
-        return PairSample((one, other), draw.modality, str(path), draw.index)
+        return PairSample((one, other), draw.modality, str(self._label_maps[number]), number, problems)
 
     def file_of(self, draw: Draw) -> str:
         """Return the path of the label map that `draw` is of."""
@@ -89,18 +100,23 @@ class HeadPairs(Dataset[PairSample]):
         if path in self._kept:
             self._kept.move_to_end(path)
             return self._kept[path]
-        labels = read_labels(path)
-        lowest, highest = int(labels.array.min()), int(labels.array.max())
-        if lowest < 0 or highest > self._highest:
-            raise UnusableVolume(f"its values go from {lowest} to {highest}, and tissues from 0 to {self._highest}")
-        if not highest:
-            raise UnusableVolume("it shows nothing but air")
-        head = LabelMap(labels.array.astype(np.uint8), labels.affine)
+        head = read_tissues(path, highest=self._highest)
         if self._cached:
             self._kept[path] = head
         if len(self._kept) > self._cached:
             self._kept.popitem(last=False)
         return head
+
+
+def read_tissues(path: Path, *, highest: int) -> LabelMap:
+    """Read a label map of tissues from 0, which is air, to `highest`; raises UnusableVolume for another one."""
+    labels = read_labels(path)
+    least, most = int(labels.array.min()), int(labels.array.max())
+    if least < 0 or most > highest:
+        raise UnusableVolume(f"its values go from {least} to {most}, and tissues from 0 to {highest}")
+    if not most:
+        raise UnusableVolume("it shows nothing but air")
+    return LabelMap(labels.array.astype(np.uint8), labels.affine)
 
 
 class PairedLabels(NamedTuple):
@@ -110,6 +126,7 @@ class PairedLabels(NamedTuple):
     modality: str
     files: list[str]
     heads: Int[Tensor, " batch"]
+    problems: list[str]
 
 
 def tissue_places(head: LabelMap) -> Places:
@@ -153,4 +170,5 @@ def collate_pairs(samples: Sequence[PairSample]) -> PairedLabels:
         for of in zip(*(sample.views for sample in samples), strict=True)
     )
     heads = torch.tensor([sample.head for sample in samples])
-    return PairedLabels(views, samples[0].modality, [sample.file for sample in samples], heads)
+    problems = list(dict.fromkeys(problem for sample in samples for problem in sample.problems))
+    return PairedLabels(views, samples[0].modality, [sample.file for sample in samples], heads, problems)

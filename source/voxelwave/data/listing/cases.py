@@ -63,7 +63,7 @@ class Case:
         return f"{absolute(self.image)}{f'#{self.series.uid}' if self.series else ''}"
 
 
-def find_cases(path: str | Path, *, modality: str = "", label: str = "") -> list[Case]:
+def find_cases(path: str | Path, *, modality: str = "", label: str | None = "") -> list[Case]:
     """List the cases of a CSV, of a folder with a `cases.csv`, or of one that `voxelwave prepare` wrote, in order.
 
     A CSV has a column `image` and may have `label`, `subject`, `session`, `modality` and `split`; every other column is
@@ -72,7 +72,8 @@ def find_cases(path: str | Path, *, modality: str = "", label: str = "") -> list
 
     Args:
         modality: of the images for which the list says none; images of other modalities are left out. "" takes all.
-        label: a word of the names of the label maps to take, where a prepared image has several.
+        label: a word of the names of the label maps to take, where a prepared image has several; None takes none of a
+            prepared folder.
 
     Raises InputError for a file that is missing or not such a list, in one line.
     """

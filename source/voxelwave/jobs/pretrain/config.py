@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
+from pydantic import BaseModel, Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
 from voxelwave.data.augmentations import SpatialAugmentation
 from voxelwave.engine.runtime import Precision
@@ -208,8 +208,8 @@ def _resolve(config: Config) -> Config:
         raise InputError("one of data.sources and data.pairs is needed: volumes, or pairs of views")
     if (pairs is None) != (config.objective is None):
         raise InputError("data.pairs and objective go together: an objective for pairs, or none of the two")
-    if pairs is not None and config.data.spacing_mm is not None:
-        raise InputError("key 'data.spacing_mm' is of volumes: of views of pairs it is data.pairs.spacing_mm")
+    if pairs is not None:
+        _check_no_volumes(config, rendered=pairs.of_labels)
     config.model.backbone = complete(BACKBONES, config.model.backbone, "model.backbone")
     config.masking = complete(MASKINGS, config.masking, "masking")
     contrastive = CONTRASTIVE_LOSSES.settings(loss.name, loss.settings, "loss")
@@ -254,9 +254,28 @@ def _resolve(config: Config) -> Config:
     return config
 
 
+def _check_no_volumes(config: Config, *, rendered: bool) -> None:
+    """Raise InputError for a setting of volumes alone, which pairs would pass over in silence."""
+    if config.data.spacing_mm is not None:
+        raise InputError("key 'data.spacing_mm' is of volumes: of views of pairs it is data.pairs.spacing_mm")
+    names = ["max_volumes_per_modality", "view_share", "foreground_share", "steps", "source_temperature"]
+    sections: list[tuple[str, BaseModel, list[str]]] = [
+        ("data", config.data, names + ["augment", "check_content"] * rendered),
+        ("model", config.model, ["target", "features"]),
+        ("loss", config.loss, ["name", "contrastive_weight", "shallow_depth"]),
+    ]
+    for section, of, keys in sections:
+        for key in keys:
+            default = type(of).model_fields[key].get_default(call_default_factory=True)
+            if getattr(of, key) != default:
+                raise InputError(f"key '{section}.{key}' is of volumes, and pairs take no such setting: leave it out")
+
+
 def _default_augmentations(config: Config, modality: str) -> dict[str, dict[str, Any]]:
-    if config.data.pairs is None or config.data.pairs.of_labels:
+    if config.data.pairs is None:
         return DEFAULT_AUGMENTATIONS
+    if config.data.pairs.of_labels:
+        return {}  # what is rendered differs already
     return DEFAULT_OF_VIEWS.get(modality, {"noise": {}})
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -90,6 +91,10 @@ class TrainingData:
     def counts(self) -> dict[str, int]:
         """The number of volumes of each modality, in the order of their steps."""
         return {name: len(files) for name, files in self._files.items()}
+
+    def trained_on(self) -> list[Path]:
+        """All files."""
+        return [file.path for files in self._files.values() for file in files]
 
     def files(self) -> dict[str, list[VolumeFile]]:
         """The files of each modality, source by source."""

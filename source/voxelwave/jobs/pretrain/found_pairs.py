@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from voxelwave.data.batches.placed_scans import Shown, open_scan, outline, shown_by_both
 from voxelwave.data.batches.scan_pairs import Pair, named
-from voxelwave.data.listing.cases import Case, find_cases
+from voxelwave.data.listing.cases import Case
 from voxelwave.data.listing.discovery import VolumeFile
 from voxelwave.data.listing.selection import refusal_reason
 from voxelwave.data.modalities import Modality
@@ -18,7 +18,7 @@ from voxelwave.jobs.common.console import Console
 from voxelwave.jobs.pretrain.config import Config
 from voxelwave.jobs.pretrain.data import CONTENT_IS_CHECKED_UP_TO
 
-# By kind of pair the pairs of each group: of a session, or of a scan.
+# By kind of pair the pairs of each group, a session of a subject: of two scans, or of one that is seen twice.
 Groups = dict[str, list[list[Pair]]]
 
 
@@ -41,13 +41,13 @@ def find_pairs(config: Config, modalities: Mapping[str, Modality], console: Cons
     pairs, check = config.data.pairs, config.data.check_content
     assert pairs is not None
     two_scans = pairs.source == "scans"
-    cases = [case for case in find_cases(pairs.cases) if case.modality in modalities]
+    cases = [case for case in pairs.find_cases() if case.modality in modalities]
     if not cases:
         raise InputError(f"key 'data.pairs.cases': {pairs.cases} lists no scan of {' or '.join(modalities)}")
     read = len(cases) <= CONTENT_IS_CHECKED_UP_TO if check is None else check
     geometry, left = pairs.geometry(config.data.crop_size), LeftOut([], [], [])
     groups: Groups = {"+".join(kind): [] for kind in combinations_with_replacement(modalities, 2)}
-    for name, files in _grouped(cases, list(modalities), by_session=two_scans):
+    for name, files in _grouped(cases, list(modalities)):
         # 1. What each scan of a group shows.
         shown: dict[VolumeFile, Shown] = {}
         for file in files:
@@ -77,17 +77,11 @@ def find_pairs(config: Config, modalities: Mapping[str, Modality], console: Cons
     return {kind: of for kind, of in groups.items() if of}
 
 
-def _grouped(
-    cases: Sequence[Case], order: Sequence[str], *, by_session: bool
-) -> Iterator[tuple[str, list[VolumeFile]]]:
-    """Yield the name and the scans of each session of a subject, or of each scan by itself.
-
-    Those of one session are in the `order` of their modalities.
-    """
-    groups: dict[tuple[str, ...], list[VolumeFile]] = {}
+def _grouped(cases: Sequence[Case], order: Sequence[str]) -> Iterator[tuple[str, list[VolumeFile]]]:
+    """Yield the name and the scans of each session of a subject, in the `order` of their modalities."""
+    groups: dict[tuple[str, str], list[VolumeFile]] = {}
     for case in cases:
-        key: tuple[str, ...] = (case.subject, case.session) if by_session else (str(case.image),)
-        groups.setdefault(key, []).append(VolumeFile(case.image, case.modality))
+        groups.setdefault((case.subject, case.session), []).append(VolumeFile(case.image, case.modality))
     for key, files in groups.items():
         yield " ".join(filter(None, key)), sorted(files, key=lambda file: order.index(file.modality))
 

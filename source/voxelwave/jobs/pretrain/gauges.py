@@ -158,8 +158,9 @@ class OnlineProbe:
             raise InputError(
                 f"key 'data.probe_cases': no case of {place} is of {' or '.join(modalities)} and has a target"
             )
-        trained = {real_path(file.path) for files in self._data.files().values() for file in files}
-        also = sum(real_path(case.image) in trained for case in cases)
+        trained = {real_path(path) for path in self._data.trained_on()}
+        shown = [{real_path(path) for path in (case.image, case.label) if path} for case in cases]
+        also = sum(bool(paths & trained) for paths in shown)
         self._console.say(f"probe cases: {len(cases)}, {also} of them are also trained on")
         for modality in modalities:
             own = [case for case in cases if case.modality == modality]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -64,6 +65,10 @@ class PairData(ABC):
     def steps_per_epoch(self) -> int:
         """Optimiser steps until every head, or group of scans, was seen at least once in each kind of pair."""
         return self._schedule.steps_per_epoch
+
+    @abstractmethod
+    def trained_on(self) -> list[Path]:
+        """All files that views are made of."""
 
     @abstractmethod
     def counts(self) -> dict[str, int]:

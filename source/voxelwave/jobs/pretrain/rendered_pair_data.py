@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from voxelwave.data.batches.pairs import HeadPairs, PairedLabels, collate_pairs
-from voxelwave.data.listing.cases import find_cases
+from voxelwave.data.batches.pairs import HeadPairs, PairedLabels, collate_pairs, read_tissues
 from voxelwave.data.listing.discovery import VolumeFile
-from voxelwave.errors import InputError
+from voxelwave.errors import InputError, UnusableVolume
 from voxelwave.jobs.common.console import Console
 from voxelwave.jobs.pretrain.config import Config
+from voxelwave.jobs.pretrain.data import CONTENT_IS_CHECKED_UP_TO, said_once
 from voxelwave.jobs.pretrain.pair_data import PairData
+from voxelwave.jobs.pretrain.pairs_config import PairsConfig
 from voxelwave.objectives.cross_contrast import PairedView
 from voxelwave.ops.files import content_mark
 from voxelwave.ops.seeding import key_to_seed, torch_generator
@@ -32,11 +34,10 @@ class RenderedPairData(PairData):
         assert pairs.stripped is not None
         self._stripped = pairs.stripped
         self._windows_hu = MODALITIES.build("ct", **data.modalities.get("ct", {})).windows_hu
-        # Several images of one head share its label map.
-        cases = [case for case in find_cases(pairs.cases) if case.label is not None]
-        self._label_maps = list(dict.fromkeys(case.label for case in cases if case.label is not None))
+        self._console, highest = console, max(Tissue)
+        self._label_maps = _usable(_label_maps(pairs), highest=highest, console=console)
         if not self._label_maps:
-            raise InputError(f"key 'data.pairs.cases': {pairs.cases} names no label map, of which views are rendered")
+            raise InputError(f"key 'data.pairs.cases': {pairs.cases} has no label map that views could be rendered of")
         contrasts = {name: [of for of in pairs.contrasts if (of == CT) == (name == "ct")] for name in ("mri", "ct")}
         self._contrasts = {name: of for name, of in contrasts.items() if of}
         kinds = {"mri+mri": len(contrasts["mri"]) > 1, "mri+ct": bool(contrasts["mri"] and contrasts["ct"])}
@@ -47,7 +48,7 @@ class RenderedPairData(PairData):
                 self._label_maps,
                 self._contrasts,
                 pairs.geometry(data.crop_size),
-                highest=max(Tissue),
+                highest=highest,
                 cached=data.cached_volumes,
             ),
             collate_pairs,
@@ -56,6 +57,14 @@ class RenderedPairData(PairData):
             world_size=world_size,
             pin_memory=pin_memory,
         )
+
+    def trained_on(self) -> list[Path]:
+        """The label maps."""
+        return self._label_maps
+
+    def batches(self, start_step: int, end_step: int) -> Iterator[PairedLabels]:
+        """Cut the pairs of a range of steps, in order, and say of each label map once why it had to be passed over."""
+        yield from said_once(super().batches(start_step, end_step), self._console)
 
     def counts(self) -> dict[str, int]:
         """The number of heads by modality in which they are rendered."""
@@ -89,7 +98,30 @@ class RenderedPairData(PairData):
         self, labels: Tensor, to_mm: Tensor, contrasts: Sequence[str], generator: torch.Generator, device: torch.device
     ) -> PairedView:
         labels, to_mm = labels.to(device, non_blocking=True), to_mm.to(device, non_blocking=True)
-        seen, clean = render(labels, contrasts, generator, stripped=self._stripped)
+        seen, clean, labels = render(labels, contrasts, generator, stripped=self._stripped)
         if contrasts[0] == CT:
             seen, clean = windowed(seen, self._windows_hu), windowed(clean, self._windows_hu)
         return PairedView(seen, clean, to_mm, labels)
+
+
+def _label_maps(pairs: PairsConfig) -> list[Path]:
+    """Return one label map of each head: several images of one share it, or each has a copy where they are prepared."""
+    heads: dict[tuple[str, str], Path] = {}
+    for case in pairs.find_cases():
+        if case.label is not None:
+            heads.setdefault((case.subject, case.session), case.label)
+    return list(dict.fromkeys(heads.values()))
+
+
+def _usable(label_maps: Sequence[Path], *, highest: int, console: Console) -> list[Path]:
+    """Return those that can be rendered, of at most 500; of more, all, since reading them would take long."""
+    if len(label_maps) > CONTENT_IS_CHECKED_UP_TO:
+        return list(label_maps)
+    usable = []
+    for path in label_maps:
+        try:
+            read_tissues(path, highest=highest)
+            usable.append(path)
+        except UnusableVolume as unusable:
+            console.say(f"left out {path}: {unusable}")
+    return usable

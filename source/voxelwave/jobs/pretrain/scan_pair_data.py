@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 
@@ -46,10 +47,9 @@ class ScanPairData(PairData):
             name: Augment([AUGMENTATIONS.build(step, **settings) for step, settings in data.augment[name].items()])
             for name in modalities
         }
-        what = "sessions" if pairs.source == "scans" else "scans"
         numbers = ", ".join(f"{len(of)} as {kind}" for kind, of in self._pairs.items())
         scans = ", ".join(f"{count} {name}" for name, count in self.counts().items())
-        console.say(f"pairs of {scans} scans; {what}: {numbers}")
+        console.say(f"pairs of {scans} scans; sessions: {numbers}")
         raw = [file for files in self._files.values() for file in files if not is_stored(file.path)]
         if len(raw) > data.cached_volumes:
             console.say(
@@ -65,6 +65,10 @@ class ScanPairData(PairData):
             world_size=world_size,
             pin_memory=pin_memory,
         )
+
+    def trained_on(self) -> list[Path]:
+        """The scans."""
+        return [file.path for files in self._files.values() for file in files]
 
     def counts(self) -> dict[str, int]:
         """The number of scans of each modality."""

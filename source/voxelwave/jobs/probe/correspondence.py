@@ -14,7 +14,6 @@ from torch import Tensor
 from voxelwave.contracts import Grid
 from voxelwave.data.label_maps import Classes
 from voxelwave.data.listing.cases import Case
-from voxelwave.data.recognition.labels import without_suffix
 from voxelwave.data.scaled import Scaled
 from voxelwave.downstream.embedding import embed_tokens, fitted_size, frame, occupied_tokens, token_centres
 from voxelwave.downstream.features import FeaturePyramid
@@ -33,7 +32,7 @@ from voxelwave.evaluation.correspondence import (
     within_one_token,
 )
 from voxelwave.jobs.common.console import tracked
-from voxelwave.jobs.probe.features import RAW, labels_of, prevailing
+from voxelwave.jobs.probe.features import RAW, key_of, labels_of, prevailing
 from voxelwave.jobs.probe.raw import PLACES, over_channels, raw_tokens
 from voxelwave.ops.seeding import numpy_generator
 
@@ -82,10 +81,10 @@ def compare_scans(
     other near the opposite one, at a random voxel. Features that code the place in the field of view thus find another
     one. Only tokens count that are not air; where a scan has a label map, those of its labels.
 
-    Of the same head it is measured whether what is found is within one token of the same place in space, as the
-    affines say, and `blind` is the chance of that. Of another head it is the distance in mm from the corresponding
-    place, see `corresponding_place`; `blind` always answers with the middle, `oracle` with the nearest token of the
-    same tissue.
+    Two scans of one session of a subject are of the same head. Of that it is measured whether what is found is within
+    one token of the same place in space, as the affines say, and `blind` is the chance of that. Of another head it is
+    the distance in mm from the corresponding place, see `corresponding_place`; `blind` always answers with the middle,
+    `oracle` with the nearest token of the same tissue.
     """
     patch_size, size = next(iter(backbones.values())).strides[-1], fitted_size(next(iter(backbones.values())))
     reader = ScanReader(next(iter(backbones.values())))
@@ -97,9 +96,7 @@ def compare_scans(
         case = cases[place]
         scaled = reader(case.image, case.modality)
         labels = labels_of(case, scaled, classes)
-        part = field_of_view(
-            scaled.volume.shape[1:], patch_size, last=last, name=without_suffix(case.image.name), seed=seed
-        )
+        part = field_of_view(scaled.volume.shape[1:], patch_size, last=last, key=key_of(case), seed=seed)
         volume = scaled.volume[(slice(None), *part)].contiguous()
         tokens, counted = _tokens(case, scaled, labels, part, patch_size, size)
         raw = raw_tokens(frame(volume, patch_size, size=size), patch_size, chosen=counted).numpy()
@@ -109,10 +106,9 @@ def compare_scans(
         return View(tokens, {**features, RAW: raw})
 
     own, other = Answers(), Answers()
-    first_of, offered = _first_scans(origin), _first_scans(goal)
-    for number, (subject, case) in enumerate(tracked(list(first_of.items())[:SUBJECTS], "compared scans")):
+    asked, offered = _pairs(origin, goal), _first_scans(goal)
+    for number, (subject, (case, again)) in enumerate(tracked(list(asked.items())[:SUBJECTS], "compared scans")):
         generator = numpy_generator(seed, "asked tokens", subject)
-        again = next((of for of in goal if of.subject == subject and of.place != case.place), None)
         if again is not None:
             _ask(own, subject, see(case.place, False), see(again.place, True), generator, same=True)
         others = [of for name, of in offered.items() if name != subject]
@@ -122,14 +118,16 @@ def compare_scans(
     return own, other
 
 
-def field_of_view(sides: Sequence[int], patch_size: int, *, last: bool, name: str, seed: int) -> tuple[slice, ...]:
+def field_of_view(
+    sides: Sequence[int], patch_size: int, *, last: bool, key: Sequence[str], seed: int
+) -> tuple[slice, ...]:
     """Return the part of a scan that is shown: whole patches, begun at any voxel in a quarter of where it could begin.
 
     It is the quarter at the one end or, for scans of the kind that is searched (`last`), at the other; `seed` says
     along which axes the ends change their places.
     """
     turned = numpy_generator(seed, "field of view").integers(2, size=3)
-    generator = numpy_generator(seed, "field of view", name)
+    generator = numpy_generator(seed, "field of view", *key)
     part = []
     for side, turn in zip(sides, turned, strict=True):
         length = min(side, max(1, int(side * SHOWN) // patch_size) * patch_size)
@@ -165,6 +163,22 @@ def _tokens(
     box_mm = np.percentile(everywhere, BOX, axis=0) if len(everywhere) else np.zeros((2, 3))
     counted, tissues, to_mm = counted_in(part)
     return Tokens(counted.nonzero().numpy(), to_mm, tissues[counted].numpy(), box_mm), counted
+
+
+def _pairs(origin: Sequence[Case], goal: Sequence[Case]) -> dict[str, tuple[Case, Case | None]]:
+    """Return a scan of each subject, and one of the other kind of the same session, the only one that is aligned to it.
+
+    Where no session of a subject has both, it is the subject's first scan, and None.
+    """
+    pairs: dict[str, tuple[Case, Case | None]] = {}
+    for case in origin:
+        if case.subject in pairs and pairs[case.subject][1] is not None:
+            continue
+        alike = (of for of in goal if (of.subject, of.session) == (case.subject, case.session))
+        again = next((of for of in alike if of.place != case.place), None)
+        if case.subject not in pairs or again is not None:
+            pairs[case.subject] = (case, again)
+    return pairs
 
 
 def _first_scans(cases: Sequence[Case]) -> dict[str, Case]:

@@ -96,15 +96,15 @@ def probe_cases(
         except UnusableVolume as unusable:
             problems.append(f"{case.image}: {unusable}")
             continue
-        key = without_suffix(case.image.name)  # whatever the other cases are called
-        chosen = some_of(occupied_tokens(framed, patch_size), TOKENS, torch_generator(seed, "tokens", key))
+        key = key_of(case)
+        chosen = some_of(occupied_tokens(framed, patch_size), TOKENS, torch_generator(seed, "tokens", *key))
         for name, features in backbones.items():
             # The same crops for all of them.
-            generator = torch_generator(seed, "crops", key)
+            generator = torch_generator(seed, "crops", *key)
             whole, tokens = embed_scan(features, scaled.volume, chosen=chosen, size=size)
             crops = embed_crops(features, scaled.volume, count=CROPS, generator=generator, size=size)
             rows[name].append((whole, crops, tokens))
-        generator = torch_generator(seed, "crops", key)
+        generator = torch_generator(seed, "crops", *key)
         crops = random_crops(first, scaled.volume, count=CROPS, generator=generator, size=size)
         rows[RAW].append(
             (
@@ -125,6 +125,11 @@ def probe_cases(
     owned, names = np.array(owners, dtype=np.int64), dict(enumerate(classes.names if classes else ()))
     channels = reader.modality(cases[0].modality).channels
     return Probed(used, of_scans, of_crops, of_tokens, owned, torch.cat(labels).numpy(), names, channels), problems
+
+
+def key_of(case: Case) -> tuple[str, str, str]:
+    """Return what everything that is drawn for a case follows from: many a scan is called T1 in a folder of its own."""
+    return case.subject, case.session, without_suffix(case.image.name)
 
 
 def some_of(asked: Bool[Tensor, "d h w"], count: int, generator: torch.Generator) -> Bool[Tensor, "d h w"]:

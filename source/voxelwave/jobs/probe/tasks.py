@@ -162,7 +162,7 @@ class Comparison:
         """Add where tokens of one kind of scan are found in another."""
         name = ARROW.join(transfer)
         for task, measure, answers, problem in (
-            ("own place", "share within one token", own, "no subject has scans of both"),
+            ("own place", "share within one token", own, "no subject has scans of both in one session"),
             ("other head", "distance in mm, less is better", other, "no other subject has a scan"),
         ):
             if not answers.subjects:

@@ -27,7 +27,7 @@ from voxelwave.physics.heads3d import HEAD_MM, LESIONS, MRI_CONTRASTS, Labels, T
 CT_LAYOUTS = ("hu", "windows", "windows5d")
 CONTRASTS = (*MRI_CONTRASTS, "CT")  # of a head that is shown several times
 SHARED = "shared"  # by several images
-SMALLEST_SIZE = 32
+SMALLEST_SIZE, LARGEST_SIZE = 32, 1024
 HEADS_PER_PROCESS = 8
 
 
@@ -86,8 +86,8 @@ def synthesize(
         )
     if not contrasts or len(set(contrasts)) < len(contrasts) or not set(contrasts) <= set(CONTRASTS):
         raise InputError(f"contrasts are some of {', '.join(CONTRASTS)}, each once, got '{','.join(contrasts)}'")
-    if size < SMALLEST_SIZE:
-        raise InputError(f"size is {size}: a head needs at least {SMALLEST_SIZE} voxels along each edge")
+    if not SMALLEST_SIZE <= size <= LARGEST_SIZE:
+        raise InputError(f"size is {size}: a head has {SMALLEST_SIZE} to {LARGEST_SIZE} voxels along each edge")
     most_processes = checked_workers(workers)
     settings: dict[str, Any] = {"num_mri": num_mri, "num_ct": num_ct, "size": size, "seed": seed}
     if num_heads:

@@ -25,10 +25,14 @@ Images = Float[Tensor, "batch channel depth height width"]
 
 
 class Rendering(NamedTuple):
-    """What a scanner shows, and what it would show without noise and bias field: MRI in [0, 1], CT in HU."""
+    """What a scanner shows, and what it would show without noise and bias field: MRI in [0, 1], CT in HU.
+
+    `labels` are the tissues that are shown: those that were stripped are air.
+    """
 
     seen: Images
     clean: Images
+    labels: LabelMaps
 
 
 def render(labels: LabelMaps, contrasts: Sequence[str], generator: torch.Generator, *, stripped: float) -> Rendering:
@@ -52,6 +56,9 @@ def render(labels: LabelMaps, contrasts: Sequence[str], generator: torch.Generat
     surroundings = torch.zeros(len(Tissue), dtype=torch.bool)
     surroundings[list(SURROUNDINGS)] = True
     means = torch.where(gone[:, None] & surroundings, means[:, :1], means)
+    # The tissue of air has number 0.
+    shown = torch.where(gone[:, None] & surroundings, 0, torch.arange(len(Tissue))).to(device)
+    labels = shown.gather(1, labels.flatten(1).long()).view(labels.shape).to(labels.dtype)
     image = means.to(device).gather(1, labels.flatten(1).long()).view(labels.shape).unsqueeze(1)
     # 2. Tissue is not uniform.
     amplitude = uniform(0, 0.04).to(device).view(-1, 1, 1, 1, 1)
@@ -72,7 +79,7 @@ def render(labels: LabelMaps, contrasts: Sequence[str], generator: torch.Generat
 
     if of_ct:
         noise = blurred(noise_like(clean), torch.full_like(sigma, 0.6).to(device))
-        return Rendering(clean + uniform(2, 12).to(device).view(-1, 1, 1, 1, 1) * noise, clean)
+        return Rendering(clean + uniform(2, 12).to(device).view(-1, 1, 1, 1, 1) * noise, clean, labels)
     strength = uniform(0, 0.3).to(device).view(-1, 1, 1, 1, 1)
     seen = clean * torch.exp(strength * smooth_fields(count, image.shape[2:], generator, cells=2).to(device))
     sigma_noise = uniform(0.005, 0.05).to(device).view(-1, 1, 1, 1, 1)
@@ -80,7 +87,7 @@ def render(labels: LabelMaps, contrasts: Sequence[str], generator: torch.Generat
     # 5. MRI has no unit: the brightest tissue is near 1, and scanners differ in between.
     gamma = torch.exp(uniform(-0.3, 0.3)).to(device).view(-1, 1, 1, 1, 1)
     brightest = means.amax(1).to(device).view(-1, 1, 1, 1, 1) * uniform(0.9, 1.1).to(device).view(-1, 1, 1, 1, 1)
-    return Rendering((seen / brightest).clamp(0, 1) ** gamma, (clean / brightest).clamp(0, 1))
+    return Rendering((seen / brightest).clamp(0, 1) ** gamma, (clean / brightest).clamp(0, 1), labels)
 
 
 def windowed(
