@@ -81,7 +81,7 @@ def configuration(name: str, arm: Arm, data: Path, out: Path, *, steps: int, see
     """Return the configuration of an arm's run."""
     raw: dict[str, Any] = {
         "run": {"name": re.sub(r"\W+", "_", f"{name} {seed}"), "out_dir": str(out), "seed": seed, "tensorboard": False},
-        "data": {"crop_size": [CROP] * 3, "cached_volumes": 1000, "num_workers": 0, "check_content": False},
+        "data": {"crop_size": [CROP] * 3, "cached_volumes": 1000, "num_workers": 0},
         "model": {
             "backbone": dict(BACKBONE),
             "sparse": "gather",
@@ -105,6 +105,7 @@ def configuration(name: str, arm: Arm, data: Path, out: Path, *, steps: int, see
         cases = str(data / arm.volumes / "cases.csv")
         raw["data"]["pairs"] = {"cases": cases, "contrasts": [*CONTRASTS, "random"], "spacing_mm": SPACING_MM}
     else:
+        raw["data"]["check_content"] = False
         raw["data"]["augment"] = {modality: {"flip": {"axes": [0]}, "noise": {}} for modality in arm.modalities}
         raw["data"]["sources"] = [
             {"path": str(data / arm.volumes / modality), "modality": modality} for modality in arm.modalities
