@@ -103,20 +103,20 @@ def plain_header(
     *,
     oversampling: int = 1,
     protocol: str = "synthetic",
-    spacing_mm: tuple[float, float] = (1.0, 5.0),
+    spacing_mm: tuple[float, float, float] = (1.0, 1.0, 5.0),
 ) -> RawHeader:
     """Return the header of a k-space of which all columns were measured.
 
-    `spacing_mm` is that of the pixels and that of the slices.
+    `spacing_mm` is that of rows, of columns and of slices.
     """
-    pixel, gap = spacing_mm
+    row, column, gap = spacing_mm
     height, width = kspace.shape[-2:]
     rows = height // oversampling
     return RawHeader(
         encoded_size=(height, width, 1),
         recon_size=(rows, width, 1),
-        encoded_fov_mm=(height * pixel, width * pixel, gap),
-        recon_fov_mm=(rows * pixel, width * pixel, gap),
+        encoded_fov_mm=(height * row, width * column, gap),
+        recon_fov_mm=(rows * row, width * column, gap),
         first_line=0,
         last_line=width - 1,
         center_line=width // 2,

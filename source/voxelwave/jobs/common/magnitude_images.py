@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -71,13 +70,13 @@ class Slices(NamedTuple):
     Attributes:
         images: none below 0, the brightest pixel 1.
         contrast: "" where nothing tells.
-        spacing_mm: of pixels, and of slices.
+        spacing_mm: of rows, of columns, and of slices.
         marks: of each slice, of what it was before it was chosen and scaled: the same for the same volume or image.
     """
 
     images: Float32[Tensor, "slice rows columns"]
     contrast: str = ""
-    spacing_mm: tuple[float, float] = (1.0, SLICE_GAP_MM)
+    spacing_mm: tuple[float, float, float] = (1.0, 1.0, SLICE_GAP_MM)
     marks: tuple[str, ...] = ()
 
 
@@ -128,14 +127,15 @@ def _head(settings: MagnitudeConfig, number: int) -> Slices:
     spacing = HEAD_MM / settings.size
     brain = np.isin(labels, (*PARENCHYMA, Tissue.VENTRICLE)).sum((0, 1))
     chosen = _chosen_slices(brain, settings, number, spacing_mm=spacing)
-    return Slices(_scaled(_axial(image, chosen)), contrast, (spacing, _gap(chosen) * spacing))
+    return Slices(_scaled(_axial(image, chosen)), contrast, (spacing, spacing, _gap(chosen) * spacing))
 
 
 def _phantoms(settings: MagnitudeConfig, number: int) -> Slices:
     assert settings.size is not None
     keys = [(settings.seed, "phantom", number, index) for index in range(settings.slices)]
     images = draw_phantoms([torch_generator(*key) for key in keys], size=settings.size)
-    return Slices(_scaled(images.numpy()), "", (PHANTOM_MM / settings.size, SLICE_GAP_MM))
+    pixel = PHANTOM_MM / settings.size
+    return Slices(_scaled(images.numpy()), "", (pixel, pixel, SLICE_GAP_MM))
 
 
 def _scan(settings: MagnitudeConfig, cases: list[Case], number: int) -> Slices:
@@ -150,16 +150,16 @@ def _scan(settings: MagnitudeConfig, cases: list[Case], number: int) -> Slices:
     shown = modality.foreground(array, modality.bounds(array)).sum((0, 1))
     right, front, up = (float(side) for side in np.linalg.norm(affine[:3, :3], axis=0))
     chosen = _chosen_slices(shown, settings, number, spacing_mm=up)
-    images, pixel = _fitted(_scaled(_axial(array, chosen)), (front, right), settings.size)
-    return Slices(images, "", (pixel, _gap(chosen) * up), (_mark(array),) * len(images))
+    images, pixels = _fitted(_scaled(_axial(array, chosen)), (front, right), settings.size)
+    return Slices(images, "", (*pixels, _gap(chosen) * up), (_mark(array),) * len(images))
 
 
 def _part_of_stack(settings: MagnitudeConfig, stack: Real[ndarray, "image rows columns"], number: int) -> Slices:
     start = number * settings.slices
     images = np.asarray(stack[start : start + settings.slices], dtype=np.float32)
     _check(images)
-    fitted, pixel = _fitted(_scaled(images), (1.0, 1.0), settings.size)
-    return Slices(fitted, "", (pixel, SLICE_GAP_MM), tuple(_mark(image) for image in images))
+    fitted, pixels = _fitted(_scaled(images), (1.0, 1.0), settings.size)
+    return Slices(fitted, "", (*pixels, SLICE_GAP_MM), tuple(_mark(image) for image in images))
 
 
 def _mark(array: Real[ndarray, "..."]) -> str:
@@ -229,8 +229,8 @@ def _scaled(images: Magnitudes) -> Float32[Tensor, "slice rows columns"]:
 
 def _fitted(
     images: Float32[Tensor, "slice rows columns"], spacing_mm: tuple[float, float], size: int | None
-) -> tuple[Float32[Tensor, "slice height width"], float]:
-    """Return images in the middle of a square of `size` square pixels, and their spacing in mm; None leaves them.
+) -> tuple[Float32[Tensor, "slice height width"], tuple[float, float]]:
+    """Return images in the middle of a square of `size` square pixels, and the spacing of these; None leaves them.
 
     Raises UnusableVolume for images that are too small.
     """
@@ -238,11 +238,11 @@ def _fitted(
     if min(sides) < SMALLEST_SIDE:
         raise UnusableVolume(f"too small: a slice needs {SMALLEST_SIDE} pixels a side, got {sides[0]} × {sides[1]}")
     if size is None:
-        return images, math.sqrt(math.prod(spacing_mm))
+        return images, spacing_mm
     extents = [side * spacing for side, spacing in zip(sides, spacing_mm, strict=True)]
     pixel = max(extents) / size
     rows, columns = (max(1, round(extent / pixel)) for extent in extents)
     if (rows, columns) != tuple(sides):
         images = F.interpolate(images[:, None], (rows, columns), mode="bilinear", antialias=True)[:, 0]
     above, left = (size - rows) // 2, (size - columns) // 2
-    return F.pad(images, (left, size - columns - left, above, size - rows - above)), pixel
+    return F.pad(images, (left, size - columns - left, above, size - rows - above)), (pixel, pixel)

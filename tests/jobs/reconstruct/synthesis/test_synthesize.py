@@ -224,6 +224,7 @@ def test_pixels_become_square_and_images_keep_their_proportions(volume, tmp_path
     assert shown[-1] - shown[0] + 1 == pytest.approx(22 * 2 / 3, abs=1)
     kept = KspaceFile(made(tmp_path / "kept", **settings, size=None) / "volume_1.h5")
     assert kept.info.size == (36, 40)
+    np.testing.assert_allclose(kept.info.field_of_view_mm, (36 * 4, 40 * 2, 5), rtol=1e-6)
 
 
 def test_stacks_of_images_are_taken_as_they_are(tmp_path):
