@@ -23,7 +23,7 @@ from voxelwave.downstream.load_backbone import load_backbone, save_backbone
 from voxelwave.downstream.scan_reader import ScanReader
 from voxelwave.evaluation.probing import tissue_probe
 from voxelwave.jobs.common.console import Console
-from voxelwave.jobs.probe.features import CROPS, Probed, parse_classes, probe_cases
+from voxelwave.jobs.probe.features import CROPS, Probed, key_of, parse_classes, probe_cases
 from voxelwave.jobs.probe.run import probe
 from voxelwave.jobs.probe.tasks import ARMS, Comparison
 from voxelwave.ops.seeding import torch_generator
@@ -160,7 +160,7 @@ def test_both_backbones_see_the_same_scans_crops_and_tokens(weights, cases, monk
     volume = ScanReader(features)(listed[3].image, "mri").volume
     size = (16, 16, 16)
     assert np.array_equal(probed.scans["twin"][3], embed_volume(twin, volume, size=size).numpy())
-    generator = torch_generator(0, "crops", "scan3")
+    generator = torch_generator(0, "crops", *key_of(listed[3]))
     crops = embed_crops(twin, volume, count=CROPS, generator=generator, size=size)
     assert np.array_equal(probed.crops["twin"][3], crops.numpy())
     chosen = (probed.token_case == 3).nonzero()[0]

@@ -30,7 +30,7 @@ def phantoms(**settings):
 def write(path, images, sampled=None, **options):
     """Write k-space of images [slice, coil, rows, columns] as a file of fastMRI."""
     kspace = fft2c(images + 0j)
-    header = plain_header(kspace, oversampling=1, protocol="KNEE", spacing_mm=(1.0, 4.0))
+    header = plain_header(kspace, oversampling=1, protocol="KNEE", spacing_mm=(1.0, 1.0, 4.0))
     write_fastmri(path, kspace, header, sampled, **options)
 
 
