@@ -152,12 +152,17 @@ def measure(train: Sequence[Head], test: Sequence[Head], sought: str, key: str) 
     }
 
 
+def run_of(arm: str, seed: int) -> tuple[str, int]:
+    """Return the arm and the seed of the run that is read; of random weights the architecture alone is taken."""
+    return (CURRENT, 0) if arm == RANDOM else (arm, seed)
+
+
 def fill(arm: str, seed: int, steps: dict[str, int], folder: Path) -> Cell:
-    """Pretrain an arm where that is not done, and measure it."""
+    """Measure an arm, whose run is there."""
     torch.set_num_threads(1)
-    of, of_seed = (CURRENT, 0) if arm == RANDOM else (arm, seed)
     features = None
     if arm != RAW_SCAN:
+        of, of_seed = run_of(arm, seed)
         features = load_backbone(pretrained(of, folder, folder / "runs", steps=steps[of], seed=of_seed)).eval()
     if arm == RANDOM:
         features = untrained_twin(features, seed=seed).eval()
@@ -262,6 +267,11 @@ def main() -> None:
             for arm in arguments.arms
             if not (arm == RAW_SCAN and seed > 0) and (arm, seed) not in filled
         ]
+        # First of all the runs that are missing, each by one process.
+        runs = {run_of(*one) for one in asked if one[0] != RAW_SCAN}
+        training = [pool.submit(pretrained, of, folder, folder / "runs", steps=steps[of], seed=s) for of, s in runs]
+        for trained in training:
+            trained.result()
         for job in as_completed([pool.submit(fill, *one, steps, folder) for one in asked]):
             cell = job.result()
             print(cell["arm"], cell["seed"], flush=True)
