@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
 import numpy as np
-from jaxtyping import Complex64
+from jaxtyping import Complex64, Int64
 from numpy import ndarray
 
 Layout = Literal["fastmri", "fastmri_singlecoil", "challenge", "mrd", "twix"]
@@ -32,18 +31,23 @@ class SlicePlace:
     normal: Vector
 
 
-def order_of(places: Sequence[SlicePlace]) -> list[int]:
-    """Return the numbers of slices in the order in which they lie, as scanners count them that interleave slices.
+def as_they_lie(
+    places: tuple[SlicePlace, ...], slice_of: Int64[ndarray, " line"], notes: list[str]
+) -> tuple[tuple[SlicePlace, ...], Int64[ndarray, " line"]]:
+    """Return the places of slices in the order in which they lie, and the slice of each line in that order.
 
-    Those that are in a row already, towards either side, stay as they are, and so do those that are turned against
-    each other.
+    Scanners that interleave slices count them otherwise; a note is added to `notes` then. Slices that are in a row
+    already, towards either side, stay as they are, and so do those that are turned against each other.
     """
-    counted = list(range(len(places)))
     if not places or any(np.dot(place.normal, places[0].normal) < 1 - SAME_NORMAL for place in places):
-        return counted
+        return places, slice_of
     heights = np.array([np.dot(place.position_mm, places[0].normal) for place in places])
     steps = np.diff(heights)
-    return counted if (steps >= 0).all() or (steps <= 0).all() else np.argsort(heights, kind="stable").tolist()
+    if (steps >= 0).all() or (steps <= 0).all():
+        return places, slice_of
+    notes.append("its slices are counted in another order than they lie in: they are taken as they lie")
+    order = np.argsort(heights, kind="stable")
+    return tuple(places[number] for number in order), np.argsort(order)[slice_of]
 
 
 @dataclass(frozen=True)

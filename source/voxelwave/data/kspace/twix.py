@@ -14,7 +14,7 @@ from jaxtyping import Complex64
 from numpy import ndarray
 
 from voxelwave.data.kspace.hdf5 import MOST_COILS, check_size
-from voxelwave.data.kspace.info import KspaceInfo, SlicePlace, Vector, order_of
+from voxelwave.data.kspace.info import KspaceInfo, SlicePlace, Vector, as_they_lie
 from voxelwave.data.kspace.lines import measured_columns, without_oversampling
 from voxelwave.data.reading.unreadable import as_unusable, extra
 from voxelwave.errors import DamagedVolume, UnusableVolume
@@ -156,10 +156,7 @@ class TwixSource:
 
     def _info(self, base: int, ratio: float | None, image: list[Any], library: ModuleType) -> KspaceInfo:
         num_slices = int(self._slice_of.max()) + 1
-        places = self._places(image, num_slices, library)
-        if (order := order_of(places)) != sorted(order):
-            self._notes.append("its slices are counted in another order than they lie in: they are taken as they lie")
-            self._slice_of, places = np.argsort(order)[self._slice_of], tuple(places[number] for number in order)
+        places, self._slice_of = as_they_lie(self._places(image, num_slices, library), self._slice_of, self._notes)
         columns = measured_columns(self._slice_of, self._column, num_slices=num_slices, width=self._width)
         if (samples := int(self._lines["samples"][0])) < self._encoded:
             self._notes.append(f"partial echo: {samples} of {self._encoded} samples of a line, the others are 0")

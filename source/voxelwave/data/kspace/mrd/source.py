@@ -11,7 +11,7 @@ from jaxtyping import Complex64, Shaped
 from numpy import ndarray
 
 from voxelwave.data.kspace.hdf5 import check_size, dataset, has, member, opened, text
-from voxelwave.data.kspace.info import KspaceInfo, SlicePlace, Vector, order_of
+from voxelwave.data.kspace.info import KspaceInfo, SlicePlace, Vector, as_they_lie
 from voxelwave.data.kspace.lines import measured_columns, without_oversampling
 from voxelwave.data.kspace.mrd.raw_header import parse_raw_header
 from voxelwave.data.kspace.mrd.records import (
@@ -153,10 +153,7 @@ class MrdSource:
         shown, extent = header.shown((height, width), field_mm)
         columns = measured_columns(self.slice_of, self.column, num_slices=num_slices, width=width)
         notes += columns.notes
-        places = self._places(chosen, num_slices)
-        if (order := order_of(places)) != sorted(order):
-            notes.append("its slices are counted in another order than they lie in: they are taken as they lie")
-            self.slice_of, places = np.argsort(order)[self.slice_of], tuple(places[number] for number in order)
+        places, self.slice_of = as_they_lie(self._places(chosen, num_slices), self.slice_of, notes)
         return KspaceInfo(
             layout="mrd",
             num_slices=num_slices,
