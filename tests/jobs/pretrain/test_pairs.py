@@ -93,6 +93,7 @@ def test_a_spacing_that_views_would_not_have_is_refused(raw):
     ],
 )
 def test_a_setting_of_volumes_is_refused_beside_pairs(raw, section, given):
+    assert check_config(check_config(raw).model_dump(mode="json")) == check_config(raw)
     changed = {**raw, section: {**raw.get(section, {}), **given}}
     with pytest.raises(InputError, match=rf"key '{section}.{next(iter(given))}' is of volumes"):
         check_config(changed)

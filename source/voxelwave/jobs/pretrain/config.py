@@ -266,8 +266,10 @@ def _check_no_volumes(config: Config, *, rendered: bool) -> None:
     ]
     for section, of, keys in sections:
         for key in keys:
-            default = type(of).model_fields[key].get_default(call_default_factory=True)
-            if getattr(of, key) != default:
+            given, default = getattr(of, key), type(of).model_fields[key].get_default(call_default_factory=True)
+            if isinstance(given, dict):  # a resolved configuration names each modality
+                given = {name: settings for name, settings in given.items() if settings}
+            if given != default:
                 raise InputError(f"key '{section}.{key}' is of volumes, and pairs take no such setting: leave it out")
 
 
