@@ -70,6 +70,22 @@ def test_a_manifest_cut_anywhere_behind_its_header_keeps_every_whole_row(tmp_pat
     assert read_manifest(path) == rows[: sum(end <= cut for end in ends) - 1]
 
 
+def test_a_cut_within_a_name_of_several_lines_leaves_its_row_out(tmp_path):
+    path, kept = tmp_path / "manifest.csv", Row(file="0", status="accepted")
+    write_manifest(path, [kept])
+    first = path.stat().st_size
+    write_manifest(path, [kept, Row(file="0", status="accepted", output="mri/\r\n\n.vxw")])
+    whole = path.read_bytes()
+    for cut in range(first, len(whole)):
+        path.write_bytes(whole[:cut])
+        if cut > first and whole[:cut].endswith(b"\r\n"):
+            # Nothing tells this from a line with one quote too many, which is damage.
+            with pytest.raises(InputError, match="is damaged"):
+                read_manifest(path)
+        else:
+            assert read_manifest(path) == [kept]
+
+
 def test_bytes_that_are_no_utf8_are_written_out(tmp_path):
     write_manifest(tmp_path / "m.csv", [Row(file=os.fsdecode(b"/M\xfcller.nii"), status="accepted")])
     assert read_manifest(tmp_path / "m.csv")[0].file == "/M\\udcfcller.nii"
