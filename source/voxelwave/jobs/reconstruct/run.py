@@ -176,8 +176,8 @@ def _reconstruct_file(
     )
     rate = volume.acceleration
     if rate is not None and abs(math.log(rate.nominal / specialist.rate)) < math.log(FAR):
-        # The name of the rate, where masks keep the share of all lines.
-        rate = rate._replace(nominal=specialist.config.data.acceleration)
+        # As the configuration counts it: some masks keep the share of all lines at their rate.
+        rate = rate._replace(nominal=rate.nominal * specialist.config.data.acceleration / specialist.rate)
     attributes: dict[str, str | float] = {
         "anatomy": anatomy,
         "method": specialist.method,
