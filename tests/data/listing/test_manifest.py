@@ -8,7 +8,7 @@ import os
 from contextlib import suppress
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from voxelwave.data.listing.manifest import COLUMNS, Row, as_csv, read_manifest, split_of, write_manifest
@@ -67,6 +67,8 @@ def test_a_manifest_cut_anywhere_behind_its_header_keeps_every_whole_row(tmp_pat
         ends.append(path.stat().st_size)
     cut = ends[0] + int(share * (ends[-1] - ends[0]))
     path.write_bytes(path.read_bytes()[:cut])
+    # The end of a line within a name is the case of the next test.
+    assume(cut in ends or not path.read_bytes().endswith(b"\r\n"))
     assert read_manifest(path) == rows[: sum(end <= cut for end in ends) - 1]
 
 
