@@ -51,7 +51,10 @@ def _cross(**settings: Any) -> dict[str, Any]:
 
 CURRENT, CROSS, SUPERVISED = "present objective", "cross-contrast", "supervised synthesis"
 MAE, NOISE_ONLY, CNN = "plain MAE", "smooth noise", "residual CNN, MAE"
+# Without wavelets: every token attends every other.
+CURRENT_PLAIN, CROSS_PLAIN = "present objective, plain transformer", "cross-contrast, plain transformer"
 ENCODER = " with its encoder"  # the name of an arm whose SparK encoder is measured along with the backbone
+PLAIN = {"model.backbone.wavelet_levels": 0}
 SIMPLE_MAE = {
     "masking": {"name": "random", "ratio": 0.6},
     "loss.contrastive_weight": 0.0,
@@ -60,8 +63,10 @@ SIMPLE_MAE = {
 ARMS = {
     CURRENT: Arm(),
     CROSS: Arm(_cross(), pairs=True),
+    CURRENT_PLAIN: Arm(PLAIN),
+    CROSS_PLAIN: Arm({**_cross(), **PLAIN}, pairs=True),
     SUPERVISED: Arm({"objective": {"name": "supervised_synthesis"}}, pairs=True),
-    MAE: Arm({**SIMPLE_MAE, "model.backbone.wavelet_levels": 0}),
+    MAE: Arm({**SIMPLE_MAE, **PLAIN}),
     NOISE_ONLY: Arm(modalities=("mri",), volumes=NOISE),
     CNN: Arm(
         {**SIMPLE_MAE, "model.backbone": {"name": "residual_cnn", "patch_size": PATCH, "embed_dim": 64, "depth": 3}}
@@ -118,12 +123,14 @@ def configuration(name: str, arm: Arm, data: Path, out: Path, *, steps: int, see
 
 def equal_time(data: Path, record: Path) -> dict[str, int]:
     """Return how many steps each arm takes in the time of `STEPS` of cross-contrast; measured once, by turns."""
-    if record.exists():
-        known: dict[str, int] = json.loads(record.read_text())
+    known: dict[str, int] = json.loads(record.read_text()) if record.exists() else {}
+    every = ARMS | ABLATIONS
+    missing = {name: every[name] for name in every if name not in known}
+    if not missing:
         return known
     steps = {
         name: _steps_of(configuration(name, arm, data, data, steps=1, seed=0))
-        for name, arm in (ARMS | ABLATIONS).items()
+        for name, arm in ({CROSS: every[CROSS]} | missing).items()
     }
     durations: dict[str, list[float]] = {name: [] for name in steps}
     for number in range(ROUNDS):
@@ -134,7 +141,7 @@ def equal_time(data: Path, record: Path) -> dict[str, int]:
             if number:  # the first warms up
                 durations[name].append((time.perf_counter() - began) / STEPS_A_ROUND)
     per_step = {name: statistics.median(values) for name, values in durations.items()}
-    found = {name: round(STEPS * per_step[CROSS] / one) for name, one in per_step.items()}
+    found = known | {name: round(STEPS * per_step[CROSS] / per_step[name]) for name in missing}
     record.write_text(json.dumps(found, indent=2) + "\n")
     return found
 

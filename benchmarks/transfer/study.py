@@ -21,10 +21,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from arms import ABLATIONS, ARMS, CROSS, CURRENT, ENCODER, equal_time, pretrained
+from arms import ABLATIONS, ARMS, CROSS, CURRENT, CURRENT_PLAIN, ENCODER, equal_time, pretrained
 from endpoints import RAW_CROP, RAW_SCAN, Heads, measure, measure_encoder, measure_raw
 from scans import real_volumes, write_heads, write_real
-from summary import RANDOM, score_lines, write_report
+from summary import RANDOM, RANDOM_PLAIN, score_lines, write_report
 
 from voxelwave.downstream.embedding import untrained_twin
 from voxelwave.downstream.load_backbone import load_backbone
@@ -32,6 +32,8 @@ from voxelwave.downstream.load_backbone import load_backbone
 RESULTS = Path(__file__).parents[1] / "results"
 CELLS = RESULTS / "transfer_cells.jsonl"
 ONCE = (RAW_CROP, RAW_SCAN)  # no seed changes them
+# Networks before training: of the architecture of an arm, whose preprocessing is that of all.
+UNTRAINED = {RANDOM: CURRENT, RANDOM_PLAIN: CURRENT_PLAIN}
 ENCODERS = tuple(f"{arm}{ENCODER}" for arm in (CURRENT, CROSS))
 ABLATED = 2  # seeds of an ablation
 Cell = dict[str, Any]
@@ -54,9 +56,8 @@ def fill(arm: str, seed: int, steps: dict[str, int], folder: Path, choice: bool)
         measured = measure_encoder(run, _heads(folder, choice))
     elif arm in ONCE:
         measured = measure_raw(_heads(folder, choice), arm)
-    elif arm == RANDOM:
-        # Of the architecture of the first arm, whose preprocessing is that of all.
-        run = pretrained(CURRENT, folder, folder / "runs", steps=steps[CURRENT], seed=0)
+    elif of := UNTRAINED.get(arm):
+        run = pretrained(of, folder, folder / "runs", steps=steps[of], seed=0)
         twin = untrained_twin(load_backbone(run), seed=seed).eval()
         measured = measure(None, _heads(folder, choice), scans, untrained=twin)
     else:
@@ -88,7 +89,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=range(5))
     parser.add_argument("--out", type=Path, default=Path("data/transfer"))
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes of one thread each")
-    parser.add_argument("--arms", nargs="+", default=[*ONCE, *ARMS, RANDOM, *ABLATIONS, *ENCODERS])
+    parser.add_argument("--arms", nargs="+", default=[*ONCE, *ARMS, *UNTRAINED, *ABLATIONS, *ENCODERS])
     parser.add_argument("--choice", action="store_true")
     arguments = parser.parse_args()
     folder = arguments.out.absolute()

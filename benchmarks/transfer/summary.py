@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from arms import ARMS, CROSS, CURRENT, MAE, SUPERVISED
+from arms import ARMS, CROSS, CROSS_PLAIN, CURRENT, CURRENT_PLAIN, MAE, SUPERVISED
 from endpoints import DRAWS, LABELLED, RAW_CROP, RAW_SCAN, TRANSFERS
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -19,13 +19,15 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from reporting import table
 from voxelwave.ops.seeding import numpy_generator
 
-RANDOM = "random weights"
+RANDOM, RANDOM_PLAIN = "random weights", "random weights, plain transformer"
 RESAMPLES = 2000
 INTERVAL = (2.5, 97.5)
 ENDPOINTS = tuple(f"{origin}→{goal}, {labelled}" for origin, goal in TRANSFERS for labelled in LABELLED)
 DIFFERENCES = (
     *((CROSS, other) for other in (CURRENT, MAE, SUPERVISED, RAW_CROP, RAW_SCAN, RANDOM)),
     *((SUPERVISED, other) for other in (CURRENT, RAW_CROP)),
+    *((CROSS_PLAIN, other) for other in (CURRENT, CURRENT_PLAIN, CROSS, MAE, RAW_CROP, RAW_SCAN, RANDOM_PLAIN)),
+    (CURRENT_PLAIN, CURRENT),
 )
 PLACES = ("own place T1→CT", *(f"own place, {name}" for name in REAL_PAIRS), "other head T1→CT, mm")
 Cell = dict[str, Any]
@@ -36,7 +38,7 @@ class Study:
     """All cells of a study, and draws of seeds and of heads."""
 
     def __init__(self, cells: Sequence[Cell]) -> None:
-        named = dict.fromkeys((RAW_CROP, RAW_SCAN, RANDOM, *ARMS, *(cell["arm"] for cell in cells)))
+        named = dict.fromkeys((RAW_CROP, RAW_SCAN, RANDOM, RANDOM_PLAIN, *ARMS, *(cell["arm"] for cell in cells)))
         self.by_arm = {arm: [cell for cell in cells if cell["arm"] == arm] for arm in named}
         self.by_arm = {arm: sorted(of, key=lambda cell: int(cell["seed"])) for arm, of in self.by_arm.items() if of}
         self.asked = next(cell["asked"] for cell in cells if "asked" in cell)
@@ -104,7 +106,7 @@ def score_lines(cell: Cell) -> list[str]:
 def write_report(cells: Sequence[Cell], steps: Mapping[str, int], results: Path) -> None:
     """Write `transfer.json`, `transfer.md` and `transfer.png`."""
     study = Study(cells)
-    arms = [arm for arm in study.by_arm if arm in (RAW_CROP, RAW_SCAN, RANDOM, *ARMS)]
+    arms = [arm for arm in study.by_arm if arm in (RAW_CROP, RAW_SCAN, RANDOM, RANDOM_PLAIN, *ARMS)]
     ablated = [arm for arm in study.by_arm if arm not in arms]
     scores = {(arm, name): study.draws(arm, name, balanced_accuracy) for arm in study.by_arm for name in ENDPOINTS}
     counts = {arm: len(of) for arm, of in study.by_arm.items()}
@@ -209,7 +211,7 @@ def _draw(scores: Mapping[tuple[str, str], np.ndarray], arms: Sequence[str], pat
             values = np.array([100 * scores[arm, name][0] for name in names])
             ends = np.array([np.percentile(100 * scores[arm, name][1:], INTERVAL) for name in names])
             errors = np.abs(ends.T - values)
-            axis.errorbar(at, values, errors, fmt="o", ms=4, capsize=2, label=arm, color=f"C{number}")
+            axis.errorbar(at, values, errors, fmt="os"[number // 10], ms=4, capsize=2, label=arm, color=f"C{number}")
         axis.axhline(100 / 6, color="grey", lw=0.8, ls=":")
         axis.set_xticks(range(len(names)), [name.split(",")[0] for name in names])
         axis.set(title=f"{labelled} labelled", ylabel="balanced accuracy of tissues, points")
