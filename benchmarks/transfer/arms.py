@@ -52,18 +52,14 @@ def _cross(**settings: Any) -> dict[str, Any]:
 CURRENT, CROSS, SUPERVISED = "present objective", "cross-contrast", "supervised synthesis"
 MAE, NOISE_ONLY, CNN = "plain MAE", "smooth noise", "residual CNN, MAE"
 # Without wavelets: every token attends every other.
-CURRENT_PLAIN, CROSS_PLAIN = "present objective, plain transformer", "cross-contrast, plain transformer"
+CURRENT_PLAIN, CROSS_PLAIN = "present, plain transformer", "cross-contrast, plain transformer"
 ENCODER = " with its encoder"  # the name of an arm whose SparK encoder is measured along with the backbone
 PLAIN = {"model.backbone.wavelet_levels": 0}
-SIMPLE_MAE = {
-    "masking": {"name": "random", "ratio": 0.6},
-    "loss.contrastive_weight": 0.0,
-    "loss.shallow_depth": 0,
-}
+NO_CONTRAST = {"loss.contrastive_weight": 0.0, "loss.shallow_depth": 0}
+SIMPLE_MAE = {"masking": {"name": "random", "ratio": 0.6}, **NO_CONTRAST}
 ARMS = {
     CURRENT: Arm(),
     CROSS: Arm(_cross(), pairs=True),
-    CURRENT_PLAIN: Arm(PLAIN),
     CROSS_PLAIN: Arm({**_cross(), **PLAIN}, pairs=True),
     SUPERVISED: Arm({"objective": {"name": "supervised_synthesis"}}, pairs=True),
     MAE: Arm({**SIMPLE_MAE, **PLAIN}),
@@ -75,6 +71,9 @@ ARMS = {
 # What one setting is worth; of fewer seeds.
 ABLATIONS = {
     "present, intensities as target": Arm({"loss.reconstruction": {"intensities": True}}),
+    CURRENT_PLAIN: Arm(PLAIN),
+    "present, without InfoNCE": Arm(NO_CONTRAST),
+    "present, plain transformer, without InfoNCE": Arm({**PLAIN, **NO_CONTRAST}),
     "present, three-scale decoder": Arm({"model.encoder_widths": [48, 64, 96]}),
     # The same views and masks: what is left is what the views are worth by themselves.
     "cross-contrast, without the contrast": Arm(_cross(contrastive_weight=0.0), pairs=True),

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from arms import ARMS, CROSS, CROSS_PLAIN, CURRENT, CURRENT_PLAIN, MAE, SUPERVISED
+from arms import ARMS, CROSS, CROSS_PLAIN, CURRENT, MAE, SUPERVISED
 from endpoints import DRAWS, LABELLED, RAW_CROP, RAW_SCAN, TRANSFERS
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -26,8 +26,7 @@ ENDPOINTS = tuple(f"{origin}→{goal}, {labelled}" for origin, goal in TRANSFERS
 DIFFERENCES = (
     *((CROSS, other) for other in (CURRENT, MAE, SUPERVISED, RAW_CROP, RAW_SCAN, RANDOM)),
     *((SUPERVISED, other) for other in (CURRENT, RAW_CROP)),
-    *((CROSS_PLAIN, other) for other in (CURRENT, CURRENT_PLAIN, CROSS, MAE, RAW_CROP, RAW_SCAN, RANDOM_PLAIN)),
-    (CURRENT_PLAIN, CURRENT),
+    *((CROSS_PLAIN, other) for other in (CURRENT, CROSS, MAE, RAW_CROP, RAW_SCAN, RANDOM_PLAIN)),
 )
 PLACES = ("own place T1→CT", *(f"own place, {name}" for name in REAL_PAIRS), "other head T1→CT, mm")
 Cell = dict[str, Any]
