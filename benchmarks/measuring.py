@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+from voxelwave.jobs.common.outcome import Outcome
+
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -31,6 +33,12 @@ def matmul_rate(side: int = 2048) -> float:
     """Return the machine's fp32 rate in multiply-adds × 2 a second, on square matrices, best of several."""
     a, b = torch.randn(side, side), torch.randn(side, side)
     return 2 * side**3 / min(seconds(lambda: a @ b, repeats=1, warm_up=0) for _ in range(10))
+
+
+def ended(outcome: Outcome) -> None:
+    """Stop where a job was stopped, whose signals do not end the process: half a run is not measured as a whole one."""
+    if not outcome.complete:
+        raise SystemExit(outcome.exit_code)
 
 
 def report(name: str, figures: dict[str, Any]) -> None:

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from measuring import ended
 from reporting import publish, table
 from short_runs import run_folder
 from voxelwave.data.label_maps import Classes, read_labels
@@ -62,7 +63,7 @@ def trained(folder: Path, *, steps: int, size: int) -> tuple[Path, Path]:
     }
     config = load_finetune_config(FINETUNE, [f"{key}={value}" for key, value in settings.items()])
     if not (config.run_folder() / "model.safetensors").exists():
-        finetune(config, resume=True)
+        ended(finetune(config, resume=True))
     return config.run_folder(), folder / "test"
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from measuring import ended
 from voxelwave.engine.run_log import read_metrics, summarise
 from voxelwave.jobs.pretrain.config import Config, load_config
 from voxelwave.jobs.pretrain.run import pretrain
@@ -56,7 +57,7 @@ def train(overrides: Sequence[str], folder: Path, name: str) -> Run:
     config = load_config(SUBSET, [f"run.out_dir={folder}", f"run.name={name}", "run.tensorboard=false", *overrides])
     # The curves are drawn last.
     if not (config.run_folder() / "figures" / "losses.png").exists():
-        pretrain(config, resume=True)
+        ended(pretrain(config, resume=True))
     return Run(config, read_metrics(config.run_folder() / "metrics.jsonl"))
 
 

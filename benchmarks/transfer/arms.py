@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from scans import CONTRASTS, CROP, NOISE, PATCH, PRETRAIN, SPACING_MM
 
+from measuring import ended
 from voxelwave.jobs.common.config_file import set_key
 from voxelwave.jobs.common.console import Console
 from voxelwave.jobs.pretrain.config import Config, check_config
@@ -168,5 +169,5 @@ def pretrained(name: str, data: Path, out: Path, *, steps: int, seed: int) -> Pa
     """Pretrain an arm, unless it is done, and return its run folder."""
     config = configuration(name, (ARMS | ABLATIONS)[name], data, out, steps=steps, seed=seed)
     if not (config.run_folder() / "figures" / "losses.png").exists():
-        pretrain(config, resume=True, console=QUIET)
+        ended(pretrain(config, resume=True, console=QUIET))
     return config.run_folder()

@@ -13,7 +13,6 @@ import argparse
 import json
 import multiprocessing
 import os
-import sys
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from functools import cache
@@ -32,7 +31,6 @@ from scipy.stats import rankdata
 from study import RESULTS, end_with_parent
 from summary import RANDOM, RESAMPLES, shown
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
 from reporting import table
 from voxelwave.data.scaled import read_scaled
 from voxelwave.downstream.embedding import untrained_twin

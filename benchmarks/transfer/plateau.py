@@ -14,7 +14,6 @@ import json
 import multiprocessing
 import os
 import shutil
-import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from itertools import product
@@ -28,7 +27,7 @@ from scans import CHOICE_FIT, CHOICE_TEST, CLASSES, CROP, FIT, TEST, image_of, l
 from study import RESULTS, end_with_parent
 from summary import RESAMPLES, shown
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+from measuring import ended
 from reporting import table
 from voxelwave.jobs.finetune.config import check_finetune_config
 from voxelwave.jobs.finetune.run import finetune
@@ -108,7 +107,7 @@ def fill(
     }
     config = check_finetune_config(raw)
     shutil.rmtree(config.run_folder(), ignore_errors=True)
-    finetune(config, console=QUIET)
+    ended(finetune(config, console=QUIET))
     with (config.run_folder() / "results.csv").open(newline="") as stream:
         rows = [row for row in csv.DictReader(stream) if row["part"] == "test"]
     by_head: dict[str, dict[str, list[float]]] = {}

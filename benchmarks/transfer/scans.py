@@ -7,6 +7,7 @@ contrasts of a head share no grid.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ from voxelwave.ops.seeding import numpy_generator
 from voxelwave.physics.heads3d import MRI_CONTRASTS, Tissue, draw_head, render_ct, render_mri
 from voxelwave.physics.smooth_noise import smooth_noise
 from voxelwave.registry import MODALITIES
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # for all modules of the study: they import this one first
 
 SIDE, SPACING_MM = 64, 3.0
 CROP, PATCH = 32, 4

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,6 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from scans import REAL_PAIRS
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
 from reporting import table
 from voxelwave.ops.seeding import numpy_generator
 
