@@ -99,14 +99,17 @@ class MaskedModeling(nn.Module, ABC):
     def compare(self, volume: Tensor, levels: MaskLevels) -> tuple[MaskedError, dict[str, Tensor]]:
         """Return the error of the predictions, and what `contrast` does."""
 
-    def contrast(self, shallow: Tensor, deep: Tensor, counted: Bool[Tensor, "batch d h w"]) -> dict[str, Tensor]:
+    def contrast(
+        self, shallow: Tensor, deep: Tensor, volume: Tensor, visible: Bool[Tensor, "batch d h w"] | None = None
+    ) -> dict[str, Tensor]:
         """Return the contrastive loss, and the share of places that find themselves; nothing where it has no weight.
 
-        Shallow features find the deep ones of their own place, among all that are `counted`.
+        Shallow features find the deep ones of their own place, among all of `visible` tissue, or all tissue.
         """
         if self.contrastive_weight == 0:
             return {}
-        loss, alignment = self.contrastive(shallow, deep, counted)
+        tissue = self.tissue(volume)
+        loss, alignment = self.contrastive(shallow, deep, tissue if visible is None else visible & tissue)
         return {"contrastive": loss, "alignment": alignment}
 
     @abstractmethod
@@ -182,7 +185,7 @@ class MaskedVoxels(MaskedModeling):
         predicted = self._predict(deep, levels, volume.shape[1])
         patches = patchify(volume, self.backbone.patch_size)[levels.hidden.flatten(1)]
         error = self.reconstruction(predicted, patches, levels.hard[levels.hidden])
-        return error, self.contrast(shallow, deep, levels.visible & self.tissue(volume))
+        return error, self.contrast(shallow, deep, volume, levels.visible)
 
     def _predict(self, deep: Tensor, levels: MaskLevels, channels: int) -> Float[Tensor, "token channel voxel"]:
         decoded = self.decode(deep, levels.visible).movedim(1, -1)[levels.hidden]
@@ -245,7 +248,7 @@ class MaskedFeatures(MaskedModeling):
         spread = (target - target.mean(0)).float().square().mean(-1, keepdim=True).detach()
         everything = torch.ones_like(squared, dtype=torch.bool)
         error = self.reconstruction.weigh(squared, spread, everything, levels.hard[levels.hidden])
-        return error, self.contrast(shallow, deep, self.tissue(volume))
+        return error, self.contrast(shallow, deep, volume)
 
     def _target(self, volume: Tensor, deep: Tensor) -> Tensor:
         target = deep.detach() if self.stop_gradient else deep
