@@ -54,6 +54,7 @@ CURRENT, CROSS, SUPERVISED = "present objective", "cross-contrast", "supervised 
 MAE, NOISE_ONLY, CNN = "plain MAE", "smooth noise", "residual CNN, MAE"
 # Without wavelets: every token attends every other.
 CURRENT_PLAIN, CROSS_PLAIN = "present, plain transformer", "cross-contrast, plain transformer"
+SUPERVISED_PLAIN = "supervised synthesis, plain transformer"
 ENCODER = " with its encoder"  # the name of an arm whose SparK encoder is measured along with the backbone
 PLAIN = {"model.backbone.wavelet_levels": 0}
 NO_CONTRAST = {"loss.contrastive_weight": 0.0, "loss.shallow_depth": 0}
@@ -63,6 +64,7 @@ ARMS = {
     CROSS: Arm(_cross(), pairs=True),
     CROSS_PLAIN: Arm({**_cross(), **PLAIN}, pairs=True),
     SUPERVISED: Arm({"objective": {"name": "supervised_synthesis"}}, pairs=True),
+    SUPERVISED_PLAIN: Arm({"objective": {"name": "supervised_synthesis"}, **PLAIN}, pairs=True),
     MAE: Arm({**SIMPLE_MAE, **PLAIN}),
     NOISE_ONLY: Arm(modalities=("mri",), volumes=NOISE),
     CNN: Arm(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from arms import ARMS, CROSS, CROSS_PLAIN, CURRENT, MAE, SUPERVISED
+from arms import ARMS, CROSS, CROSS_PLAIN, CURRENT, MAE, SUPERVISED, SUPERVISED_PLAIN
 from endpoints import DRAWS, LABELLED, RAW_CROP, RAW_SCAN, TRANSFERS
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -24,7 +24,7 @@ ENDPOINTS = tuple(f"{origin}→{goal}, {labelled}" for origin, goal in TRANSFERS
 DIFFERENCES = (
     *((CROSS, other) for other in (CURRENT, MAE, SUPERVISED, RAW_CROP, RAW_SCAN, RANDOM)),
     *((SUPERVISED, other) for other in (CURRENT, RAW_CROP)),
-    *((CROSS_PLAIN, other) for other in (CURRENT, CROSS, MAE, RAW_CROP, RAW_SCAN, RANDOM_PLAIN)),
+    *((CROSS_PLAIN, other) for other in (CURRENT, CROSS, SUPERVISED_PLAIN, MAE, RAW_CROP, RAW_SCAN, RANDOM_PLAIN)),
 )
 PLACES = ("own place T1→CT", *(f"own place, {name}" for name in REAL_PAIRS), "other head T1→CT, mm")
 Cell = dict[str, Any]
