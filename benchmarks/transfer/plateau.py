@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from arms import ARMS, BACKBONE, CROSS, CURRENT, QUIET, SUPERVISED, pretrained
+from arms import ARMS, BACKBONE, CROSS, CROSS_PLAIN, CURRENT, QUIET, SUPERVISED, pretrained
 from scans import CHOICE_FIT, CHOICE_TEST, CLASSES, CROP, FIT, TEST, image_of, labels_of
 from study import RESULTS, end_with_parent
 from summary import RESAMPLES, shown
@@ -34,8 +34,11 @@ from voxelwave.jobs.finetune.run import finetune
 from voxelwave.ops.seeding import numpy_generator
 
 CELLS = RESULTS / "transfer_plateau.jsonl"
-SCRATCH = "scratch"
+SCRATCH, SCRATCH_PLAIN = "scratch", "scratch, plain transformer"
+UNTRAINED = {SCRATCH: BACKBONE, SCRATCH_PLAIN: {**BACKBONE, "wavelet_levels": 0}}
 COMPARED = (SCRATCH, CURRENT, CROSS, SUPERVISED)
+# Arms that take the rates of another, which differs from them in the attention alone.
+RATES_OF = {SCRATCH_PLAIN: SCRATCH, CROSS_PLAIN: CROSS}
 RATES, SHARES = (1e-3, 3e-3, 1e-2), (0.1, 0.3, 1.0)  # of learning, and of the backbone's in it
 LABELLED = (1, 2)
 TESTED = {CHOICE_TEST: 8, TEST: 64}
@@ -71,7 +74,7 @@ def fill(
     torch.set_num_threads(1)
     pretraining = json.loads((folder / "steps.json").read_text())
     run = None
-    if arm != SCRATCH:
+    if arm not in UNTRAINED:
         run = str(pretrained(arm, folder, folder / "runs", steps=pretraining[arm], seed=seed))
     cases = write_cases(
         folder,
@@ -94,7 +97,7 @@ def fill(
             "width": 8,
             "hausdorff": False,
         },
-        "backbone": {"path": run, "lr_scale": share, "scratch": BACKBONE},
+        "backbone": {"path": run, "lr_scale": share, "scratch": UNTRAINED.get(arm, BACKBONE)},
         "data": {
             "cases": str(cases),
             "modality": "mri",
@@ -128,13 +131,13 @@ def read_cells() -> list[Cell]:
 
 def grid(arms: Sequence[str]) -> Iterator[tuple[str, int, int, float, float]]:
     """Yield what every arm's rates are chosen from: one labelled head, one seed of pretraining that is not tested."""
-    for arm, rate, share in product(arms, RATES, SHARES):
+    for arm, rate, share in product([arm for arm in arms if arm not in RATES_OF], RATES, SHARES):
         yield arm, 100, 1, rate, share
 
 
 def best_rates(cells: Sequence[Cell], arm: str) -> tuple[float, float]:
     """Return the rate and the share that an arm does best with on the heads for choices."""
-    own = [cell for cell in cells if cell["choice"] and cell["arm"] == arm]
+    own = [cell for cell in cells if cell["choice"] and cell["arm"] == RATES_OF.get(arm, arm)]
     best = max(own, key=lambda cell: sum(cell["dice"]) / len(cell["dice"]))
     return best["rate"], best["share"]
 
@@ -146,6 +149,7 @@ def write_report(cells: Sequence[Cell], arms: Sequence[str], steps: int) -> None
     grid_rows = [
         (arm, *(f"{100 * _mean(cells, arm, rate, share):.1f}" for rate, share in product(RATES, SHARES)))
         for arm in arms
+        if arm not in RATES_OF
     ]
     columns = " | ".join(f"{rate:g}, {share:g}" for rate, share in product(RATES, SHARES))
     texts = [
@@ -159,29 +163,29 @@ def write_report(cells: Sequence[Cell], arms: Sequence[str], steps: int) -> None
     ]
     figures: dict[str, Any] = {"rates": rates}
     rows = []
-    for labelled, contrast in product(LABELLED, ("T1", *UNSEEN)):
+    pretrained_arms = [arm for arm in arms if arm not in UNTRAINED]
+    for labelled, contrast, arm in product(LABELLED, ("T1", *UNSEEN), pretrained_arms):
+        pair = (SCRATCH_PLAIN if arm == CROSS_PLAIN else SCRATCH, arm)
         tested = {
             (cell["arm"], cell["seed"]): cell["dice"] if contrast == "T1" else cell["unseen"][contrast]
             for cell in cells
             if not cell["choice"]
+            and cell["arm"] in pair
             and cell["labelled"] == labelled
             and (cell["rate"], cell["share"]) == rates[cell["arm"]]
         }
-        seeds = [seed for seed in range(100) if all((arm, seed) in tested for arm in arms)]
+        seeds = [seed for seed in range(100) if all((one, seed) in tested for one in pair)]
         if not seeds:
             continue
-        dice = {arm: np.array([tested[arm, seed] for seed in seeds]) for arm in arms}
+        dice = [np.array([tested[one, seed] for seed in seeds]) for one in pair]
         generator = numpy_generator("transfer plateau", labelled, contrast)
-        drawn = [
-            np.ix_(*(generator.integers(count, size=count) for count in dice[arms[0]].shape)) for _ in range(RESAMPLES)
-        ]
-        draws = {arm: np.array([of.mean(), *(of[one].mean() for one in drawn)]) for arm, of in dice.items()}
-        rows.append((labelled, contrast, len(seeds), *(shown(draws[arm]) for arm in arms)))
-        rows[-1] += tuple(shown(draws[arm] - draws[SCRATCH], "+") for arm in arms if arm != SCRATCH)
-        by_seed = {arm: (100 * of.mean(1)).round(1).tolist() for arm, of in dice.items()}
-        figures[f"{labelled} labelled, {contrast}"] = {"seeds": seeds, "by_seed": by_seed}
-    others = "".join(f" | {arm} − {SCRATCH}" for arm in arms if arm != SCRATCH)
-    texts.append(table(f"labelled in T1 | asked for in | seeds | {' | '.join(arms)}{others}", rows))
+        drawn = [np.ix_(*(generator.integers(count, size=count) for count in dice[0].shape)) for _ in range(RESAMPLES)]
+        scratch, own = (np.array([of.mean(), *(of[one].mean() for one in drawn)]) for of in dice)
+        rows.append((labelled, contrast, arm, len(seeds), shown(scratch), shown(own), shown(own - scratch, "+")))
+        by_seed = {one: (100 * of.mean(1)).round(1).tolist() for one, of in zip(pair, dice, strict=True)}
+        figures[f"{labelled} labelled, {contrast}, {arm}"] = {"seeds": seeds, "by_seed": by_seed}
+    head = "labelled in T1 | asked for in | arm | seeds | from scratch, same attention | arm | difference"
+    texts.append(table(head, rows))
     (RESULTS / "transfer_plateau.md").write_text("\n\n".join(texts) + "\n")
     (RESULTS / "transfer_plateau.json").write_text(json.dumps(figures, indent=1) + "\n")
 
@@ -204,7 +208,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=3200)
     parser.add_argument("--arms", default=",".join(COMPARED))
     arguments = parser.parse_args()
-    folder, arms = arguments.out.absolute(), [arm for arm in arguments.arms.split(",") if arm in (SCRATCH, *ARMS)]
+    folder, arms = arguments.out.absolute(), [arm for arm in arguments.arms.split(",") if arm in (*UNTRAINED, *ARMS)]
     os.environ["OMP_NUM_THREADS"] = "1"
     torch.set_num_threads(1)
     context = multiprocessing.get_context("spawn")
