@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from voxelwave.cli import COMMANDS, GROUPS
+from voxelwave.jobs.pretrain.config import load_config
+from voxelwave.jobs.pretrain.pretrainer import build_pretrainer
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = sorted(
@@ -41,6 +43,21 @@ def test_every_job_has_a_page_and_a_row_in_the_readme():
 
 def test_the_readme_has_at_most_1200_words():
     assert len((ROOT / "README.md").read_text().split()) <= 1200
+
+
+def test_the_table_of_configurations_says_what_they_are():
+    rows = re.findall(r"^\| `(\w+)\.yaml` \|(.*)\|.*\|$", (ROOT / "docs/jobs/pretrain.md").read_text(), re.MULTILINE)
+    configs = ROOT / "configs" / "pretrain"
+    assert {name for name, _ in rows} == {path.stem for path in configs.glob("*.yaml")}
+    for name, row in rows:
+        crop, patch, shape, millions = (cell.strip() for cell in row.split("|"))
+        config = load_config(configs / f"{name}.yaml")
+        of = config.model.backbone.settings
+        assert [int(crop.removesuffix("³"))] * 3 == list(config.data.crop_size)
+        assert (patch, shape) == (str(of["patch_size"]), f"{of['embed_dim']} / {of['depth']} / {of['num_heads']}")
+        if "production" not in name:  # which take seconds to build
+            weights = sum(weight.numel() for weight in build_pretrainer(config).parameters())
+            assert f"{weights / 1e6:.1f}" == millions
 
 
 @pytest.mark.parametrize("code", [0, 2, 130])
