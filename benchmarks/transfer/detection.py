@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import nibabel
 import numpy as np
 import torch
-from arms import CROSS, CURRENT, MAE, SUPERVISED, pretrained
+from arms import CROSS, CROSS_PLAIN, CURRENT, MAE, SUPERVISED, pretrained
 from endpoints import RAW_SCAN, fitted
 from monai.metrics import compute_fp_tp_probs_nd, compute_froc_curve_data, compute_froc_score
 from scans import CROP, HEADS, PATCH, SEARCH_FIT, SEARCH_TEST, SIDE, image_of, labels_of, modality_of, write_heads
@@ -51,7 +51,7 @@ TASKS = (
     ("lesion", "CT", "T1"),
     ("aneurysm", "MRA", "MRA"),
 )
-COMPARED = (RAW_SCAN, RANDOM, CURRENT, MAE, SUPERVISED, CROSS)
+COMPARED = (RAW_SCAN, RANDOM, CURRENT, MAE, SUPERVISED, CROSS, CROSS_PLAIN)
 FALSE_POSITIVES = (0.5, 1.0, 2.0, 4.0)  # of a head
 MOST = 10  # candidates of a head that are kept; no figure asks for more
 NEGATIVES = 300  # tokens of each head that a probe is fitted on
@@ -228,13 +228,13 @@ def write_report(cells: Sequence[Cell]) -> None:
                 [(measure, *(shown(values[arm][:, at]) for arm in arms)) for at, measure in enumerate(measures)],
             ),
         ]
-        if CROSS in arms:
-            others = [arm for arm in arms if arm != CROSS]
+        if CROSS_PLAIN in arms:
+            others = [arm for arm in arms if arm != CROSS_PLAIN]
             rows_of = [
-                (measure, *(shown(values[CROSS][:, at] - values[arm][:, at], "+") for arm in others))
+                (measure, *(shown(values[CROSS_PLAIN][:, at] - values[arm][:, at], "+") for arm in others))
                 for at, measure in enumerate(measures)
             ]
-            texts.append(table("cross-contrast minus | " + " | ".join(others), rows_of))
+            texts.append(table(f"{CROSS_PLAIN} minus | " + " | ".join(others), rows_of))
     (RESULTS / "transfer_detection.md").write_text("\n\n".join(texts) + "\n")
     (RESULTS / "transfer_detection.json").write_text(json.dumps(figures, indent=1) + "\n")
 
