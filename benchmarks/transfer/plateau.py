@@ -206,9 +206,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("data/transfer"))
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--steps", type=int, default=3200)
-    parser.add_argument("--arms", default=",".join(COMPARED))
+    parser.add_argument("--arms", nargs="+", default=COMPARED, choices=[*UNTRAINED, *ARMS])
     arguments = parser.parse_args()
-    folder, arms = arguments.out.absolute(), [arm for arm in arguments.arms.split(",") if arm in (*UNTRAINED, *ARMS)]
+    folder, arms = arguments.out.absolute(), arguments.arms
     os.environ["OMP_NUM_THREADS"] = "1"
     torch.set_num_threads(1)
     context = multiprocessing.get_context("spawn")
