@@ -142,9 +142,10 @@ def best_rates(cells: Sequence[Cell], arm: str) -> tuple[float, float]:
     return best["rate"], best["share"]
 
 
-def write_report(cells: Sequence[Cell], arms: Sequence[str], steps: int) -> None:
+def write_report(cells: Sequence[Cell], steps: int) -> None:
     """Write `transfer_plateau.md`: means over seeds, with intervals over draws of seeds and heads."""
     cells = [cell for cell in cells if cell["steps"] == steps]
+    arms = [arm for arm in (*UNTRAINED, *ARMS) if any(cell["arm"] == arm for cell in cells)]
     rates = {arm: best_rates(cells, arm) for arm in arms}
     grid_rows = [
         (arm, *(f"{100 * _mean(cells, arm, rate, share):.1f}" for rate, share in product(RATES, SHARES)))
@@ -234,7 +235,7 @@ def main() -> None:
                 print({**cell, "dice": sum(cell["dice"]) / len(cell["dice"])}, flush=True)
                 with CELLS.open("a", encoding="utf-8") as stream:
                     stream.write(json.dumps(cell, separators=(",", ":")) + "\n")
-    write_report(read_cells(), arms, arguments.steps)
+    write_report(read_cells(), arguments.steps)
 
 
 if __name__ == "__main__":
