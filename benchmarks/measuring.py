@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from voxelwave.jobs.common.outcome import Outcome
+from voxelwave.engine.signals import STOPPED
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -35,10 +35,10 @@ def matmul_rate(side: int = 2048) -> float:
     return 2 * side**3 / min(seconds(lambda: a @ b, repeats=1, warm_up=0) for _ in range(10))
 
 
-def ended(outcome: Outcome) -> None:
+def ended(complete: bool) -> None:
     """Stop where a job was stopped, whose signals do not end the process: half a run is not measured as a whole one."""
-    if not outcome.complete:
-        raise SystemExit(outcome.exit_code)
+    if not complete:
+        raise SystemExit(STOPPED)
 
 
 def report(name: str, figures: dict[str, Any]) -> None:

@@ -14,7 +14,7 @@ import json
 import multiprocessing
 import os
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,7 +28,7 @@ from monai.metrics import compute_fp_tp_probs_nd, compute_froc_curve_data, compu
 from scans import CROP, HEADS, PATCH, SEARCH_FIT, SEARCH_TEST, SIDE, image_of, labels_of, modality_of, write_heads
 from scipy import ndimage
 from scipy.stats import rankdata
-from study import RESULTS, end_with_parent
+from study import RESULTS, end_with_parent, results
 from summary import RANDOM, RESAMPLES, shown
 
 from reporting import table
@@ -270,8 +270,7 @@ def main() -> None:
         training = [pool.submit(pretrained, of, folder, folder / "runs", steps=steps[of], seed=s) for of, s in runs]
         for trained in training:
             trained.result()
-        for job in as_completed([pool.submit(fill, *one, steps, folder) for one in asked]):
-            cell = job.result()
+        for cell in results(pool, [pool.submit(fill, *one, steps, folder) for one in asked]):
             print(cell["arm"], cell["seed"], flush=True)
             with CELLS.open("a", encoding="utf-8") as stream:
                 stream.write(json.dumps(cell, separators=(",", ":")) + "\n")

@@ -15,7 +15,7 @@ import multiprocessing
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from arms import ARMS, BACKBONE, CROSS, CROSS_PLAIN, CURRENT, QUIET, SUPERVISED, pretrained
 from scans import CHOICE_FIT, CHOICE_TEST, CLASSES, CROP, FIT, TEST, image_of, labels_of
-from study import RESULTS, end_with_parent
+from study import RESULTS, end_with_parent, results
 from summary import RESAMPLES, shown
 
 from measuring import ended
@@ -230,8 +230,7 @@ def main() -> None:
                 for one in planned
                 if one not in filled
             ]
-            for job in as_completed(jobs):
-                cell = job.result()
+            for cell in results(pool, jobs):
                 print({**cell, "dice": sum(cell["dice"]) / len(cell["dice"])}, flush=True)
                 with CELLS.open("a", encoding="utf-8") as stream:
                     stream.write(json.dumps(cell, separators=(",", ":")) + "\n")

@@ -15,7 +15,8 @@ import multiprocessing
 import os
 import threading
 import time
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -83,6 +84,16 @@ def end_with_parent() -> None:
     threading.Thread(target=wait_for_end, daemon=True).start()
 
 
+def results(pool: ProcessPoolExecutor, jobs: Sequence[Future[Cell]]) -> Iterator[Cell]:
+    """Yield each cell when it is done; where one fails no other is begun."""
+    try:
+        for job in as_completed(jobs):
+            yield job.result()
+    except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        raise
+
+
 def main() -> None:
     """Fill the cells that are missing, and write tables and picture."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -115,8 +126,7 @@ def main() -> None:
             for arm, seed in asked
             if (arm, seed) not in filled
         ]
-        for job in as_completed(jobs):
-            cell = job.result()
+        for cell in results(pool, jobs):
             print("\n".join(score_lines(cell)), flush=True)
             if not arguments.choice:
                 if cell["arm"] not in ONCE:
