@@ -33,6 +33,9 @@ def draw_curves(records: Sequence[Mapping[str, Any]], path: Path) -> None:
     axes = list(figure.subplots(2, 4).flat)
     modalities = list(dict.fromkeys(record["modality"] for record in records))
     for axis, (name, title) in zip(axes, CURVES.items(), strict=False):
+        if not any(name in record for record in records):
+            axis.set_axis_off()
+            continue
         for modality in modalities:
             of_modality = series([record for record in records if record["modality"] == modality], name)
             draw_smoothed(axis, *of_modality, colour=COLOURS.get(modality), label=modality.upper())
@@ -46,10 +49,12 @@ def draw_curves(records: Sequence[Mapping[str, Any]], path: Path) -> None:
             steps, values = series(records, f"{name}_{modality}")
             if steps:
                 axis.plot(steps, values, color=COLOURS.get(modality), marker=".", label=modality.upper())
+        if not axis.lines:
+            axis.set_axis_off()
+            continue
         axis.set(title=title, xlabel="step")
         axis.set_ylim(bottom=0)
-        if axis.lines:
-            axis.legend()
+        axis.legend()
     _draw_probes(axes[7], records, modalities)
     figure.savefig(path, dpi=90)
 
