@@ -49,12 +49,10 @@ def draw_curves(records: Sequence[Mapping[str, Any]], path: Path) -> None:
             steps, values = series(records, f"{name}_{modality}")
             if steps:
                 axis.plot(steps, values, color=COLOURS.get(modality), marker=".", label=modality.upper())
-        if not axis.lines:
-            axis.set_axis_off()
-            continue
         axis.set(title=title, xlabel="step")
         axis.set_ylim(bottom=0)
-        axis.legend()
+        if axis.lines:
+            axis.legend()
     _draw_probes(axes[7], records, modalities)
     figure.savefig(path, dpi=90)
 
