@@ -13,6 +13,7 @@ import csv
 import json
 import multiprocessing
 import os
+import re
 import shutil
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -84,7 +85,7 @@ def fill(
     )
     raw = {
         "run": {
-            "name": f"plateau {arm} {seed} {labelled} {rate} {share} {choice}".replace(" ", "_"),
+            "name": re.sub(r"\W+", "_", f"plateau {arm} {seed} {labelled} {rate} {share} {choice}"),
             "out_dir": str(folder / "plateau"),
             "seed": seed,
             "tensorboard": False,
