@@ -28,13 +28,13 @@ from voxelwave.ops.seeding import torch_generator
 
 DEMO = Path(__file__).parent.parent / "configs" / "pretrain" / "demo.yaml"
 WIDE = ("model.encoder_widths=[96,128]", "model.decoder_width=96")
-ARMS: dict[str, tuple[str, ...]] = {
-    "as it was: two wide scales, InfoNCE": (*WIDE, "loss.contrastive_weight=0.5"),
-    "as it is: one narrow scale, no InfoNCE": (),
-    "the same, 75 % hidden": ("masking.global_ratio=0.75",),
-    "the same, no wavelets": ("model.backbone.wavelet_levels=0",),
+# By the name of the run what the arm is, and its settings.
+ARMS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "asis": ("as it was: two wide scales, InfoNCE", (*WIDE, "loss.contrastive_weight=0.5")),
+    "narrow": ("as it is: one narrow scale, no InfoNCE", ()),
+    "narrow75": ("the same, 75 % hidden", ("masking.global_ratio=0.75",)),
+    "plain": ("the same, no wavelets", ("model.backbone.wavelet_levels=0",)),
 }
-NAMES = ("asis", "narrow", "narrow75", "plain")
 CLASSES = "grey=6,white=7,deep=8,ventricles=9,cerebellum=10,stem=11"
 PROBE = ("linear, tokens", "balanced accuracy")
 ROUNDS = 9
@@ -64,10 +64,10 @@ def probed(folder: Path, name: str, overrides: tuple[str, ...], seed: int) -> di
 
 
 def step_times() -> dict[str, float]:
-    """Return the processor time of a step of each arm."""
+    """Return the processor time of a step by arm."""
     torch.set_num_threads(1)
     steps: dict[str, Callable[[int], None]] = {}
-    for arm, overrides in ARMS.items():
+    for arm, (_, overrides) in ARMS.items():
         config = load_config(DEMO, overrides)
         pretrainer = build_pretrainer(config)
         optimizer = torch.optim.AdamW(pretrainer.parameters())
@@ -98,23 +98,22 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     asked = parser.parse_args()
     folder = asked.out.absolute()
-    if not (folder / "heads").exists():
-        voxelwave("synthesize", folder / "heads", "--num-mri", 50, "--num-ct", 50, "--seed", 77)
-    if not (folder / "probe").exists():
-        voxelwave("synthesize", folder / "probe", "--num-heads", 24, "--contrasts", "T1,CT", "--seed", 78)
+    # What is there already is not made again.
+    voxelwave("synthesize", folder / "heads", "--num-mri", 50, "--num-ct", 50, "--seed", 77)
+    voxelwave("synthesize", folder / "probe", "--num-heads", 24, "--contrasts", "T1,CT", "--seed", 78)
     figures: dict[str, Any] = {"wanted": WANTED, "seeds": asked.seeds, "arms": {}}
     rows, durations = [], step_times()
     before = durations[next(iter(ARMS))]
-    for (arm, overrides), name in zip(ARMS.items(), NAMES, strict=True):
-        scores = [probed(folder, name, overrides, seed) for seed in asked.seeds]
+    for arm, (what, overrides) in ARMS.items():
+        scores = [probed(folder, arm, overrides, seed) for seed in asked.seeds]
         mean = {
             (modality, kind): statistics.mean(of[modality][kind] for of in scores)
             for modality, kinds in scores[0].items()
             for kind in kinds
         }
-        figures["arms"][arm] = {"step_s": durations[arm], "scores": scores}
+        figures["arms"][what] = {"step_s": durations[arm], "scores": scores}
         cells = (f"{mean[modality, kind]:.2f}" for kind in ("pretrained", "random_init") for modality in ("mri", "ct"))
-        rows.append((arm, f"{durations[arm]:.3f}", f"{before / durations[arm]:.2f}", *cells))
+        rows.append((what, f"{durations[arm]:.3f}", f"{before / durations[arm]:.2f}", *cells))
     raw = " and ".join(f"{mean[modality, 'raw_voxels']:.2f}" for modality in ("mri", "ct"))
     head = "arm | a step, s | times as fast | tissues of MRI | of CT | random weights, MRI | CT"
     text = f"{table(head, rows)}\n\nRaw voxels with their place: {raw}."

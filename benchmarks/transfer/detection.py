@@ -268,8 +268,7 @@ def main() -> None:
         # First of all the runs that are missing, each by one process.
         runs = {run_of(*one) for one in asked if one[0] != RAW_SCAN}
         training = [pool.submit(pretrained, of, folder, folder / "runs", steps=steps[of], seed=s) for of, s in runs]
-        for trained in training:
-            trained.result()
+        list(results(pool, training))
         for cell in results(pool, [pool.submit(fill, *one, steps, folder) for one in asked]):
             print(cell["arm"], cell["seed"], flush=True)
             with CELLS.open("a", encoding="utf-8") as stream:

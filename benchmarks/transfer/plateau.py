@@ -132,7 +132,7 @@ def read_cells() -> list[Cell]:
 
 def grid(arms: Sequence[str]) -> Iterator[tuple[str, int, int, float, float]]:
     """Yield what every arm's rates are chosen from: one labelled head, one seed of pretraining that is not tested."""
-    for arm, rate, share in product([arm for arm in arms if arm not in RATES_OF], RATES, SHARES):
+    for arm, rate, share in product(dict.fromkeys(RATES_OF.get(arm, arm) for arm in arms), RATES, SHARES):
         yield arm, 100, 1, rate, share
 
 

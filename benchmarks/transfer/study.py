@@ -19,7 +19,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from arms import ABLATIONS, ARMS, CROSS, CURRENT, CURRENT_PLAIN, ENCODER, equal_time, pretrained
@@ -38,6 +38,7 @@ UNTRAINED = {RANDOM: CURRENT, RANDOM_PLAIN: CURRENT_PLAIN}
 ENCODERS = tuple(f"{arm}{ENCODER}" for arm in (CURRENT, CROSS))
 ABLATED = 2  # seeds of an ablation
 Cell = dict[str, Any]
+Result = TypeVar("Result")
 
 
 @cache
@@ -84,8 +85,8 @@ def end_with_parent() -> None:
     threading.Thread(target=wait_for_end, daemon=True).start()
 
 
-def results(pool: ProcessPoolExecutor, jobs: Sequence[Future[Cell]]) -> Iterator[Cell]:
-    """Yield each cell when it is done; where one fails no other is begun."""
+def results(pool: ProcessPoolExecutor, jobs: Sequence[Future[Result]]) -> Iterator[Result]:
+    """Yield what each job returns when it is done; where one fails no other is begun."""
     try:
         for job in as_completed(jobs):
             yield job.result()

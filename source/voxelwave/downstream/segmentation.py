@@ -94,7 +94,7 @@ def _pointwise(
 ) -> Float[Tensor, "batch out depth height width"]:
     """Apply a convolution with kernels of one voxel as the product that it is: on a CPU torch has a slow way for it."""
     assert conv.bias is not None
-    weight, bias = conv.weight.flatten(1).expand(len(grid), -1, -1), conv.bias[:, None]
+    weight, bias = conv.weight.flatten(1).expand(grid.shape[0], -1, -1), conv.bias[:, None]
     # Of a matrix and a batch torch would lay the batch out anew, which takes ten times as long as the product.
     applied: Tensor = torch.baddbmm(bias, weight, grid.flatten(2)).unflatten(2, grid.shape[2:])
     return applied
