@@ -2,7 +2,7 @@
 
 python benchmarks/transfer/study.py [--seeds 0 1 2 3 4] [--out FOLDER] [--workers N] [--choice] [--arms A B]
 
-Every finished cell is a line of results/transfer_cells.jsonl; called again, the study goes on. Heads and runs are kept
+Every finished cell is a line of results/transfer_cells.jsonl.gz; called again, the study goes on. Heads and runs are kept
 in FOLDER. Real scans are looked for in $VOXELWAVE_REAL_DATA, else in ../shared/data, and left out where they are
 missing. --choice measures on other heads, prints, and keeps nothing: what is decided is decided there.
 """
@@ -10,6 +10,7 @@ missing. --choice measures on other heads, prints, and keeps nothing: what is de
 from __future__ import annotations
 
 import argparse
+import gzip
 import json
 import multiprocessing
 import os
@@ -31,7 +32,7 @@ from voxelwave.downstream.embedding import untrained_twin
 from voxelwave.downstream.load_backbone import load_backbone
 
 RESULTS = Path(__file__).parents[1] / "results"
-CELLS = RESULTS / "transfer_cells.jsonl"
+CELLS = RESULTS / "transfer_cells.jsonl.gz"
 ONCE = (RAW_CROP, RAW_SCAN)  # no seed changes them
 # Networks before training: of the architecture of an arm, whose preprocessing is that of all.
 UNTRAINED = {RANDOM: CURRENT, RANDOM_PLAIN: CURRENT_PLAIN}
@@ -70,7 +71,10 @@ def fill(arm: str, seed: int, steps: dict[str, int], folder: Path, choice: bool)
 
 def read_cells() -> list[Cell]:
     """Return the cells that are filled."""
-    return [json.loads(line) for line in CELLS.read_text().splitlines()] if CELLS.exists() else []
+    if not CELLS.exists():
+        return []
+    with gzip.open(CELLS, "rt", encoding="utf-8") as stream:
+        return [json.loads(line) for line in stream]
 
 
 def end_with_parent() -> None:
@@ -132,7 +136,7 @@ def main() -> None:
             if not arguments.choice:
                 if cell["arm"] not in ONCE:
                     cell.pop("asked")  # the same for all
-                with CELLS.open("a", encoding="utf-8") as stream:
+                with gzip.open(CELLS, "at", encoding="utf-8") as stream:
                     stream.write(json.dumps(cell, separators=(",", ":")) + "\n")
     if not arguments.choice:
         write_report(read_cells(), steps, RESULTS)
