@@ -124,16 +124,15 @@ def configuration(name: str, arm: Arm, data: Path, out: Path, *, steps: int, see
 
 
 def equal_time(data: Path, record: Path) -> dict[str, int]:
-    """Return how many steps each arm takes in the time of `STEPS` of cross-contrast; measured once, by turns."""
+    """Return how many steps each arm takes in the time of `STEPS` of cross-contrast; measured by turns, on idle cores.
+
+    Where an arm is new all are timed, what is known stays, and what it would be now is printed.
+    """
     known: dict[str, int] = json.loads(record.read_text()) if record.exists() else {}
     every = ARMS | ABLATIONS
-    missing = {name: every[name] for name in every if name not in known}
-    if not missing:
+    if not every.keys() - known.keys():
         return known
-    steps = {
-        name: _steps_of(configuration(name, arm, data, data, steps=1, seed=0))
-        for name, arm in ({CROSS: every[CROSS]} | missing).items()
-    }
+    steps = {name: _steps_of(configuration(name, arm, data, data, steps=1, seed=0)) for name, arm in every.items()}
     durations: dict[str, list[float]] = {name: [] for name in steps}
     for number in range(ROUNDS):
         for name, step in steps.items():
@@ -143,7 +142,10 @@ def equal_time(data: Path, record: Path) -> dict[str, int]:
             if number:  # the first warms up
                 durations[name].append((time.perf_counter() - began) / STEPS_A_ROUND)
     per_step = {name: statistics.median(values) for name, values in durations.items()}
-    found = known | {name: round(STEPS * per_step[CROSS] / per_step[name]) for name in missing}
+    timed = {name: round(STEPS * per_step[CROSS] / one) for name, one in per_step.items()}
+    for name, number in known.items():
+        print(f"{name}: {number} steps, timed now {timed.get(name)}", flush=True)
+    found = timed | known
     record.write_text(json.dumps(found, indent=2) + "\n")
     return found
 

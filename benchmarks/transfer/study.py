@@ -2,8 +2,8 @@
 
 python benchmarks/transfer/study.py [--seeds 0 1 2 3 4] [--out FOLDER] [--workers N] [--choice] [--arms A B]
 
-Every finished cell is a line of results/transfer_cells.jsonl.gz; called again, the study goes on. Heads and runs are kept
-in FOLDER. Real scans are looked for in $VOXELWAVE_REAL_DATA, else in ../shared/data, and left out where they are
+Every finished cell is a line of results/transfer_cells.jsonl.gz; called again, the study goes on. Heads and runs are
+kept in FOLDER. Real scans are looked for in $VOXELWAVE_REAL_DATA, else in ../shared/data, and left out where they are
 missing. --choice measures on other heads, prints, and keeps nothing: what is decided is decided there.
 """
 
