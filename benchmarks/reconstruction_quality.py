@@ -123,8 +123,9 @@ def fill_network(arm: str, rate: int, seed: int, minutes: float, learning_rate: 
             for split in ((VALIDATION,) if seed == CHOICE_SEED else (TEST, OTHERS))
         }
     if seed != CHOICE_SEED:
-        keep(folder, arm, rate, seed, made[TEST])
-        torch.save(network.state_dict(), place_of(folder, arm, rate, seed).with_suffix(".pth"))
+        kept = folder / f"{arm.replace(' ', '_').replace(',', '')}_{rate}x_{seed}.pt"
+        torch.save(torch.cat(made[TEST]), kept)
+        torch.save(network.state_dict(), kept.with_suffix(".pth"))
     return {
         "arm": arm,
         "rate": rate,
@@ -138,17 +139,7 @@ def fill_network(arm: str, rate: int, seed: int, minutes: float, learning_rate: 
     }
 
 
-def place_of(folder: Path, arm: str, rate: int, seed: int) -> Path:
-    """Return where the test images of a cell are kept, without the ending."""
-    return folder / f"{arm.replace(' ', '_').replace(',', '')}_{rate}x_{seed}"
-
-
-def keep(folder: Path, arm: str, rate: int, seed: int, images: list[Tensor]) -> None:
-    """Keep the reconstructed test images for the picture."""
-    torch.save(torch.cat(images), place_of(folder, arm, rate, seed).with_suffix(".pt"))
-
-
-def fill_classical(method: str, rate: int, folder: Path) -> Cell:
+def fill_classical(method: str, rate: int) -> Cell:
     """Choose the settings by either measure on the validation images, and score both choices on the test images."""
     torch.set_num_threads(1)
     sampled = lines(rate)
@@ -169,11 +160,8 @@ def fill_classical(method: str, rate: int, folder: Path) -> Cell:
         chosen = max(grid, key=lambda row: row[measure])["setting"]
         cell["chosen"][measure] = chosen
         for split in (TEST, OTHERS):
-            images = of_split(split, chosen)
-            found = scores(images, split)
+            found = scores(of_split(split, chosen), split)
             cell[split].update({name: found[name] for name in named})
-            if split == TEST and measure == "ssim":
-                keep(folder, method, rate, 0, images)
     return cell
 
 
@@ -259,7 +247,7 @@ def study(pool: ProcessPoolExecutor, asked: Asked, folder: Path) -> None:
     minutes = asked.minutes
     filled = {(cell["arm"], cell["rate"], cell["seed"]) for cell in read_cells(minutes)}
     finish([
-        pool.submit(fill_classical, method, rate, folder)
+        pool.submit(fill_classical, method, rate)
         for method in asked.methods for rate in asked.rates if (method, rate, 0) not in filled
     ], minutes)  # fmt: skip
     for wave in asked.waves:

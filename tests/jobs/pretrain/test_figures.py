@@ -1,8 +1,7 @@
 import numpy as np
-from matplotlib.colors import to_rgb
 from matplotlib.image import imread
 
-from voxelwave.jobs.pretrain.figures import COLOURS, draw_curves, draw_reconstructions, middle_slices
+from voxelwave.jobs.pretrain.figures import curves_figure, draw_reconstructions, middle_slices
 
 
 def test_middle_slices_have_their_up_direction_up():
@@ -30,43 +29,38 @@ def test_hidden_voxels_are_drawn_in_a_colour_and_all_else_in_grey(tmp_path):
     assert right.mean() > 0.05
 
 
-def test_each_panel_has_a_curve_of_each_modality_that_the_run_has(tmp_path):
-    names = ("loss", "reconstruction", "contrastive", "alignment", "baseline")
-    records = [{"step": step, "modality": "mri", **dict.fromkeys(names, 1.0 / (step + 1))} for step in range(40)]
+LOSSES = ("loss", "reconstruction", "contrastive", "alignment", "baseline")
+
+
+def made_records(*names, modality="mri"):
+    return [{"step": step, "modality": modality, **dict.fromkeys(names, 1.0 / (step + 1))} for step in range(40)]
+
+
+def lines_by_title(records):
+    figure = curves_figure(records)
+    return {axis.get_title(): {line.get_label() for line in axis.lines} for axis in figure.axes}
+
+
+def test_each_panel_has_a_curve_of_each_modality_that_the_run_has():
+    records = made_records(*LOSSES)
     for record in (records[0], records[-1]):
         record |= {"effective_rank_mri": 1.0, "feature_std_mri": 1.0}
-    draw_curves(records, tmp_path / "losses.png")
-    picture = imread(tmp_path / "losses.png")[..., :3]
-    panels = [panel for row in np.array_split(picture, 2) for panel in np.array_split(row, 4, axis=1)]
-    inks = {
-        modality: [int((np.abs(panel - to_rgb(COLOURS[modality])).max(-1) < 0.1).sum()) for panel in panels]
-        for modality in COLOURS
-    }
-    assert min(inks["mri"][:6]) > 100  # four losses and two gauges
-    assert not any(inks["mri"][6:])  # what was not recorded
-    assert not any(inks["ct"])
+    panels = lines_by_title(records)
+    assert len(panels) == 6  # four losses and two gauges: nothing of what was not recorded
+    assert all("MRI" in lines and "CT" not in lines for lines in panels.values())
+    assert "guessing the mean" in panels["reconstruction"]
+    assert len(lines_by_title([*records, *made_records("loss", modality="ct")])["total loss"]) == 2 * 2
 
 
-def test_a_curve_that_was_not_recorded_has_no_panel(tmp_path):
-    names = ("loss", "reconstruction", "baseline")
-    records = [{"step": step, "modality": "mri", **dict.fromkeys(names, 1.0 / (step + 1))} for step in range(40)]
-    draw_curves(records, tmp_path / "losses.png")
-    picture = imread(tmp_path / "losses.png")[..., :3]
-    height, width = picture.shape[:2]
-    drawn = (picture[: 2 * height // 5].min(-1) < 1).any(0)
-    assert drawn[: width // 2].mean() > 0.8
-    assert not drawn[3 * width // 5 :].any()
+def test_a_curve_that_was_not_recorded_has_no_panel():
+    assert set(lines_by_title(made_records("loss", "reconstruction", "baseline"))) == {"total loss", "reconstruction"}
+    assert set(lines_by_title(made_records("loss"))) == {"total loss"}
 
 
-def test_probes_are_drawn_where_there_are_any(tmp_path):
-    names = ("loss", "reconstruction", "contrastive", "alignment", "baseline")
-    records = [{"step": step, "modality": "ct", **dict.fromkeys(names, 0.5)} for step in range(9)]
-    inks = []
-    for gauges in ({}, {"linear_lesion_ct": 0.7}, {"linear_lesion_ct": 0.7, "knn_lesion_ct": 0.2}):
-        records[0] |= gauges
-        records[8] |= gauges
-        draw_curves(records, tmp_path / "losses.png")
-        picture = imread(tmp_path / "losses.png")[..., :3]
-        last = picture[picture.shape[0] // 2 :, 77 * picture.shape[1] // 100 :]
-        inks.append(int((last.min(-1) < 0.9).sum()))
-    assert inks[0] == 0 < inks[1] < inks[2]
+def test_probes_are_drawn_where_there_are_any():
+    records = made_records(*LOSSES, modality="ct")
+    without = lines_by_title(records)
+    records[0] |= {"linear_lesion_ct": 0.7}
+    records[8] |= {"linear_lesion_ct": 0.7, "knn_lesion_ct": 0.2}
+    (probes,) = (lines for title, lines in lines_by_title(records).items() if title not in without)
+    assert probes == {"lesion, CT, linear", "lesion, CT, knn"}

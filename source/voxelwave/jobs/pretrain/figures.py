@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from voxelwave.reports.plots import draw_smoothed, new_figure, running_mean, series
@@ -25,56 +28,65 @@ GAUGES = {
 }
 PROBES = {"linear": "-", "knn": ":"}
 MARKERS = "osv^Dx"
+MOST_IN_ONE_ROW = 4
 
 
-def draw_curves(records: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Draw the losses of each modality over the steps, smoothed, and the gauges of features where they were taken."""
-    figure = new_figure(18, 7)
-    axes = list(figure.subplots(2, 4).flat)
+def curves_figure(records: Sequence[Mapping[str, Any]]) -> Figure:
+    """Draw the losses of each modality over the steps, smoothed, and what was measured of the features.
+
+    What no record has gets no panel; there is at least one record.
+    """
     modalities = list(dict.fromkeys(record["modality"] for record in records))
-    for axis, (name, title) in zip(axes, CURVES.items(), strict=False):
-        if not any(name in record for record in records):
-            axis.set_axis_off()
-            continue
+    recorded = {name for record in records for name in record}
+    curves = [name for name in CURVES if name in recorded]
+    gauges = [name for name in GAUGES if any(f"{name}_{modality}" in recorded for modality in modalities)]
+    probes = _probes(recorded, modalities)
+    panels = len(curves) + len(gauges) + bool(probes)
+    rows = 1 if panels <= MOST_IN_ONE_ROW else 2
+    columns = math.ceil(panels / rows)
+    figure = new_figure(4.5 * columns, 3.5 * rows)
+    axes = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for name, axis in zip(curves, axes, strict=False):
         for modality in modalities:
             of_modality = series([record for record in records if record["modality"] == modality], name)
             draw_smoothed(axis, *of_modality, colour=COLOURS.get(modality), label=modality.upper())
         if name == "reconstruction":
             steps, values = series(records, "baseline")
             axis.plot(steps, running_mean(values), color="grey", linestyle=":", label="guessing the mean")
-        axis.set(title=title, xlabel="step")
+        axis.set(title=CURVES[name], xlabel="step")
         axis.legend()
-    for axis, (name, title) in zip(axes[4:], GAUGES.items(), strict=False):
+    for name, axis in zip(gauges, axes[len(curves) :], strict=False):
         for modality in modalities:
             steps, values = series(records, f"{name}_{modality}")
             if steps:
                 axis.plot(steps, values, color=COLOURS.get(modality), marker=".", label=modality.upper())
-        axis.set(title=title, xlabel="step")
+        axis.set(title=GAUGES[name], xlabel="step")
         axis.set_ylim(bottom=0)
-        if axis.lines:
-            axis.legend()
-    _draw_probes(axes[7], records, modalities)
-    figure.savefig(path, dpi=90)
+        axis.legend()
+    if probes:
+        _draw_probes(axes[panels - 1], records, probes)
+    for axis in axes[panels:]:
+        axis.remove()
+    return figure
 
 
-def _draw_probes(axis: Any, records: Sequence[Mapping[str, Any]], modalities: Sequence[str]) -> None:
-    """Draw the scores of all targets: the modality is the colour, the probe the line, the target the marker."""
-    found = [
-        (probe, name.removeprefix(f"{probe}_").removesuffix(f"_{modality}"), modality, name)
-        for name in dict.fromkeys(name for record in records for name in record)
+def _probes(recorded: set[str], modalities: Sequence[str]) -> list[tuple[str, str, str]]:
+    """Return probe, target and modality of every score that was recorded."""
+    return sorted(
+        (probe, name.removeprefix(f"{probe}_").removesuffix(f"_{modality}"), modality)
+        for name in recorded
         for probe in PROBES
         for modality in modalities
         if name.startswith(f"{probe}_") and name.endswith(f"_{modality}")
-    ]
-    if not found:
-        axis.set_axis_off()
-        return
-    targets = sorted({target for _, target, _, _ in found})
-    for probe, target, modality, name in found:
-        steps, values = series(records, name)
+    )
+
+
+def _draw_probes(axis: Axes, records: Sequence[Mapping[str, Any]], probes: Sequence[tuple[str, str, str]]) -> None:
+    """Draw the scores of all targets: the modality is the colour, the probe the line, the target the marker."""
+    targets = sorted({target for _, target, _ in probes})
+    for probe, target, modality in probes:
         axis.plot(
-            steps,
-            values,
+            *series(records, f"{probe}_{target}_{modality}"),
             color=COLOURS.get(modality),
             linestyle=PROBES[probe],
             marker=MARKERS[targets.index(target) % len(MARKERS)],

@@ -23,7 +23,7 @@ from voxelwave.jobs.common.run_folder import marks_of
 from voxelwave.jobs.common.session import Session, ShouldStop
 from voxelwave.jobs.pretrain.config import Config
 from voxelwave.jobs.pretrain.data import TrainingData
-from voxelwave.jobs.pretrain.figures import draw_curves, draw_reconstructions
+from voxelwave.jobs.pretrain.figures import curves_figure, draw_reconstructions
 from voxelwave.jobs.pretrain.gauges import OnlineProbe, Saturation
 from voxelwave.jobs.pretrain.pair_data import PairData
 from voxelwave.jobs.pretrain.pretrainer import Pretrainer, build_pretrainer, count_parameters
@@ -176,7 +176,7 @@ def _parameter_table(pretrainer: Pretrainer) -> Table:
 def _draw(session: Session, pretrainer: Pretrainer, data: TrainingData | PairData) -> None:
     figures = session.folder / "figures"
     figures.mkdir(exist_ok=True)
-    draw_curves(session.records, figures / "losses.png")
+    curves_figure(session.records).savefig(figures / "losses.png", dpi=90)
     rows, titles = [], []
     for modality, batch in data.picture_batches().items():
         generator = torch_generator(data.seed, "figure", modality)
