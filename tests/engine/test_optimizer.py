@@ -23,6 +23,16 @@ def trained(model, optimizer, steps, begin=0):
     return model
 
 
+def test_groups_are_those_that_have_parameters():
+    without_vectors = nn.Sequential(nn.Linear(5, 4, bias=False), nn.Linear(4, 3, bias=False))
+    decayed, kept = weight_decay_groups(model(), 0.1)
+    assert (decayed["weight_decay"], len(decayed["params"])) == (0.1, 2)
+    assert (kept["weight_decay"], len(kept["params"])) == (0.0, 3)
+    for module, decay, count in ((model(), 0.0, 5), (without_vectors, 0.1, 2)):
+        (group,) = weight_decay_groups(module, decay)
+        assert (group["weight_decay"], len(group["params"])) == (decay, count)
+
+
 def test_it_is_adamw():
     """torch's own, in the plain loop, with decay of one of the groups alone and a rate that falls."""
     ours, wanted = model(), model()

@@ -12,13 +12,16 @@ from voxelwave.ops.torchvision_operators import make_torchvision_importable
 
 
 def weight_decay_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Return the trained parameters in two groups: weights, which decay, and biases, norms and other vectors."""
+    """Return the trained parameters in groups: weights, which decay, then biases, norms and other vectors.
+
+    A group that would be empty is left out; without any decay there is one of all.
+    """
     make_torchvision_importable()
     from timm.optim import param_groups_weight_decay
 
-    kept, decayed = param_groups_weight_decay(module, weight_decay)
-    # In this order, which the states of optimisers in checkpoints have.
-    return [decayed, kept]
+    # Turned around: the states of optimisers in checkpoints have this order.
+    groups: list[dict[str, Any]] = param_groups_weight_decay(module, weight_decay)[::-1]
+    return groups
 
 
 class OffloadedAdamW(torch.optim.Optimizer):

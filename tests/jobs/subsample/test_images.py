@@ -59,6 +59,18 @@ def test_a_subject_is_in_one_part_whatever_its_number_of_volumes():
         assert all(of.values())
 
 
+@pytest.mark.parametrize(("of_one", "others"), [(30, 20), (60, 6)])
+def test_a_subject_with_many_volumes_is_trained_on_and_the_others_fill_validation_and_test(of_one, others):
+    subjects = ["one"] * of_one + [f"subject {index // 2}" for index in range(2 * others)]
+    for seed in range(50):
+        parts = part(volumes(subjects), validation=0.1, test=0.2, seed=seed)
+        assert {"one"} <= {subjects[number] for number in parts["training"]}
+        sizes = {name: len(of) / len(subjects) for name, of in parts.items()}
+        assert sizes["test"] == pytest.approx(min(0.2, (2 * others - 2) / len(subjects)), abs=0.03)
+        if others > 6:
+            assert sizes["validation"] == pytest.approx(0.1, abs=0.03)
+
+
 def test_too_few_subjects_are_one_clear_line():
     with pytest.raises(InputError, match=r"too few images for the split: .* a subject each, and there are 2"):
         part(volumes(["a", "a", "a", "b"]), validation=0.1, test=0.2, seed=0)
@@ -87,7 +99,35 @@ def test_a_stack_has_no_subjects_which_is_said_and_an_image_twice_is_an_error(tm
     assert "nothing tells whose 9 of the volumes are" in capsys.readouterr().out
     np.save(tmp_path / "stack.npy", np.concatenate([images[:1]] * 9))
     with pytest.raises(InputError, match=r"are the same, and in two parts: leave one of them out"):
-        load_images(data).open_test()
+        load_images(data)
+
+
+def test_an_image_that_no_test_can_have_is_said_before_anything_is_trained(tmp_path):
+    images = np.random.default_rng(0).random((9, 32, 32), dtype=np.float32)
+    data = SubsampleData(source=str(tmp_path / "stack.npy"), volumes=9, slices=1, size=32)
+    np.save(tmp_path / "stack.npy", images)
+    parted = load_images(data)
+    name = parted.open_test().names[0]
+    number = int(name.split()[-1])
+    images[number] = 0.25
+    np.save(tmp_path / "stack.npy", images)
+    with pytest.raises(InputError, match=f"images {number} to {number}: holds no image: every value is 0.25"):
+        load_images(data)
+    images[number] = images[int(parted.training.names[0].split()[-1])]
+    np.save(tmp_path / "stack.npy", images)
+    with pytest.raises(InputError, match="are the same, and in two parts"):
+        load_images(data)
+
+
+def test_what_a_source_holds_beyond_what_is_asked_for_is_said(tmp_path, capsys):
+    np.save(tmp_path / "stack.npy", np.random.default_rng(0).random((13, 32, 32), dtype=np.float32))
+    data = SubsampleData(source=str(tmp_path / "stack.npy"), volumes=4, slices=2, size=32)
+    load_images(data, console=Console())
+    assert "stack.npy holds 5 images more: data.volumes is 4, data.slices 2" in " ".join(
+        capsys.readouterr().out.split()
+    )
+    load_images(data.model_copy(update={"volumes": 13, "slices": 1}), console=Console())
+    assert "more" not in capsys.readouterr().out
 
 
 def test_images_of_several_sizes_and_images_that_are_0_are_refused(tmp_path):
@@ -95,7 +135,7 @@ def test_images_of_several_sizes_and_images_that_are_0_are_refused(tmp_path):
         write(tmp_path / f"file{index}.h5", torch.rand(2, 1, side, 32, generator=torch_generator(index)))
     data = SubsampleData(source=str(tmp_path), size=None)
     with pytest.raises(InputError, match=r"images are .* 32, and others .*: set data.size to one size|two sizes"):
-        load_images(data).open_test()
+        load_images(data)
 
 
 @pytest.mark.parametrize("side", [32, 33])

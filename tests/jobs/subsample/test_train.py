@@ -62,6 +62,8 @@ def test_a_run_leaves_scores_of_every_part_pictures_and_a_mask_of_the_exact_shar
     assert (folder / "figures" / "example.png").stat().st_size > 1000
     steps = sorted(path.stem for path in (folder / "masks").glob("*.png"))
     assert steps == (["epoch_0000", "epoch_0001", "epoch_0002"] if mask.get("learn") else [])
+    if steps:
+        assert (imread(folder / "masks" / "epoch_0002.png") == imread(folder / "mask.png")).all()
     # What is loaded scores what was recorded.
     layer, model, _ = load_subsampled(folder)
     test = load_images(config.data).open_test()
@@ -138,11 +140,26 @@ def test_a_model_of_ones_own_is_trained_kept_and_asked_for(tmp_path):
         ("return self.subsampling(kspace)", r"returns \(2, 32, 32\), and is to return real and imaginary parts"),
         ("return self.correct(self.subsampling(kspace))", "fails on k-space of 32 × 32"),
         ("raise KeyError('x')", "fails on k-space of 32 × 32: KeyError"),
+        ("return self.correct(channels_of(self.subsampling(kspace))) / 0", "returns values that are not finite"),
+        (
+            "image = channels_of(self.subsampling(kspace)); return image + image.new_empty(image.shape).normal_()",
+            "says something else each time in evaluation mode",
+        ),
     ],
 )
 def test_what_is_wrong_with_a_model_is_one_line(tmp_path, body, message):
     with pytest.raises(InputError, match=f"model Model: {message}"):
         train_subsampled(subsample(tmp_path), own=own(tmp_path, body), console=QUIET)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_run_that_scores_the_test_of_another_says_so(tmp_path, capsys, seed):
+    data = {"seed": 0}
+    train_subsampled(subsample(tmp_path, training={"epochs": 1}, data=data), console=QUIET)
+    again = subsample(tmp_path, run={"name": "other"}, training={"epochs": 1}, data=data | {"seed": seed})
+    train_subsampled(again, console=Console())
+    said = "images of the test were scored by other runs, too (subsample)" in " ".join(capsys.readouterr().out.split())
+    assert said == (seed == 0)
 
 
 def test_a_learned_mask_needs_its_gradient(tmp_path):
@@ -183,6 +200,14 @@ def test_what_is_wrong_with_a_file_is_one_line_with_its_place(tmp_path, text, me
         train_subsampled(subsample(tmp_path), own=own(tmp_path, text=text), console=QUIET)
 
 
+def test_a_file_may_say_its_encoding_and_may_not_end_the_process(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_bytes("# coding: latin-1\n# für\n".encode("latin-1") + OWN.replace("{body}", BODY).encode())
+    assert "# für" in read_own_model(path).source
+    with pytest.raises(InputError, match=r"mine.py, line 2: SystemExit: 3"):
+        own(tmp_path, text="import sys\nsys.exit(3)")
+
+
 def test_a_file_that_is_not_there_is_one_line(tmp_path):
     with pytest.raises(InputError, match=r"cannot read the model .*mine.py: No such file"):
         read_own_model(tmp_path / "mine.py")
@@ -195,6 +220,7 @@ def test_a_file_that_is_not_there_is_one_line(tmp_path):
         ({"mask": {"drop_rate": -0.1}}, "key 'mask.drop_rate'"),
         ({"mask": {"fixed": "half_plane"}}, "half_plane is reconstructed without a network"),
         ({"mask": {"rule": {"name": "described", "seed": 1}}}, "key 'mask.rule.seed': is run.seed: set that"),
+        ({"mask": {"mask_lr": 0.1}}, "key 'mask.mask_lr': this mask is fixed: set mask.learn=true"),
         ({"mask": {"rule": {"name": "nonsense"}}}, "unknown rule of a learned mask 'nonsense'"),
         ({"data": {"slices": 10**12}}, "key 'data.slices'"),
         ({"data": {"volumes": 10**15}}, "key 'data.volumes'"),

@@ -84,13 +84,14 @@ class ImageSource(NamedTuple):
     """Where each volume is from, and what reads or draws one by its number; that raises UnusableVolume.
 
     `subjects` say whose volume each is, "" where nothing tells. `left_out` are files that are no scans, each with the
-    reason.
+    reason. `unused` says what the source holds beyond what is asked for, "" where it is nothing.
     """
 
     origins: list[str]
     subjects: list[str]
     read: Callable[[int], Slices]
     left_out: Sequence[str] = ()
+    unused: str = ""
 
 
 def image_source(settings: MagnitudeConfig) -> ImageSource:
@@ -110,11 +111,15 @@ def image_source(settings: MagnitudeConfig) -> ImageSource:
             raise InputError(f"{place}: {error}") from None
         starts = range(0, len(stack) - settings.slices + 1, settings.slices)[: settings.volumes]
         origins = [f"{place}, images {start} to {start + settings.slices - 1}" for start in starts]
-        return ImageSource(origins, [""] * len(origins), partial(_part_of_stack, settings, stack))
+        more = len(stack) - len(starts) * settings.slices
+        read = partial(_part_of_stack, settings, stack)
+        return ImageSource(origins, [""] * len(origins), read, unused=f"{more} images" if more else "")
     found, label_maps, unread = find_images(settings.source, None)
     cases = found[: settings.volumes]
     origins, subjects = [str(case.image) for case in cases], [case.subject for case in cases]
-    return ImageSource(origins, subjects, partial(_scan, settings, cases), [*label_maps, *unread])
+    more = len(found) - len(cases)
+    unused = f"{more} volumes" if more else ""
+    return ImageSource(origins, subjects, partial(_scan, settings, cases), [*label_maps, *unread], unused)
 
 
 def _head(settings: MagnitudeConfig, number: int) -> Slices:

@@ -33,6 +33,7 @@ def run_side_by_side(
     console: Console,
     logs: Path | None = None,
     ended: Callable[[str], None] = lambda name: None,
+    goes_on: str = "the same command goes on with the others",
 ) -> bool:
     """Run each command by its name; True where all ended well, False where they were stopped.
 
@@ -40,6 +41,7 @@ def run_side_by_side(
         when_stopped: the exit code of a command that was stopped.
         logs: a folder for what each prints, as `<name>.log`; without one, all print on the console.
         ended: is called with the name of each that ended well.
+        goes_on: said where one failed, about the others.
 
     Raises InputError where one failed, once all others have ended.
     """
@@ -76,7 +78,7 @@ def run_side_by_side(
                     failed.append(f"{name} ended with exit code {code}{_last_line(logs, name)}")
             time.sleep(POLL_S)
     if failed:
-        raise InputError(f"{'; '.join(failed)}: see {logs or 'above'}; the others go on with --resume")
+        raise InputError(f"{'; '.join(failed)}: see {logs or 'above'}; {goes_on}")
     return complete and not waiting
 
 

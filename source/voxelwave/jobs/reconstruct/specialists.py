@@ -73,6 +73,7 @@ def train_specialists(
             [_on_gpu(gpu) for gpu in range(gpus)],
             when_stopped=code,
             console=console,
+            goes_on="the others go on with --resume",
         )
         return Outcome(complete, when_stopped=code)
     for name in chosen:

@@ -127,7 +127,8 @@ class StudySection(Section):
     Attributes:
         masks: what is compared: names of fixed masks, of rules, or "learned", which is the rule of `mask.rule`.
         controls: others with the same network.
-        mask_lrs: rates of the scores of which validation chooses one for each drop rate; none takes `mask.mask_lr`.
+        mask_lrs: rates of the scores of "learned", of which validation chooses one for each drop rate; none takes
+            `mask.mask_lr`.
         seeds: of weights, order and random masks.
         l1_wavelet: scores the masks again with a reconstruction that none of them was learned with.
         workers: runs side by side; null takes as many as there are cores.
@@ -183,6 +184,8 @@ def check_subsample_config(kind: type[OwnT], raw: dict[str, Any], origin: str = 
             raise InputError(f"key 'mask.fixed': {WITHOUT_NETWORK} is reconstructed without a network, by a study")
         if isinstance(config, StudyConfig):
             _check_study(config.study)
+        elif config.mask.mask_lr is not None and not config.mask.learn:
+            raise InputError("key 'mask.mask_lr': this mask is fixed: set mask.learn=true (--learn-mask), or leave it")
     return config
 
 
@@ -193,5 +196,7 @@ def _check_study(study: StudySection) -> None:
         for name in getattr(study, key):
             if name not in known:
                 raise InputError(f"key 'study.{key}': unknown mask '{name}'; known: {', '.join(known)}")
+    if study.mask_lrs and LEARNED not in (*study.masks, *study.controls):
+        raise InputError(f"key 'study.mask_lrs': are tried for the mask '{LEARNED}', which study.masks does not name")
     if both := {*study.masks} & {*study.controls}:
         raise InputError(f"key 'study.controls': '{min(both)}' is one of study.masks: leave it out of one of them")

@@ -82,7 +82,7 @@ def _check(built: Built, images: ImageSet) -> None:
     kspace = images.kspace[[0, -1]]
     try:
         with torch.no_grad(), evaluating(model):
-            given = model(kspace)
+            given, again = model(kspace), model(kspace)
             removed = torch.where(built.layer.mask(), kspace, 0)
             without = model(removed)
     except Exception as error:
@@ -97,6 +97,10 @@ def _check(built: Built, images: ImageSet) -> None:
     if not isinstance(given, Tensor) or given.is_complex() or tuple(given.shape) != shape:
         got = tuple(given.shape) if isinstance(given, Tensor) else type(given).__name__
         raise InputError(f"model {name}: returns {got}, and is to return real and imaginary parts, {shape}")
+    if not bool(given.isfinite().all()):
+        raise InputError(f"model {name}: returns values that are not finite, with the weights that it begins with")
+    if not torch.equal(given, again):
+        raise InputError(f"model {name}: says something else each time in evaluation mode: draw nothing there")
     if not torch.equal(given, without):
         raise InputError(f"model {name}: sees frequencies that the layer removes: use what the layer returns alone")
     if not any(parameter.requires_grad for parameter in model.parameters()):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import sys
 import traceback
 from pathlib import Path
@@ -29,7 +30,7 @@ class OwnModel(NamedTuple):
         """Return the model behind a layer; raises InputError, with the line, for what its constructor raises."""
         try:
             return self.kind(subsampling)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise InputError(
                 f"{self.path}{_line(self.path, error)}: {CLASS}(subsampling) fails: {_said(error)}"
             ) from error
@@ -50,21 +51,22 @@ def read_own_model(path: Path) -> OwnModel:
     try:
         # The user asks for this file to be run; nothing that was read from a file names it.
         exec(compile(source, str(path), "exec", dont_inherit=True), module.__dict__)
-    except Exception as error:
+        text = importlib.util.decode_source(source)
+    except (Exception, SystemExit) as error:
         raise InputError(f"{path}{_line(path, error)}: {_said(error)}") from error
     kind = getattr(module, CLASS, None)
     if not (isinstance(kind, type) and issubclass(kind, nn.Module)):
         raise InputError(
             f"{path}: defines no `class {CLASS}(nn.Module)`, whose constructor takes the subsampling layer"
         )
-    return OwnModel(path, kind, hashlib.sha256(source).hexdigest()[:16], source.decode())
+    return OwnModel(path, kind, hashlib.sha256(source).hexdigest()[:16], text)
 
 
-def _said(error: Exception) -> str:
+def _said(error: BaseException) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
 
 
-def _line(path: Path, error: Exception) -> str:
+def _line(path: Path, error: BaseException) -> str:
     """Return the last line of the file that an error came through."""
     if isinstance(error, SyntaxError):
         return f", line {error.lineno}"

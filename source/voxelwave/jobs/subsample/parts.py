@@ -22,6 +22,7 @@ from voxelwave.physics.fourier import fft2c
 def load_images(data: SubsampleData, *, console: Console | None = None) -> Parted:
     """Read the images of training and validation, and say what they are.
 
+    Those of the test are checked and let go again: what is wrong with them is better said before hours of training.
     Raises InputError where there are too few volumes, sizes differ, or one cannot be used.
     """
     if (folder := Path(data.source).expanduser()).is_dir() and (folder / RECORD).exists():
@@ -31,17 +32,17 @@ def load_images(data: SubsampleData, *, console: Console | None = None) -> Parte
     training, validation = (_read(volumes, parts[name]) for name in PARTS[:2])
     check_same_size(training, validation)
     _check_apart(training, validation)
+    open_test = partial(_opened, volumes, parts["test"], training, validation)
+    open_test()
     counts = {name: len(numbers) for name, numbers in parts.items()}
-    parted = Parted(
-        training,
-        validation,
-        partial(_opened, volumes, parts["test"], training, validation),
-        counts,
-        volumes.kind,
-        sum(not subject for subject in volumes.subjects),
-    )
+    unknown = sum(not subject for subject in volumes.subjects)
+    parted = Parted(training, validation, open_test, counts, volumes.kind, unknown)
     said = ", ".join(f"{count} of {name}" for name, count in counts.items())
     lines = [f"{volumes.kind}; volumes: {said}; {training.shape[0]} × {training.shape[1]} frequencies"]
+    if volumes.unused:
+        lines.append(
+            f"{data.source} holds {volumes.unused} more: data.volumes is {data.volumes}, data.slices {data.slices}"
+        )
     if parted.unknown:
         lines.append(f"nothing tells whose {parted.unknown} of the volumes are: some of a subject may be in two parts")
     (console or Console(quiet=True)).say(*lines)
@@ -62,14 +63,16 @@ def part(volumes: Volumes, *, validation: float, test: float, seed: int) -> dict
             f"too few images for the split: training, validation and test need a subject each, and there are "
             f"{len(names)}: give more, or lower data.slices"
         )
+    wanted = {"test": test * total, "validation": validation * total}
     order = [names[index] for index in torch.randperm(len(names), generator=torch_generator(seed, "split")).tolist()]
+    # Subjects with more images than test and validation want come first, so that these are filled with smaller ones.
+    order.sort(key=lambda name: len(groups[name]) / 2 <= max(wanted.values()))
     parts: dict[str, list[int]] = {name: [] for name in PARTS}
     for left, name in zip(range(len(order), 0, -1), order, strict=True):
         empty = [one for one in PARTS if not parts[one]]
-        wanted = {"test": test * total, "validation": validation * total}
         # Test first, then validation; where only as many are left as there are parts without any, these have them.
         short = [one for one, count in wanted.items() if len(parts[one]) + len(groups[name]) / 2 <= count]
-        chosen = (short or [one for one in ("test", "validation") if not parts[one]] or ["training"])[0]
+        chosen = (short or ["training"])[0]
         if left <= len(empty) and chosen not in empty:
             chosen = empty[0]
         parts[chosen] += groups[name]

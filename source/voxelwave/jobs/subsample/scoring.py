@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any, NamedTuple
@@ -108,5 +109,24 @@ def open_once(folder: Path, weights: str, open_test: Callable[[], ImageSet]) -> 
             )
         return open_test()
     images = open_test()
-    write_text(record, to_json({"weights": weights}))
+    write_text(record, to_json({"weights": weights, "images": images.fingerprint}))
     return images
+
+
+def opened_by_others(folder: Path, images: ImageSet) -> list[str]:
+    """Return the runs beside `folder` that scored the same images of a test."""
+    found = []
+    for record in sorted(folder.parent.glob(f"*/{OPENED}")):
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            said: Any = read_json(record)
+            if record.parent != folder and said["images"] == images.fingerprint:
+                found.append(record.parent.name)
+    return found
+
+
+def tuned_on_test(others: Sequence[str]) -> str:
+    """Say that the test was opened by other runs before."""
+    return (
+        f"these images of the test were scored by other runs, too ({', '.join(others)}): where settings were chosen by "
+        "that, give another data.seed for the figures that count"
+    )

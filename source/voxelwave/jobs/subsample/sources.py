@@ -27,12 +27,16 @@ SUBJECT = "patient_id"  # an attribute of fastMRI's files
 
 
 class Volumes(NamedTuple):
-    """Where each volume is from, whose it is ("" where nothing tells), and what reads its images with their marks."""
+    """Where each volume is from, whose it is ("" where nothing tells), and what reads its images with their marks.
+
+    `unused` says what else the source holds, "" where it is nothing.
+    """
 
     origins: list[str]
     subjects: list[str]
     read: Callable[[int], tuple[Images, list[str]]]
     kind: str
+    unused: str = ""
 
 
 def volumes_of(data: SubsampleData) -> Volumes:
@@ -43,7 +47,7 @@ def volumes_of(data: SubsampleData) -> Volumes:
     kind = f"semi-synthetic images of {'generated ' * (data.source in GENERATED)}{Path(data.source).name}"
     if not data.phase:
         kind = f"magnitude images of {Path(data.source).name}, whose k-space holds everything twice"
-    return Volumes(source.origins, source.subjects, partial(_complex, data, source.read), kind)
+    return Volumes(source.origins, source.subjects, partial(_complex, data, source.read), kind, source.unused)
 
 
 def _holds_kspace(source: str) -> bool:
@@ -72,8 +76,9 @@ def _complex(data: SubsampleData, read: Callable[[int], Slices], number: int) ->
 
 
 def _measured(data: SubsampleData) -> Volumes:
-    files = [KspaceFile(path) for path in find_kspace(data.source)[: data.volumes]]
-    padded = 0
+    paths = find_kspace(data.source)
+    files = [KspaceFile(path) for path in paths[: data.volumes]]
+    padded, more = 0, len(paths) - len(files)
     for file in files:
         if file.info.num_coils != 1:
             raise InputError(f"{file.path}: has {file.info.num_coils} coils, and this job takes files of a single one")
@@ -87,6 +92,7 @@ def _measured(data: SubsampleData) -> Volumes:
         [_subject(file.path) for file in files],
         lambda number: _measured_images(files[number], data),
         f"{kind}, of which {padded} of {len(files)} files are filled with 0 at the sides" if padded else kind,
+        f"{more} files" if more else "",
     )
 
 

@@ -23,7 +23,7 @@ from voxelwave.jobs.subsample.images import ImageSet, Parted
 from voxelwave.jobs.subsample.model import BEST, Built, build, load_weights
 from voxelwave.jobs.subsample.own_model import OwnModel
 from voxelwave.jobs.subsample.parts import load_images
-from voxelwave.jobs.subsample.scoring import by_network, open_once, score, zero_filled
+from voxelwave.jobs.subsample.scoring import by_network, open_once, opened_by_others, score, tuned_on_test, zero_filled
 from voxelwave.ops.evaluating import evaluating
 from voxelwave.ops.files import size_and_sha256, write_text
 from voxelwave.ops.seeding import key_to_seed
@@ -109,6 +109,7 @@ def _train(config: SubsampleConfig, parted: Parted, own: OwnModel | None, sessio
         if step == settled_at and config.mask.learn:
             # From here on everything is as behind a fixed mask, weights and optimiser included.
             layer.settle()
+            write_mask(layer.mask(), session.folder / MASKS / f"epoch_{before:04d}.png")
             begin()
             optimizer.optimizer.state.clear()  # type: ignore[attr-defined]  # Fabric's has torch's inside
         torch.manual_seed(key_to_seed(seed, "dropout", step - settled_at))
@@ -191,6 +192,8 @@ def _finish(session: Session, built: Built, parted: Parted, settled_at: int) -> 
     sets = {"training": parted.training, "validation": parted.validation}
     if parted.open_test is not None:
         sets["test"] = open_once(session.folder, size_and_sha256(session.folder / BEST)[1], parted.open_test)
+        if others := opened_by_others(session.folder, sets["test"]):
+            session.console.say(tuned_on_test(others))
     network = by_network(objective, session.fabric.device)
     scores = {name: score(network, images) for name, images in sets.items()}
     objective.cpu()

@@ -1,5 +1,6 @@
 import csv
 import json
+import math
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from voxelwave.jobs.subsample.images import store
 from voxelwave.jobs.subsample.parts import load_images
 from voxelwave.jobs.subsample.study.cases import Case, cases_of, chosen_by_validation
 from voxelwave.jobs.subsample.study.run import run_study
+from voxelwave.jobs.subsample.study.testing import read_results
 
 QUIET = Console(quiet=True)
 
@@ -54,6 +56,20 @@ def test_the_cases_never_saw_the_test_and_it_is_opened_with_their_weights_alone(
     with pytest.raises(InputError, match="the test was opened with other weights"):
         run_study(finished, console=QUIET)
     opened.write_text(kept)
+
+
+def test_an_image_that_is_reproduced_exactly_has_an_infinite_psnr_and_a_missing_ssim_is_damage(finished, tmp_path):
+    recorded = json.loads((finished.run_folder() / "cases" / "power_0.5_seed0" / "results.json").read_text())
+    exact = recorded["scores"]["validation"]["network"]
+    exact |= {"psnr_db": None, "psnr_db_pooled": None, "psnr_db_deviation": None}
+    (tmp_path / "results.json").write_text(json.dumps(recorded))
+    read = read_results(tmp_path)["scores"]["validation"]["network"]
+    assert read["psnr_db"] == read["psnr_db_pooled"] == math.inf
+    assert math.isnan(read["psnr_db_deviation"])
+    exact["ssim"] = None
+    (tmp_path / "results.json").write_text(json.dumps(recorded))
+    with pytest.raises(InputError, match="cannot be used"):
+        read_results(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -131,6 +147,7 @@ def test_every_mask_has_every_rate_and_seed_and_several_rates_of_the_scores_are_
         ({"masks": ["nonsense"]}, "unknown mask 'nonsense'; known: random"),
         ({"masks": ["power"]}, "'power' is one of study.masks"),
         ({"drop_rates": [0.5, 0.5]}, "0.5 is named twice"),
+        ({"masks": ["described"], "mask_lrs": [0.1]}, "'study.mask_lrs': are tried for the mask 'learned'"),
         ({"drop_rates": [1.0]}, "study.drop_rates"),
         ({"drop_rates": []}, "study.drop_rates"),
     ],

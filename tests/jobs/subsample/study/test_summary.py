@@ -7,6 +7,7 @@ import torch
 from voxelwave.jobs.subsample.images import ImageSet
 from voxelwave.jobs.subsample.scoring import Scores
 from voxelwave.jobs.subsample.study.cases import Case
+from voxelwave.jobs.subsample.study.report import losses
 from voxelwave.jobs.subsample.study.summary import difference, explained, kept_power, radial_density, rows_of
 from voxelwave.jobs.subsample.study.testing import ScoredCase, StudyTest
 from voxelwave.jobs.subsample.study.verdict import Verdict
@@ -57,6 +58,16 @@ def test_images_of_one_subject_are_drawn_together_and_few_subjects_have_no_inter
     narrow = difference(ours, theirs, images("abcdefghijklmnopqrst"))
     assert wide.high - wide.low > 1.5 * (narrow.high - narrow.low)
     assert math.isnan(difference(ours, theirs, images("aaaaabbbbbcccccddddd")).low)
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_what_an_interval_does_not_tell_from_0_is_said_of_gains_as_of_losses(sign):
+    noise = np.array([-3.0, 3.0, -2.0, 2.0, -1.0, 1.0, -2.5, 2.5])
+    unsure, sure = 0.01 * sign + noise, 1.0 * sign + 0.1 * noise
+    for gain, caveat in ((unsure, True), (sure, False)):
+        found = difference(*rows(scored("learned", 30 + gain), scored("power", [30] * 8)), images("abcdefgh"))
+        (said,) = losses({("learned", "power"): [found]}) or [""]
+        assert ("the interval does not tell from 0" in said) == caveat
 
 
 def test_deviations_over_images_and_over_seeds_stand_apart():

@@ -69,6 +69,8 @@ def synthesize_kspace(out: Path, *, console: Console | None = None, **settings: 
     volumes = _plan(checked, source)
     if source.left_out:
         console.say(f"left out: {len(source.left_out)}", *(f"  {line}" for line in source.left_out))
+    if source.unused:
+        console.say(f"'{checked.source}' holds {source.unused} more, which --volumes and --slices leave out")
     with filling(out, checked.model_dump(mode="json"), things=THINGS) as complete:
         places = [out / KSPACE_FOLDER, out / IMAGE_FOLDER] if checked.layout == "challenge" else [out]
         missing = [volume for volume in volumes if not all((place / volume.name).exists() for place in places)]

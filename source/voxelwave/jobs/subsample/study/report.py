@@ -92,7 +92,7 @@ def write_report(
         with_seeds=len(config.study.seeds) > 1,
         with_l1=any(row.untouched_psnr_db is not None for row in rows),
         differences={f"{mask} − {other}": [_words(of) for of in found] for (mask, other), found in differences.items()},
-        losses=_losses(differences),
+        losses=losses(differences),
         alone=_alone(tested.without_network, rates),
         alone_names=list(dict.fromkeys(name for name, _ in tested.without_network)),
         explained={f"{rate:g}": explained(rate, rows, tested.test.kspace) for rate in rates},
@@ -178,20 +178,20 @@ def _words(of: Difference) -> str:
     return f"{of.value:+.2f} [{interval}]"
 
 
-def _losses(differences: Mapping[tuple[str, str], Sequence[Difference]]) -> list[str]:
+def losses(differences: Mapping[tuple[str, str], Sequence[Difference]]) -> list[str]:
     """Say where a learned mask is behind another one, on average or with an image."""
     said = []
     for (mask, other), found in differences.items():
         for of in found:
+            sure = ", which the interval does not tell from 0" if of.low <= 0 <= of.high else ""
             if of.value < 0:
-                sure = "" if of.high < 0 else "" if math.isnan(of.high) else ", which the interval does not tell from 0"
                 most = f"{-of.worst_db:.2f} dB on {of.worst_image}"
                 said.append(
                     f"At {of.drop_rate:g}, '{mask}' is {-of.value:.2f} dB below '{other}'{sure}; at most, {most}."
                 )
             elif of.worst_db < 0:
                 most = f"{-of.worst_db:.2f} dB below it on {of.worst_image}"
-                said.append(f"At {of.drop_rate:g}, '{mask}' is above '{other}' on average, and {most}.")
+                said.append(f"At {of.drop_rate:g}, '{mask}' is above '{other}' on average{sure}, and {most}.")
     return said
 
 

@@ -20,7 +20,7 @@ from voxelwave.jobs.subsample.figures import draw_example
 from voxelwave.jobs.subsample.images import ImageSet, Parted
 from voxelwave.jobs.subsample.model import load_subsampled
 from voxelwave.jobs.subsample.own_model import OwnModel
-from voxelwave.jobs.subsample.scoring import Scores, by_network, score, zero_filled
+from voxelwave.jobs.subsample.scoring import Scores, by_network, opened_by_others, score, tuned_on_test, zero_filled
 from voxelwave.jobs.subsample.study.cases import Case
 from voxelwave.jobs.subsample.study.untouched import MaskToScore, Untouched, l1_wavelet
 from voxelwave.jobs.subsample.study.verdict import Verdict, verdict_of
@@ -79,15 +79,20 @@ class Trained:
 
 
 def read_results(run: Path) -> dict[str, Any]:
-    """Return what a case recorded; raises InputError where that cannot be used."""
+    """Return what a case recorded; raises InputError where that cannot be used.
+
+    JSON has no word for the PSNR of an image that is reproduced exactly: null is that.
+    """
     try:
         recorded: dict[str, Any] = read_json(run / RESULTS)
         for part in ("training", "validation"):
             for way in ("network", "zero_filled"):
+                scores = recorded["scores"][part][way]
                 for name in SUMMARY:
-                    value = recorded["scores"][part][way][name]
-                    if way == "network" and not math.isfinite(float(value)):
-                        raise ValueError(f"{name} is {value}")
+                    if scores[name] is None and not name.startswith("ssim"):
+                        scores[name] = math.nan if name.endswith("deviation") else math.inf
+                    elif not math.isfinite(float(scores[name])):
+                        raise ValueError(f"{name} is {scores[name]}")
         for name in ("kept", "epochs", "best_epoch"):
             int(recorded[name])
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -128,6 +133,9 @@ def test_cases(
         if of.case.seed == config.study.seeds[0]:
             masks.append(MaskToScore(of.case.name, of.layer.mask(), parted.validation, test))
     untouched, notes = dict[str, Untouched](), list[str]()
+    if others := opened_by_others(folder, test):
+        notes.append(tuned_on_test(others))
+        console.say(*notes)
     if config.study.l1_wavelet:
         workers = config.study.workers or available_cores()
         try:

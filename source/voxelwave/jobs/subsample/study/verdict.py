@@ -42,8 +42,7 @@ def verdict_of(
         validation_errors: of the epochs with the final mask, in order.
     """
     gap = training["network"]["psnr_db"] - test["network"]["psnr_db"]
-    # JSON has no word for an infinite value.
-    if any(of["zero_filled"]["psnr_db"] in (None, math.inf) for of in (training, test)):
+    if any(of["zero_filled"]["psnr_db"] == math.inf for of in (training, test)):
         return Verdict("neither", gap, 0.0, "nothing is removed")
     gains = [of["network"]["psnr_db"] - of["zero_filled"]["psnr_db"] for of in (training, test)]
     gain_gap = gains[0] - gains[1]
