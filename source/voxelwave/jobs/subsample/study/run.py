@@ -40,7 +40,7 @@ FREE = ("workers",)
 def run_study(config: StudyConfig, *, own: OwnModel | None = None, console: Console | None = None) -> Outcome:
     """Train all cases, test those that validation chooses, and write report.html and cases.csv; called again, go on.
 
-    The images of the test are read once all cases are trained, and not before.
+    The images of the test are scored once all cases are trained; before, they are only checked.
     Raises InputError for what cannot be used, and for a folder that holds another study.
     """
     console, folder = console or Console(), config.run_folder()
