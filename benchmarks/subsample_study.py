@@ -4,8 +4,8 @@ VOXELWAVE_REAL_DATA=FOLDER python benchmarks/subsample_study.py OUT [--seeds 0 1
 
 FOLDER (../shared/data if none is named) holds kspace/admmnet_chest100_256_u16.npz, 100 cardiac magnitudes, and two
 fully sampled single-channel k-spaces. OUT gets the run folder of `voxelwave subsample study`; called again, it goes on.
-The network and its rates were chosen on the 80 images that are not of the test of another split. --quick trains for an epoch at two
-drop rates, and writes no result.
+The network and its rates were chosen on the 80 images that are not of the test of another split. --quick trains for an
+epoch at two drop rates, and writes no result.
 """
 
 from __future__ import annotations
