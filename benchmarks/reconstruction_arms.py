@@ -38,6 +38,7 @@ CLASSICAL = (ZERO_FILLED, SENSE, L1_WAVELET)
 LIBRARIES = {FASTMRI_UNET: "fastmri", FASTMRI_VARNET: "fastmri", MODL: "deepinv"}
 
 CASCADES = 6
+OUR_STEPS = 1380  # of PromptMR+: what five CPU-minutes were for its first seeds
 UNET_SHAPE = UnetShape(first_channels=12, levels=(Level(16, 6, 32, 1, 1), Level(24, 10, 16, 1, 1)))
 MAPS_SHAPE = SensitivityShape(
     unet=UnetShape(first_channels=4, levels=(Level(6, 2, 32, 1, 1), Level(8, 4, 16, 1, 1))), per_coil=False

@@ -1,13 +1,15 @@
 """What a small PromptMR+ is worth beside classical reconstructions and other people's networks.
 
-python benchmarks/reconstruction_quality.py [--minutes 5] [--seeds 0 1 2] [--arms A B] [--rates 4 8] [--workers 1]
+python benchmarks/reconstruction_quality.py [--seeds 0 1 2] [--arms A B] [--rates 4 8] [--workers 1]
 python benchmarks/reconstruction_quality.py --report
 
-Data: `semi_synthetic.py`; arms: `reconstruction_arms.py`. A network is trained for `--minutes` of CPU time on one
-thread, one network for each acceleration. Its learning rate is chosen before, on seed 100 and the validation images, in
-an eighth of the time at 4×; so are the settings of the classical methods, on the validation images. Every finished cell
-is a line of results/reconstruction_quality.jsonl; called again, the study goes on. An arm whose library is missing is
-left out. Images and weights are kept in --out; --report only writes table and picture of what is finished.
+Data: `semi_synthetic.py`; arms: `reconstruction_arms.py`. All networks are trained for the same time, that of
+`OUR_STEPS` steps of PromptMR+ on one thread, which are about five CPU-minutes; one network for each acceleration. How
+many steps of each that is, is measured first, of all arms in one go, which asks for an idle machine; from there on it
+may be busy. The learning rate of an arm is chosen before, on seed 100 and the validation images, in an eighth of the
+time at 4×; so are the settings of the classical methods, on the validation images. Every finished cell is a line of
+results/reconstruction_quality.jsonl; called again, the study goes on. An arm whose library is missing is left out.
+Times, images and weights are kept in --out; --report only writes table and picture of what is finished.
 """
 
 from __future__ import annotations
@@ -22,13 +24,24 @@ from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from statistics import median
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from measuring import RESULTS
-from reconstruction_arms import CLASSICAL, NETWORKS, classical, estimated_maps, missing_library, settings, size
+from reconstruction_arms import (
+    CLASSICAL,
+    NETWORKS,
+    OUR_STEPS,
+    OURS,
+    classical,
+    estimated_maps,
+    missing_library,
+    settings,
+    size,
+)
 from reconstruction_summary import write_report
 from semi_synthetic import (
     NUM_CENTER,
@@ -48,6 +61,7 @@ from voxelwave.ops.seeding import torch_generator
 from voxelwave.physics.fourier import along_readout
 
 CELLS = RESULTS / "reconstruction_quality.jsonl"
+WARM_UP, ROUNDS = 2, 9
 CHOICE_SEED, CHOICE_RATE, CHOICE_SHARE = 100, 4, 1 / 8
 LEARNING_RATES = (1e-3, 2e-3, 4e-3)
 RATE_STEP, MOST_RATES = 2.0, 5  # the next one beyond an end of the grid, should the best be there
@@ -59,30 +73,82 @@ Cell = dict[str, Any]
 Scores = list[float | None]
 
 
-def train(network: nn.Module, rate: int, seed: int, *, minutes: float, learning_rate: float) -> int:
-    """Train for `minutes` of this process's CPU time, and return the number of steps.
+class Steps(NamedTuple):
+    """How many steps of a band an arm has, and how many of whole images after them."""
 
-    A step is a band of one image, and in the last quarter of the time a whole one.
-    """
-    sampled, loss = lines(rate), StructuralSimilarityLoss()
+    bands: int
+    whole: int
+
+    def share_of_time(self, step: int) -> float:
+        """Return which share of the training's time has passed before a step."""
+        if step < self.bands:
+            return BAND_SHARE * step / self.bands
+        return BAND_SHARE + (1 - BAND_SHARE) * (step - self.bands) / self.whole
+
+
+def step(network: nn.Module, number: int, seed: int, *, rate: int, whole: bool) -> Tensor:
+    """Return the loss of one step's image, or of a band of it."""
+    count = SPLIT[TRAIN].stop
+    epoch, place = divmod(number, count)
+    order = torch.randperm(count, generator=torch_generator(seed, "order", epoch))
+    kspace, target = training_example(int(order[place]), seed, epoch)
+    data_range = target.amax((1, 2))
+    if not whole:
+        kspace, target = band(kspace, target, torch_generator(seed, "band", number))
+    loss: Tensor = StructuralSimilarityLoss()(network(kspace, lines(rate), NUM_CENTER), target, data_range)
+    return loss
+
+
+def train(network: nn.Module, rate: int, seed: int, *, steps: Steps, learning_rate: float) -> None:
+    """Train on bands of images, and at the end on whole ones."""
     optimizer = torch.optim.Adam(network.parameters(), lr=learning_rate)
-    number = SPLIT[TRAIN].stop
-    steps, began = 0, time.process_time()
-    while (done := (time.process_time() - began) / (60 * minutes)) < 1:
+    for number in range(sum(steps)):
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate * (1 + math.cos(math.pi * done)) / 2
-        epoch, place = divmod(steps, number)
-        order = torch.randperm(number, generator=torch_generator(seed, "order", epoch))
-        kspace, target = training_example(int(order[place]), seed, epoch)
-        data_range = target.amax((1, 2))
-        if done < BAND_SHARE:
-            kspace, target = band(kspace, target, torch_generator(seed, "band", steps))
+            group["lr"] = learning_rate * (1 + math.cos(math.pi * steps.share_of_time(number))) / 2
         optimizer.zero_grad()
-        loss(network(kspace, sampled, NUM_CENTER), target, data_range).backward()
+        step(network, number, seed, rate=rate, whole=number >= steps.bands).backward()
         if nn.utils.clip_grad_norm_(network.parameters(), LARGEST_GRADIENT).isfinite():
             optimizer.step()
-        steps += 1
-    return steps
+
+
+def made(arm: str) -> nn.Module:
+    """Return a network with random weights."""
+    # Convolutions of few channels, with their gradients, take less time in this layout.
+    network: nn.Module = NETWORKS[arm]().to(memory_format=torch.channels_last)
+    return network
+
+
+def seconds(arms: Sequence[str]) -> dict[str, tuple[float, float]]:
+    """Return the CPU time of a step of each arm on a band and on a whole image, medians of rounds in turn."""
+    networks = {arm: made(arm) for arm in arms}
+    optimizers = {arm: torch.optim.Adam(network.parameters(), lr=1e-4) for arm, network in networks.items()}
+    found: dict[tuple[str, bool], list[float]] = {}
+    for number in range(WARM_UP + ROUNDS):
+        for arm, network in networks.items():
+            for whole in (False, True):
+                began = time.process_time()
+                optimizers[arm].zero_grad()
+                step(network, number, CHOICE_SEED, rate=CHOICE_RATE, whole=whole).backward()
+                nn.utils.clip_grad_norm_(network.parameters(), LARGEST_GRADIENT)
+                optimizers[arm].step()
+                if number >= WARM_UP:
+                    found.setdefault((arm, whole), []).append(time.process_time() - began)
+    return {arm: (median(found[arm, False]), median(found[arm, True])) for arm in arms}
+
+
+def due_steps(arms: Sequence[str], record: Path) -> dict[str, Steps]:
+    """Return the steps of each arm in the time that PromptMR+ takes for its own, as kept in `record`."""
+    taken = json.loads(record.read_text()) if record.exists() else {}
+    if not {*arms} <= {*taken}:
+        taken = seconds(list(dict.fromkeys((OURS, *arms))))
+        record.write_text(json.dumps(taken, indent=1) + "\n")
+
+    def in_time(arm: str, total: float) -> Steps:
+        of_band, of_whole = taken[arm]
+        return Steps(round(BAND_SHARE * total / of_band), round((1 - BAND_SHARE) * total / of_whole))
+
+    a_second = sum(in_time(OURS, 1e6)) / 1e6
+    return {arm: in_time(arm, OUR_STEPS / a_second) for arm in arms}
 
 
 def band(kspace: Tensor, target: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -108,34 +174,30 @@ def mean(values: Scores) -> float:
     return sum(math.nan if value is None else value for value in values) / len(values)
 
 
-def fill_network(arm: str, rate: int, seed: int, minutes: float, learning_rate: float, folder: Path) -> Cell:
+def fill_network(arm: str, rate: int, seed: int, steps: Steps, learning_rate: float, folder: Path) -> Cell:
     """Train a network and score it: on the validation images with the seed of choices, else on the test images."""
     torch.set_num_threads(1)
     torch.manual_seed(seed)
-    # Convolutions of few channels, with their gradients, take less time in this layout.
-    network = NETWORKS[arm]().to(memory_format=torch.channels_last)
-    began = time.perf_counter()
-    steps = train(network, rate, seed, minutes=minutes, learning_rate=learning_rate)
+    network = made(arm)
+    train(network, rate, seed, steps=steps, learning_rate=learning_rate)
     network.eval()
     with torch.no_grad():
-        made = {
+        images = {
             split: [network(kspace, lines(rate), NUM_CENTER) for kspace, _ in held_out(split)]
             for split in ((VALIDATION,) if seed == CHOICE_SEED else (TEST, OTHERS))
         }
     if seed != CHOICE_SEED:
         kept = folder / f"{arm.replace(' ', '_').replace(',', '')}_{rate}x_{seed}.pt"
-        torch.save(torch.cat(made[TEST]), kept)
+        torch.save(torch.cat(images[TEST]), kept)
         torch.save(network.state_dict(), kept.with_suffix(".pth"))
     return {
         "arm": arm,
         "rate": rate,
         "seed": seed,
-        "minutes": minutes,
         "learning_rate": learning_rate,
-        "steps": steps,
+        "steps": sum(steps),
         "parameters": size(network),
-        "wall_minutes": round((time.perf_counter() - began) / 60, 2),
-        **{split: scores(images, split) for split, images in made.items()},
+        **{split: scores(of, split) for split, of in images.items()},
     }
 
 
@@ -169,10 +231,9 @@ def _means(images: list[Tensor]) -> dict[str, float]:
     return {name: round(mean(values), 5) for name, values in scores(images, VALIDATION).items()}
 
 
-def read_cells(minutes: float) -> list[Cell]:
-    """Return the cells that are filled with networks that were trained for `minutes`."""
-    cells = [json.loads(line) for line in CELLS.read_text().splitlines()] if CELLS.exists() else []
-    return [cell for cell in cells if cell.get("study_minutes", minutes) == minutes]
+def read_cells() -> list[Cell]:
+    """Return the cells that are filled."""
+    return [json.loads(line) for line in CELLS.read_text().splitlines()] if CELLS.exists() else []
 
 
 def tried_rates(cells: list[Cell], arm: str) -> dict[float, float]:
@@ -207,7 +268,6 @@ def waves(arms: list[str], seeds: list[int]) -> list[list[tuple[str, int]]]:
 def main() -> None:
     """Fill the cells that are missing, and write table and picture."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=5.0, help="of CPU time on one thread, for each network")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--rates", type=int, nargs="+", default=RATES, choices=RATES)
     parser.add_argument("--arms", nargs="+", default=[*CLASSICAL, *NETWORKS], choices=[*CLASSICAL, *NETWORKS])
@@ -226,51 +286,49 @@ def main() -> None:
             networks.remove(arm)
     if not arguments.report:
         methods = [method for method in CLASSICAL if method in arguments.arms]
+        steps = due_steps(networks, folder / "seconds.json")
+        print(steps, flush=True)
         with ProcessPoolExecutor(arguments.workers, mp_context=get_context("spawn")) as pool:
-            asked = Asked(methods, waves(networks, arguments.seeds), arguments.rates, arguments.minutes)
-            study(pool, asked, folder)
-    write_report(read_cells(arguments.minutes), RESULTS, folder)
+            study(pool, Asked(methods, waves(networks, arguments.seeds), arguments.rates, steps), folder)
+    write_report(read_cells(), RESULTS, folder)
 
 
 @dataclass(frozen=True)
 class Asked:
-    """What the study is to fill: classical methods, networks with their seeds in waves, rates, and minutes for each."""
+    """What the study is to fill: classical methods, networks with their seeds in waves, rates, and steps by network."""
 
     methods: list[str]
     waves: list[list[tuple[str, int]]]
     rates: Sequence[int]
-    minutes: float
+    steps: dict[str, Steps]
 
 
 def study(pool: ProcessPoolExecutor, asked: Asked, folder: Path) -> None:
     """Fill what is missing."""
-    minutes = asked.minutes
-    filled = {(cell["arm"], cell["rate"], cell["seed"]) for cell in read_cells(minutes)}
+    filled = {(cell["arm"], cell["rate"], cell["seed"]) for cell in read_cells()}
     finish([
         pool.submit(fill_classical, method, rate)
         for method in asked.methods for rate in asked.rates if (method, rate, 0) not in filled
-    ], minutes)  # fmt: skip
+    ])  # fmt: skip
     for wave in asked.waves:
         arms = list(dict.fromkeys(arm for arm, _ in wave))
-        short = CHOICE_SHARE * minutes
+        short = {arm: Steps(*(max(round(CHOICE_SHARE * count), 1) for count in asked.steps[arm])) for arm in arms}
         while jobs := [
-            pool.submit(fill_network, arm, CHOICE_RATE, CHOICE_SEED, short, rate, folder)
-            for arm in arms for rate in rates_to_try(read_cells(minutes), arm)
+            pool.submit(fill_network, arm, CHOICE_RATE, CHOICE_SEED, short[arm], rate, folder)
+            for arm in arms for rate in rates_to_try(read_cells(), arm)
         ]:  # fmt: skip
-            finish(jobs, minutes)
-        chosen = {arm: chosen_rate(read_cells(minutes), arm) for arm in arms}
+            finish(jobs)
+        chosen = {arm: chosen_rate(read_cells(), arm) for arm in arms}
         finish([
-            pool.submit(fill_network, arm, rate, seed, minutes, chosen[arm], folder)
+            pool.submit(fill_network, arm, rate, seed, asked.steps[arm], chosen[arm], folder)
             for arm, seed in wave for rate in asked.rates if (arm, rate, seed) not in filled
-        ], minutes)  # fmt: skip
+        ])  # fmt: skip
 
 
-def finish(jobs: list[Future[Cell]], minutes: float) -> None:
+def finish(jobs: list[Future[Cell]]) -> None:
     """Write each cell when it is done, and print its means."""
     for job in as_completed(jobs):
         cell = job.result()
-        if cell["arm"] in NETWORKS:
-            cell["study_minutes"] = minutes
         with CELLS.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(cell, separators=(",", ":")) + "\n")
         of = cell.get(TEST) or cell[VALIDATION]
