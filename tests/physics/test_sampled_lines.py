@@ -11,6 +11,7 @@ from voxelwave.physics.sampled_lines import (
 )
 from voxelwave.physics.samplings import center_band
 from voxelwave.physics.samplings.equispaced import EquispacedLines
+from voxelwave.physics.samplings.fastmri import FastMRILines
 from voxelwave.physics.samplings.random_spaced import RandomSpacedLines
 
 
@@ -44,6 +45,23 @@ def test_random_bins_tell_their_width(acceleration):
         assert abs(found.nominal - acceleration) < 0.15 * acceleration
 
 
+@pytest.mark.parametrize("kind", ["equispaced", "equispaced_fraction", "magic", "magic_fraction"])
+def test_a_rate_of_lines_that_are_evenly_spaced_has_no_error(kind):
+    for key in range(10):
+        lines = FastMRILines(kind=kind, acceleration=4)((1, 368), torch_generator(key))[0]
+        assert acceleration_of(lines).error == 0
+
+
+@pytest.mark.parametrize("acceleration", [4.0, 8.0])
+def test_the_error_of_a_rate_of_random_lines_is_that_over_draws(acceleration):
+    sampling = FastMRILines(kind="random", acceleration=acceleration, center_fraction=0.04)
+    found = [acceleration_of(sampling((1, 368), torch_generator(key))[0]) for key in range(400)]
+    logs = torch.tensor([of.nominal for of in found]).log()
+    errors = torch.tensor([of.error for of in found])
+    assert float(errors.mean()) == pytest.approx(float(logs.std()), rel=0.2)
+    assert float(((logs - logs.mean()).abs() < 3 * errors).float().mean()) > 0.98
+
+
 @pytest.mark.parametrize("width", [40, 43])
 def test_one_line_of_every_bin_is_sampled_and_each_as_often(width):
     sampling = RandomSpacedLines(acceleration=4, center_fraction=0.01)
@@ -73,8 +91,8 @@ def test_margins_that_were_not_measured_do_not_count_in_the_nominal_rate():
 def test_where_nothing_is_left_to_measure_gaps_of_the_effective_rate_stands_for_both():
     sampled = torch.zeros(20, dtype=torch.bool)
     sampled[8:12] = True
-    assert acceleration_of(sampled) == (5, 5)
-    assert acceleration_of(torch.ones(20, dtype=torch.bool)) == (1, 1)
+    assert acceleration_of(sampled) == (5, 5, 0)
+    assert acceleration_of(torch.ones(20, dtype=torch.bool)) == (1, 1, 0)
     with pytest.raises(ValueError, match="none is sampled"):
         acceleration_of(torch.zeros(20, dtype=torch.bool))
 

@@ -45,9 +45,13 @@ def test_espirit_finds_the_maps_up_to_one_phase_of_all_coils():
     assert overlap[image[:, 1].abs() > 0.5].min() > 0.99
 
 
-def test_espirit_refuses_a_centre_that_its_kernel_does_not_fit_into():
-    kspace, sampled, *_ = undersampled()
-    with pytest.raises(ValueError, match="kernel of 6 needs a centre of 12 lines or more, got 8"):
+def test_espirits_kernel_fits_into_the_centre_and_a_centre_that_is_too_narrow_is_refused():
+    kspace, sampled, maps, image = undersampled(coils=6, shape=(40, 36), center=8)
+    found = made(EspiritMaps)(kspace[:, 1], sampled)
+    assert found.equal(made(EspiritMaps, kernel_width=4)(kspace[:, 1], sampled))
+    assert (found * maps.conj()).sum(1).abs()[image[:, 1].abs() > 0.5].min() > 0.9
+    kspace, sampled, *_ = undersampled(coils=6, shape=(40, 36), center=4)
+    with pytest.raises(ValueError, match="ESPIRiT needs a centre of 6 lines or more, got 4: reconstruct by SENSE"):
         made(EspiritMaps)(kspace[:, 1], sampled)
 
 

@@ -17,10 +17,12 @@ class Acceleration(NamedTuple):
     Attributes:
         nominal: the mean distance of sampled lines outside of the centre; `effective` where there are no two of them.
         effective: all lines over those that are sampled.
+        error: standard error of `nominal` as a share of it, where lines are random; 0 where they are evenly spaced.
     """
 
     nominal: float
     effective: float
+    error: float = 0.0
 
 
 def lines_of(sampled: Bool[Tensor, "height width"]) -> Bool[Tensor, " width"]:
@@ -101,8 +103,13 @@ def acceleration_of(sampled: Bool[Tensor, " width"]) -> Acceleration:
     left, right = map(int, _center_run(sampled))
     origin = len(sampled) // 2
     sides = (sampled[: origin - left].nonzero()[:, 0], origin + right + sampled[origin + right :].nonzero()[:, 0])
-    gaps = torch.cat([side.diff() for side in sides])
-    return Acceleration(float(gaps.double().mean()) if len(gaps) else effective, effective)
+    gaps = torch.cat([side.diff() for side in sides]).double()
+    if len(gaps) < 2:
+        return Acceleration(float(gaps[0]) if len(gaps) else effective, effective)
+    # Distances that are rounded, or that the centre cuts, differ by a line.
+    spread = float(gaps.std()) if float(gaps.max() - gaps.min()) > 1 else 0.0
+    nominal = float(gaps.mean())
+    return Acceleration(nominal, effective, spread / nominal / len(gaps) ** 0.5)
 
 
 def _center_run(sampled: Bool[Tensor, "*batch width"]) -> tuple[Int[Tensor, "*batch"], Int[Tensor, "*batch"]]:

@@ -20,6 +20,7 @@ from voxelwave.unrolled.zero_filled import Volumes
 
 # ESPIRiT's calibration region, at most.
 CALIBRATION_LINES = 24
+SMALLEST_KERNEL = 3
 
 
 def library(name: str, purpose: str) -> ModuleType:
@@ -31,12 +32,14 @@ def library(name: str, purpose: str) -> ModuleType:
 
 
 class EspiritMaps:
-    """Estimates maps by ESPIRiT; a `MapEstimate`. They are 0 where no coil sees anything.
+    """Estimates maps by ESPIRiT; a `MapEstimate`.
 
+    The kernel is smaller where the centre is narrower than two of `kernel_width`. With `crop`, maps are 0 where the
+    largest eigenvalue is below it, as in the air: that leaves out its noise, which the target of a study mostly has.
     Raises InputError where sigpy is not installed. Source: Uecker et al., ESPIRiT, 2014.
     """
 
-    def __init__(self, *, kernel_width: int = 6, threshold: float = 0.02, crop: float = 0.95) -> None:
+    def __init__(self, *, kernel_width: int = 6, threshold: float = 0.02, crop: float = 0.0) -> None:
         self._app = library("sigpy.mri.app", "ESPIRiT")
         self.kernel_width, self.threshold, self.crop = kernel_width, threshold, crop
 
@@ -48,14 +51,14 @@ class EspiritMaps:
     ) -> Complex[Tensor, "batch coil height width"]:
         """Return the maps of each sample.
 
-        Raises ValueError where the centre is narrower than two kernels, and as `center_lines` does.
+        Raises ValueError where the centre is narrower than two of the smallest kernels, and as `center_lines` does.
         """
         counts = center_lines(sampled, num_low_frequencies).sum(-1).clamp_max(min(CALIBRATION_LINES, kspace.shape[-2]))
-        if int(counts.min()) < 2 * self.kernel_width:
-            # Fewer shifts of the kernel than that tell next to nothing of what they have in common.
+        # Fewer shifts of the kernel than its width tell next to nothing of what they have in common.
+        if int(counts.min()) < 2 * SMALLEST_KERNEL:
             raise ValueError(
-                f"ESPIRiT's kernel of {self.kernel_width} needs a centre of {2 * self.kernel_width} lines or more, got "
-                f"{int(counts.min())}: lower kernel_width, or reconstruct by SENSE, whose maps need no such centre"
+                f"ESPIRiT needs a centre of {2 * SMALLEST_KERNEL} lines or more, got {int(counts.min())}: reconstruct "
+                "by SENSE, whose maps need no such centre"
             )
         measured = sample(kspace, sampled_places(sampled, kspace.shape[-2]))
         maps = [self._of_one(values, count) for values, count in zip(measured, counts.tolist(), strict=True)]
@@ -67,7 +70,7 @@ class EspiritMaps:
         estimate = self._app.EspiritCalib(
             kspace.cpu().numpy(),
             calib_width=count,
-            kernel_width=self.kernel_width,
+            kernel_width=min(self.kernel_width, count // 2),
             thresh=self.threshold,
             crop=self.crop,
             show_pbar=False,

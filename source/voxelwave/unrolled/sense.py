@@ -99,7 +99,9 @@ def solve_sense(
 class Sense:
     """SENSE of the centre slice on any device; a `Reconstruction`.
 
-    Without a `regularisation`, few `iterations` keep noise out: it comes in last. `maps` estimates the coils' maps.
+    `regularisation` is that of `solve_sense`; without one, few `iterations` keep noise out: it comes in last. The
+    default is near the best one on generated heads at 4× and 8×, from little noise to much. `maps` estimates the coils'
+    maps.
     `coils_at_once` bounds the memory by that many coils, None by all.
     Raises ValueError for settings out of range.
     """
@@ -107,7 +109,7 @@ class Sense:
     def __init__(
         self,
         *,
-        regularisation: float = 0.0,
+        regularisation: float = 3e-3,
         iterations: int = 30,
         tolerance: float = 1e-4,
         maps: MapEstimate = low_resolution_maps,

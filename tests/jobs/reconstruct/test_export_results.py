@@ -1,4 +1,5 @@
 import csv
+import shutil
 
 import numpy as np
 import pytest
@@ -46,3 +47,14 @@ def test_an_exported_checkpoint_can_be_loaded(trained, tmp_path):
 def test_a_folder_without_runs_is_said(tmp_path):
     with pytest.raises(InputError, match="holds no run"):
         export_results(tmp_path, tmp_path / "out", console=QUIET)
+
+
+def test_a_run_that_ended_in_its_first_step_is_exported_with_the_others(trained, tmp_path):
+    runs = shutil.copytree(trained.run_folder(), tmp_path / "runs" / "a")
+    begun = shutil.copytree(runs, tmp_path / "runs" / "b")
+    for path in begun.glob("*.pth"):
+        path.unlink()
+    (begun / "metrics.jsonl").write_text("")
+    folders = export_results(tmp_path / "runs", tmp_path / "out", console=QUIET)
+    assert [folder.name for folder in folders] == ["test_a", "test_b"]
+    assert (tmp_path / "out" / "test_b" / "steps.csv").exists()

@@ -6,6 +6,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from support.command import voxelwave
 from support.kspace_files import centre_and_every_fourth, kspace
@@ -19,11 +20,14 @@ from voxelwave.errors import InputError
 from voxelwave.jobs.common.console import Console
 from voxelwave.jobs.reconstruct.config import CoilsConfig
 from voxelwave.jobs.reconstruct.model import load_reconstruction
+from voxelwave.jobs.reconstruct.picking import Specialist, drawn_rate
 from voxelwave.jobs.reconstruct.preparation import Preparation
 from voxelwave.jobs.reconstruct.run import reconstruct_files
 from voxelwave.jobs.reconstruct.train import train_reconstruction
 from voxelwave.ops.seeding import torch_generator
 from voxelwave.physics.fourier import center_crop, crop_readout, ifft2c
+from voxelwave.physics.sampled_lines import acceleration_of
+from voxelwave.physics.samplings.fastmri import FastMRILines
 from voxelwave.unrolled.zero_filled import zero_filled
 
 QUIET = Console(quiet=True)
@@ -98,6 +102,73 @@ def test_classical_methods_see_the_same_samples(runs, files, tmp_path):
     wanted = zero_filled(crop_readout(file.slice(1), 30)[None] * sampled, sampled[None])
     np.testing.assert_allclose(found.images[1], center_crop(wanted, (28, 24))[0].numpy(), atol=1e-6)
     assert (found.method, found.specialist) == ("zero_filled", "")
+
+
+def test_a_configuration_will_do_for_a_classical_method(runs, files, tmp_path):
+    config = tmp_path / "mine.yaml"
+    of = load_reconstruction(runs / "rate4").config
+    config.write_text(yaml.safe_dump(of.model_dump(mode="json")))
+    for run, out in ((config, "by config"), (runs / "rate4", "by run")):
+        reconstruct_files(run, str(files), tmp_path / out, method="sense", regularisation=0.1, console=QUIET)
+    one, other = (read_hdf5(tmp_path / out / "volume0.h5") for out in ("by config", "by run"))
+    np.testing.assert_array_equal(one.images, other.images)
+    assert one.acceleration == other.acceleration
+    weaker = {"method": "sense", "regularisation": 0.0}
+    with pytest.raises(InputError, match="holds reconstructions by another method"):
+        reconstruct_files(runs / "rate4", str(files), tmp_path / "by run", **weaker, console=QUIET)
+    reconstruct_files(runs / "rate4", str(files), tmp_path / "weaker", **weaker, console=QUIET)
+    assert not np.array_equal(read_hdf5(tmp_path / "weaker" / "volume0.h5").images, one.images)
+    for method, value, said in (
+        ("network", 0.1, "method 'network' has no regularisation; these have one: sense"),
+        ("sense", -1.0, "at least 0, got -1"),
+    ):
+        with pytest.raises(InputError, match=said):
+            reconstruct_files(
+                runs / "rate4", str(files), tmp_path / "out", method=method, regularisation=value, console=QUIET
+            )
+
+
+@pytest.mark.parametrize("rate", [4.0, 8.0])
+def test_random_lines_are_of_the_rate_that_they_were_drawn_for(tmp_path, rate):
+    """And not of one for each count of lines that chance gave."""
+    sampling = {"name": "fastmri", "kind": "random", "acceleration": rate, "center_fraction": 0.04}
+    blocks = [{"epochs": 1, "samplings": [sampling]}]
+    of = reconstruction(tmp_path, tmp_path, data={"acceleration": 6.0}, blocks=blocks)
+    specialist = Specialist("one", drawn_rate(of, 368), "network", zero_filled, 0, of)
+
+    def rates(acceleration, *, drawn):
+        masks = FastMRILines(kind="random", acceleration=acceleration, center_fraction=0.04)
+        read = [acceleration_of(masks((1, 368), torch_generator(key))[0]) for key in range(100)]
+        return [specialist.as_configured(of, drawn=drawn).nominal for of in read]
+
+    assert set(rates(rate, drawn=True)) == {rate}
+    assert specialist.config.data.acceleration != rate  # what the masks themselves say counts
+    assert rates(rate, drawn=False).count(rate) >= 97
+    assert rates(2 * rate, drawn=False).count(rate) < 50  # of another rate
+
+
+def test_an_image_is_not_smaller_than_the_target_whatever_was_trained_on(runs, files, tmp_path):
+    folder = shutil.copytree(runs / "rate4", tmp_path / "run")
+    checkpoint = torch.load(folder / "best_model.pth", weights_only=True)
+    checkpoint["config"]["data"]["readout_rows"] = 16
+    torch.save(checkpoint, folder / "best_model.pth")
+    assert reconstruct_files(folder, str(files), tmp_path / "out", console=QUIET).exit_code == 0
+    assert read_hdf5(tmp_path / "out" / "volume0.h5").images.shape == (3, 28, 24)
+
+
+def test_one_run_says_that_a_rate_is_far_from_its_own_too(runs, tmp_path, caplog):
+    values, lines = kspace(slices=1, columns=64), torch.arange(64)
+    write_fastmri(tmp_path / "a.h5", values, plain_header(values), (lines % 8 == 0) | ((lines - 32).abs() < 3))
+    reconstruct_files(runs / "rate4", str(tmp_path / "a.h5"), tmp_path / "out", console=QUIET)
+    assert "an acceleration of 8, and the nearest specialist of , rate4, was trained for 4" in caplog.text
+
+
+def test_the_reason_of_a_single_file_is_said_once(runs, files, tmp_path):
+    broken = tmp_path / "broken.h5"
+    broken.write_bytes((files / "kspace" / "volume0.h5").read_bytes()[:3000])
+    ended = voxelwave("reconstruct", "run", runs / "rate4", broken, tmp_path / "out")
+    assert ended.code == 2
+    assert (ended.out + ended.err).count("broken.h5") == 1
 
 
 def test_whole_kspace_is_undersampled_as_the_run_validates(runs, tmp_path):
@@ -206,7 +277,7 @@ def test_a_format_that_cannot_hold_a_volume_keeps_no_other_from_it(runs, tmp_pat
     )
     assert ended.code == 2
     assert f"{tmp_path / 'scan.h5'}: its slices are turned against each other, or unevenly spaced" in ended.err
-    assert read_hdf5(tmp_path / "out" / "scan.h5").images.shape == (3, 30, 24)
+    assert read_hdf5(tmp_path / "out" / "scan.h5").images.shape == (3, 32, 24)
 
 
 def test_kspace_that_is_undersampled_and_says_no_mask_is_taken_as_it_is(runs, tmp_path):

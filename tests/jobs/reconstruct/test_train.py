@@ -233,6 +233,27 @@ def test_a_slice_that_cannot_be_used_is_passed_over_where_that_is_asked(files, t
     assert "passed over, 3 so far" not in caplog.text
 
 
+def test_a_run_that_met_a_bad_slice_goes_on_without_it(files, tmp_path):
+    folder = shutil.copytree(files, tmp_path / "files")
+    with h5py.File(folder / "kspace" / "volume0.h5", "a") as file:
+        file["kspace"][2, 0, 0, 0] = np.inf
+    with pytest.raises(InputError, match=r"--resume --set data.skip_unusable=true leaves such slices out"):
+        train_reconstruction(reconstruction(folder, tmp_path), console=QUIET)
+    of = reconstruction(folder, tmp_path, data={"skip_unusable": True})
+    assert train_reconstruction(of, resume=True, console=QUIET)
+    assert np.isfinite([record["loss"] for record in measured(of)]).all()
+
+
+def test_a_file_that_does_not_say_its_range_is_said_before_anything_is_trained(files, tmp_path):
+    folder = shutil.copytree(files, tmp_path / "files")
+    with h5py.File(folder / "image" / "volume2.h5", "a") as file:
+        del file.attrs["max"]
+    of = reconstruction(folder, tmp_path, data={"data_range": "attribute"})
+    with pytest.raises(InputError, match=r"volume2.h5: has no attribute 'max'.*data.data_range=volume"):
+        train_reconstruction(of, console=QUIET)
+    assert not (of.run_folder() / "metrics.jsonl").exists()
+
+
 def test_a_slice_whose_origin_is_not_sampled_is_said(files, tmp_path):
     blocks = [{"epochs": 1, "samplings": [{"name": "equispaced", "offset": 1, "center_fraction": 0.01}]}]
     of = reconstruction(files, tmp_path, blocks=blocks)

@@ -24,7 +24,7 @@ class ReconstructionBatch(NamedTuple):
         data_range: the largest value of the target, as its score takes it.
         modality: the anatomy, "kspace" where it is not said.
         files: the name of the file, with the number of the slice.
-        passed_over: what could not be used in its place, and why.
+        passed_over: the numbers of the slices that could not be used in its place, and why.
     """
 
     kspace: Complex64[Tensor, "1 slice coil height width"]
@@ -33,7 +33,7 @@ class ReconstructionBatch(NamedTuple):
     data_range: Float[Tensor, "1"]
     modality: str
     files: list[str]
-    passed_over: tuple[str, ...] = ()
+    passed_over: tuple[tuple[int, str], ...] = ()
 
     def to(self, device: torch.device) -> ReconstructionBatch:
         """Return the batch on a device."""

@@ -102,7 +102,13 @@ def evaluate(
 
 
 def run(
-    trained: Annotated[Path, typer.Argument(help="A run folder, or the one that holds specialists and their router.")],
+    trained: Annotated[
+        Path,
+        typer.Argument(
+            help="A run folder, or the one that holds specialists and their router; for other methods a configuration "
+            "will do."
+        ),
+    ],
     data: Annotated[str, typer.Argument(help="A file of k-space, a folder or a glob in quotes.")],
     out: Annotated[Path, typer.Argument(help="Folder of the reconstructions; called again, it goes on.")],
     method: Annotated[
@@ -111,6 +117,9 @@ def run(
     formats: Annotated[str, typer.Option("--format", help="Some of hdf5,nifti,dicom,png.")] = "hdf5",
     slices_at_once: Annotated[int, typer.Option(help="More are faster on a GPU, and take more memory.")] = 1,
     coils_at_once: Annotated[int | None, typer.Option(help="Fewer take less memory; all where not given.")] = None,
+    regularisation: Annotated[
+        float | None, typer.Option(help="Of sense (0.003), l1_wavelet (0.001) or grappa (0.01).")
+    ] = None,
 ) -> None:
     """Reconstruct files of k-space; the specialist is picked by the image and the mask, never by a name.
 
@@ -128,6 +137,7 @@ def run(
             formats=chosen,
             slices_at_once=slices_at_once,
             coils_at_once=coils_at_once,
+            regularisation=regularisation,
         )
     )
 

@@ -57,7 +57,7 @@ def find_files(
         drawn = torch.randperm(len(paths), generator=torch_generator(seed, "validation"))[:count].tolist()
         held_out = [paths[index] for index in sorted(drawn)]
         paths = [path for path in paths if path not in set(held_out)]
-    check = partial(check_target, readout_rows=data.readout_rows, needed=needs_target)
+    check = partial(check_target, readout_rows=data.readout_rows, needed=needs_target, data_range=data.data_range)
     training, validation = (
         open_kspace(places, skip_unusable=data.skip_unusable, console=console, check=check) if places else []
         for places in (paths, held_out)
@@ -112,7 +112,7 @@ class ReconstructionSteps(Dataset[ReconstructionBatch]):
         if block is not self._built:
             self._slices.augment, self._slices.sampling, self._built = block.augment(), block.sampling(), block
         self._slices.set_epoch(epoch)
-        passed_over = list[str]()
+        passed_over = list[tuple[int, str]]()
         for later in range(len(order)):
             index = int(order[(place + later) % len(order)])
             try:
@@ -121,9 +121,11 @@ class ReconstructionSteps(Dataset[ReconstructionBatch]):
                 return batch._replace(passed_over=tuple(passed_over))
             except InputError as error:
                 if not self._skips:
-                    raise
-                passed_over.append(str(error))
-        raise InputError(f"none of the {len(passed_over)} slices can be used; the first, {passed_over[0]}")
+                    raise InputError(
+                        f"{error}; --resume --set data.skip_unusable=true leaves such slices out, and counts them"
+                    ) from None
+                passed_over.append((index, str(error)))
+        raise InputError(f"none of the {len(passed_over)} slices can be used; the first, {passed_over[0][1]}")
 
     def describe(self, micro: int) -> str:
         """Say what a worker is at."""
@@ -133,7 +135,7 @@ class ReconstructionSteps(Dataset[ReconstructionBatch]):
         self, start_step: int, end_step: int, *, num_workers: int = 0, timeout_s: float = WORKER_TIMEOUT_S
     ) -> Iterator[ReconstructionBatch]:
         """Yield the micro-batches of a range of steps, in order, and say once of each slice that it is passed over."""
-        said = set[str]()
+        said = set[int]()
         loader = WatchedLoader(
             self,
             self.describe,
@@ -143,9 +145,9 @@ class ReconstructionSteps(Dataset[ReconstructionBatch]):
             timeout_s=timeout_s,
         )
         for batch in loader:
-            for reason in batch.passed_over:
-                if reason not in said:
-                    said.add(reason)
+            for index, reason in batch.passed_over:
+                if index not in said:
+                    said.add(index)
                     logger.warning("passed over, %d so far: %s", len(said), reason)
             yield batch
 
@@ -193,6 +195,7 @@ class HeldOut(Sequence[ReconstructionBatch]):
             return batch_of(self._slices, index, self._prepare, self._modality)
 
 
-def preparation_of(data: ReconstructionData) -> Preparation:
-    """Return what is done to all k-space of a configuration."""
-    return Preparation(coils=data.coils, readout_rows=data.readout_rows)
+def preparation_of(data: ReconstructionData, *, least_rows: int = 0) -> Preparation:
+    """Return what is done to all k-space of a configuration; it leaves `least_rows` or more."""
+    rows = data.readout_rows
+    return Preparation(coils=data.coils, readout_rows=None if rows is None else max(rows, least_rows))

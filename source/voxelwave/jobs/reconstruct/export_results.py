@@ -60,6 +60,7 @@ def _export(run: Path, out: Path, console: Console) -> Path:
             place.mkdir(parents=True, exist_ok=True)
             with replacing(place / "loss_log.npy") as part, part.open("wb") as file:
                 np.save(file, np.array(losses))
+    folder.mkdir(parents=True, exist_ok=True)  # a run that ended in its first step has left nothing else
     columns = list(dict.fromkeys(name for record in records for name in record))
     write_text(folder / "steps.csv", as_csv(columns, records))
     console.say(f"{run}: {len(kept)} checkpoints and {len(records)} steps, {folder}")

@@ -6,6 +6,7 @@ from jaxtyping import Bool, Complex64
 from torch import Tensor
 
 from voxelwave.data.kspace.files import KspaceFile
+from voxelwave.data.kspace.slices import DataRange
 from voxelwave.errors import InputError
 from voxelwave.jobs.reconstruct.config import CoilsConfig
 from voxelwave.losses.structural_similarity import WINDOW
@@ -73,8 +74,8 @@ class Preparation:
         return compress_geometrically(kspace, geometric_matrices(calibration, num_virtual=num_virtual))
 
 
-def check_target(file: KspaceFile, *, readout_rows: int | None, needed: bool) -> None:
-    """Raise InputError where an image to learn from is `needed` and missing, or cannot be used for its size."""
+def check_target(file: KspaceFile, *, readout_rows: int | None, needed: bool, data_range: DataRange) -> None:
+    """Raise InputError where an image to learn from is `needed` and missing, or cannot be used as it is."""
     size = file.info.target_size
     if size is None and needed:
         raise InputError(
@@ -85,6 +86,8 @@ def check_target(file: KspaceFile, *, readout_rows: int | None, needed: bool) ->
         raise InputError(
             f"{file.path}: its target is {size[0]}×{size[1]}, and a similarity needs {WINDOW} pixels a side"
         )
+    if size is not None and data_range == "attribute" and file.info.data_range is None:
+        raise InputError(f"{file.path}: has no attribute 'max' for the data range: take data.data_range=volume")
     if size is not None and readout_rows is not None and readout_rows < min(size[0], file.info.size[0]):
         raise InputError(
             f"{file.path}: its target has {size[0]} rows, and data.readout_rows is {readout_rows}: raise it, or take "

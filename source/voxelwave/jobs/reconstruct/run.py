@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,7 +23,7 @@ from voxelwave.jobs.common.console import Console, tracked
 from voxelwave.jobs.common.kspace_files import MARKED_BLOCKS, RESULTS
 from voxelwave.jobs.common.outcome import Outcome
 from voxelwave.jobs.reconstruct.data import preparation_of
-from voxelwave.jobs.reconstruct.picking import FAR, METHODS, NETWORK, Specialist, Specialists
+from voxelwave.jobs.reconstruct.picking import METHODS, NETWORK, Specialist, Specialists
 from voxelwave.jobs.reconstruct.preparation import Preparation
 from voxelwave.jobs.reconstruct.schedule import blocks_of
 from voxelwave.jobs.reconstruct.scoring.pairs import kspace_outside, result_places
@@ -53,6 +52,7 @@ def reconstruct_files(
     formats: Sequence[str] = ("hdf5",),
     slices_at_once: int = 1,
     coils_at_once: int | None = None,
+    regularisation: float | None = None,
     console: Console | None = None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Outcome:
@@ -63,11 +63,13 @@ def reconstruct_files(
     undersampled as the run validates, by its mask where it has one.
 
     Args:
-        run: the folder of a run, or one that holds the runs of several specialists and of a router.
+        run: the folder of a run, or one that holds the runs of several specialists and of a router; for a classical
+            method a configuration will do.
         method: "network", or a classical one for comparison.
         slices_at_once: bounds the memory together with the size of a slice.
         coils_at_once: bounds what is in memory of each slice beside its k-space and maps; None takes all coils.
             L1-wavelet and GRAPPA always do.
+        regularisation: of a classical method; None takes its default.
 
     Raises InputError where there is nothing to reconstruct or to do it with, or `out` holds other results.
     """
@@ -81,13 +83,16 @@ def reconstruct_files(
     if out.exists() and not out.is_dir():
         raise InputError(f"{out} is a file: give a folder to write the volumes to")
     # 1. Networks and files.
-    specialists = Specialists(run, method=method, device=best_device(), coils_at_once=coils_at_once)
+    specialists = Specialists(
+        run, method=method, device=best_device(), coils_at_once=coils_at_once, regularisation=regularisation
+    )
     paths = kspace_outside(source, out)
     places = dict(zip(paths, result_places(paths, source), strict=True))
     done, refused, complete = 0, list[str](), True
     out.mkdir(parents=True, exist_ok=True)
     with locked(out), stop_on_signal() as signalled:
-        record = _Record(out, {"method": method, "weights": specialists.marks})
+        settings = {} if regularisation is None else {"regularisation": regularisation}
+        record = _Record(out, {"method": method, "weights": specialists.marks, **settings})
         # 2. One file after the other but for those that are done.
         for path in tracked(paths, "reconstructed"):
             if signalled.asked or should_stop():
@@ -103,6 +108,8 @@ def reconstruct_files(
                 continue
             done += 1
     # 3. What became of all.
+    if len(paths) == len(refused) == 1:
+        raise InputError(refused[0])
     if refused:
         console.say(f"cannot be reconstructed: {len(refused)} of {len(paths)}", *(f"  {line}" for line in refused))
         if not done and complete:
@@ -169,15 +176,13 @@ def _reconstruct_file(
     file = KspaceFile(path)
     anatomy = specialists.anatomy(file)
     lines = own_lines(file)
-    nominal = None if lines is None else acceleration_of(lines).nominal
-    specialist = specialists.pick(anatomy, nominal, file.info.size[1])
+    specialist = specialists.pick(anatomy, None if lines is None else acceleration_of(lines), file.info.size[1])
     volume = reconstruct_volume(
         file, specialist, undersample=lines is None, slices_at_once=slices_at_once, device=specialists.device
     )
     rate = volume.acceleration
-    if rate is not None and abs(math.log(rate.nominal / specialist.rate)) < math.log(FAR):
-        # As the configuration counts it: some masks keep the share of all lines at their rate.
-        rate = rate._replace(nominal=rate.nominal * specialist.config.data.acceleration / specialist.rate)
+    if rate is not None:
+        rate = specialist.as_configured(rate, drawn=lines is None)
     attributes: dict[str, str | float] = {
         "anatomy": anatomy,
         "method": specialist.method,
@@ -246,7 +251,8 @@ def reconstruct_volume(
     slices = KspaceSlices(
         [file], sampling, neighbours=specialist.neighbours, seed=config.run.seed, by_file=True, data_range="slice"
     )
-    prepare = preparation_of(config.data)
+    size = info.target_size or info.image_size
+    prepare = preparation_of(config.data, least_rows=size[0] if size else 0)
     images, sampled = list[ndarray](), torch.empty(0)
     for first in range(0, len(slices), slices_at_once):
         kspace, places, sampled = _prepared(slices, prepare, range(first, min(first + slices_at_once, len(slices))))
@@ -255,7 +261,6 @@ def reconstruct_volume(
             image = specialist.reconstruct(kspace, chosen)
         except ValueError as error:
             raise InputError(f"{file.path}: slice {first}: {error}") from None
-        size = info.target_size or info.image_size
         if size is not None:
             image = center_crop(image, (min(size[0], image.shape[-2]), min(size[1], image.shape[-1])))
         images += [one.numpy() for one in image.float().cpu()]

@@ -40,7 +40,7 @@ from voxelwave.registry import RECONSTRUCTION_OBJECTIVES
 # What may differ between a run and its continuation: none of it changes what the finished steps computed.
 FREE_TO_CHANGE = {
     "run": (*RunConfig.FREE_TO_CHANGE, "license"),
-    "data": ("num_workers",),
+    "data": ("num_workers", "skip_unusable"),
     "training": ("device", "deterministic", "checkpoint_every_epochs"),
 }
 LOSS = "validation_loss"

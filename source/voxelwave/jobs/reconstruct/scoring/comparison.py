@@ -57,13 +57,17 @@ def compare(pair: Pair, of: Volumes, index: int) -> Comparison:
         if find_spec("sigpy") is None:
             notes.append("no L1-wavelet reconstruction is shown: pip install 'voxelwave[classical]'")
         else:
-            methods["L1-wavelet"] = L1Wavelet(maps=low_resolution_maps)
+            methods["L1-wavelet"] = L1Wavelet()
         try:
             maps = center_crop(low_resolution_maps(kspace[:, 0], lines)[0].abs(), size).numpy()
         except ValueError as error:
             notes.append(f"no maps of its coils: {error}")
             methods = {"zero-filled": zero_filled}
-        images |= {name: center_crop(method(kspace, lines)[0], size) for name, method in methods.items()}
+        for name, method in methods.items():
+            try:
+                images[name] = center_crop(method(kspace, lines)[0], size)
+            except ValueError as error:
+                notes.append(f"no {name}: {error}")
     images[RECONSTRUCTION] = of.images[index]
     limit = float(data_ranges(of.target, of.data_range)[index])
     inside = None if of.inside is None else of.inside[index : index + 1]
