@@ -3,7 +3,8 @@
 python benchmarks/reconstruction_workers.py [--volumes 7] [--out FOLDER]
 
 Every block is trained by itself, with a network of two small cascades, once for each number of workers, and once more
-with deterministic kernels. What a determinism of the kernels costs is the median of pairs of such runs.
+with deterministic kernels. What a determinism of the kernels costs is the median of pairs of such runs without workers,
+in processor time, so that the machine may be busy.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ def write_files(folder: Path, volumes: int) -> None:
 
 
 def records(folder: Path, specialist: str, block: int, *, workers: int, deterministic: bool) -> list[dict[str, Any]]:
-    """Train a block, and return its records without times; the last one's duration is `duration_s`."""
+    """Train a block, and return its records without times, and last what processor time this process took."""
     raw = load_plan(RECIPE).specialists[specialist].model_dump(mode="json")
     name = f"{specialist} {block} {workers} {deterministic}"
     raw["run"] |= {"name": name.replace(" ", "_"), "out_dir": str(folder / "runs"), "tensorboard": False}
@@ -62,9 +63,9 @@ def records(folder: Path, specialist: str, block: int, *, workers: int, determin
     raw["blocks"] = [raw["blocks"][block - 1] | {"zero_at_epoch": None}]
     raw["training"] |= {"device": "cpu", "deterministic": deterministic, "checkpoint_every_epochs": 0}
     config = check_reconstruction_config(raw)
-    began = time.perf_counter()
+    began = time.process_time()
     train_reconstruction(config, console=Console(quiet=True))
-    duration = time.perf_counter() - began
+    duration = time.process_time() - began
     found = read_metrics(config.run_folder() / "metrics.jsonl")
     kept = [{key: value for key, value in record.items() if not is_time(key)} for record in found]
     return [*kept, {"duration_s": duration}]
