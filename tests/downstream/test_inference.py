@@ -204,6 +204,28 @@ def test_a_prediction_lies_where_its_image_does(tmp_path, name, shape, affine, o
     assert [file.name for file in tmp_path.iterdir() if file.name.startswith(".part")] == []
 
 
+@pytest.mark.parametrize("unit", ["micron", "meter"])
+def test_a_prediction_has_the_affine_of_its_file_in_the_unit_of_that(tmp_path, unit):
+    like = write_image(tmp_path / "scan.nii.gz", (9, 8, 10), LPS * [1000.0, 1000, 1000, 1] + 0.0, qform=1)
+    image = nib.load(like)
+    image.header.set_xyzt_units(unit)
+    if unit == "meter":
+        affine = np.diag([*np.diag(LPS)[:3] / 1000, 1])
+        image = nib.Nifti1Image(np.asarray(image.dataobj), affine, image.header)
+        image.set_sform(affine, 1)
+        image.set_qform(affine, 1)
+    nib.save(image, tmp_path / "unit.nii.gz")
+    volume = read_volume(tmp_path / "unit.nii.gz")
+    np.testing.assert_allclose(np.abs(np.diag(volume.source.affine))[:3], [2, 1, 1.5], rtol=1e-5)
+    write_prediction(
+        tmp_path / "out.nii.gz", logits_of(np.zeros((9, 8, 10), np.uint8)), volume.affine, like=volume.source
+    )
+    ours, theirs = (nib.load(tmp_path / f"{name}.nii.gz").header for name in ("out", "unit"))
+    for field in ("sform_code", "srow_x", "srow_y", "srow_z", "qform_code", "qoffset_x", "xyzt_units"):
+        np.testing.assert_array_equal(ours[field], theirs[field])
+    np.testing.assert_array_equal(ours["pixdim"][:4], theirs["pixdim"][:4])
+
+
 def test_a_prediction_for_a_stored_volume_lies_where_its_source_file_does(tmp_path):
     source, stored = oblique_affine(4), np.diag([1.0, 1, 1, 1])
     info = StoredInfo(modality="mri", affine=stored.tolist(), source_shape=(6, 5, 4), source_affine=source.tolist())

@@ -116,6 +116,13 @@ def test_a_stem_that_saw_no_volume_is_not_taken_for_a_trained_one(tmp_path):
     assert set(ct.report.adapted) == {"stems.3.weight", "stems.3.bias"}
 
 
+def test_a_stem_that_nothing_can_be_repeated_for_is_random_only_where_that_is_asked_for(tmp_path):
+    folder, _ = exported(tmp_path, {"ct": 7})
+    with pytest.raises(InputError, match=r"trained on volumes of 3 channels, and has no patch embedding for 1 to take"):
+        load_backbone(folder, in_channels=1)
+    assert "new, random" in load_backbone(folder, in_channels=1, stem="new").report.adapted.values()
+
+
 def test_the_pyramid_has_a_level_for_each_depth(run):
     pyramid = load_backbone(run[0])
     levels = pyramid(torch.rand(2, 1, 8, 16, 12))

@@ -56,6 +56,18 @@ def test_what_a_backbone_cannot_take_is_one_clear_line(heads, tmp_path):
         ScanReader(pyramid())(stored, "ct")
 
 
+def test_what_somebody_said_is_an_image_is_not_refused_for_its_name(heads, tmp_path):
+    scan = tmp_path / "tumor_001.nii.gz"
+    scan.symlink_to(heads / "mri" / "head_0000_T1.nii.gz")
+    assert ScanReader(pyramid())(scan, "mri").volume.shape == (1, 32, 32, 32)
+    with pytest.raises(UnusableVolume, match="a label map by its name"):
+        ScanReader(pyramid())(scan)
+    labels = tmp_path / "scan.nii.gz"
+    labels.symlink_to(heads / "labels" / "head_0000_T1_labels.nii.gz")
+    with pytest.raises(UnusableVolume, match="a label map by its content"):
+        ScanReader(pyramid())(labels, "mri")
+
+
 def test_the_modality_is_told_where_it_is_not_given(heads, tmp_path):
     (tmp_path / "T1" / "anna").mkdir(parents=True)
     named, told_by_values = tmp_path / "T1" / "anna" / "1.nii.gz", tmp_path / "1.nii.gz"
@@ -67,7 +79,7 @@ def test_the_modality_is_told_where_it_is_not_given(heads, tmp_path):
     assert reader(named, "mri").modality == "mri"
     with pytest.raises(UnusableVolume, match="modality unknown: neither name, folder nor values tell it"):
         reader(named)  # the nearest folder does not tell it
-    with pytest.raises(UnusableVolume, match="a label map by its name"):
+    with pytest.raises(UnusableVolume, match="a label map by its content"):
         reader(heads / "labels" / "head_0000_T1_labels.nii.gz", "mri")
 
 

@@ -16,7 +16,7 @@ from voxelwave.evaluation.probing import (
     transfer_probe,
     transfer_problem,
 )
-from voxelwave.ops.seeding import key_to_seed
+from voxelwave.ops.seeding import key_to_seed, numpy_generator
 
 
 def samples(num_subjects=30, scans=2, dim=6, num_classes=2, signal=1.0, seed=0):
@@ -93,9 +93,14 @@ def test_the_nearest_neighbours_vote_as_in_plain_loops():
     features, targets, groups = samples(num_classes=3, signal=0.8, dim=5)
     votes = np.zeros((len(targets), 3))
     for i, vector in enumerate(features.astype(np.float64)):
+        silent = {
+            numpy_generator(0, "no vote", str(groups[i]), str(one)).choice(np.unique(groups[targets == one]))
+            for one in range(3)
+            if one != targets[i]
+        }
         others = []
         for j, other in enumerate(features.astype(np.float64)):
-            if groups[j] != groups[i]:
+            if groups[j] != groups[i] and groups[j] not in silent:
                 others.append((-vector @ other / np.linalg.norm(vector) / np.linalg.norm(other), j))
         allowed = [int(targets[j]) for _, j in others]
         for _, j in sorted(others)[:5]:
@@ -106,16 +111,24 @@ def test_the_nearest_neighbours_vote_as_in_plain_loops():
     assert found["AUC"].value == pytest.approx(roc_auc_score(targets, votes, multi_class="ovr"))
 
 
-@pytest.mark.parametrize(("num_subjects", "scans"), [(12, 1), (10, 4)])
-def test_neighbours_find_random_targets_no_less_often_than_chance(num_subjects, scans):
-    areas = []
+@pytest.mark.parametrize(("subjects", "scans"), [((6, 6), 1), ((5, 5), 4), ((25, 25), 2), ((50, 50), 1), ((20, 60), 1)])
+def test_neighbours_find_random_targets_as_often_as_chance(subjects, scans):
+    found = {"AUC": [], BALANCED_ACCURACY: []}
     for seed in range(60):
         generator = np.random.default_rng(seed)
-        groups = np.arange(num_subjects).repeat(scans).astype(str)
-        targets = generator.permutation(num_subjects).repeat(scans) % 2
+        groups = np.arange(sum(subjects)).repeat(scans).astype(str)
+        targets = generator.permutation(np.repeat([0, 1], subjects)).repeat(scans)
         features = generator.normal(size=(len(groups), 8)).astype(np.float32)
-        areas.append(knn_probe(features, targets, groups)["AUC"].value)
-    assert abs(np.mean(areas) - 0.5) < 3 * np.std(areas) / len(areas) ** 0.5
+        for name, of in knn_probe(features, targets, groups).items():
+            found[name].append(of.value)
+    for values in found.values():
+        assert abs(np.mean(values) - 0.5) < 3 * np.std(values) / len(values) ** 0.5
+
+
+def test_features_that_are_all_alike_tell_nothing_of_their_class():
+    targets = np.random.default_rng(0).permutation(np.repeat([0, 1], 20))
+    found = knn_probe(np.ones((40, 8), dtype=np.float32), targets, np.arange(40).astype(str))
+    assert abs(found["AUC"].value - 0.5) < 0.1
 
 
 def test_a_class_of_few_is_not_outvoted():
@@ -135,12 +148,24 @@ def test_tissues_are_scored_by_dice_and_balanced_accuracy():
     assert found["Dice"].value == pytest.approx(f1_score(targets, guessed, average="macro"))
 
 
+def test_the_chance_of_a_dice_is_that_of_guessing_each_class_as_often():
+    generator = np.random.default_rng(0)
+    targets = (np.arange(20000) % 10 == 0).astype(np.int64)
+    groups = np.arange(len(targets)).astype(str)
+    found = tissue_probe(generator.normal(size=(400, 2)).astype(np.float32), targets[:400], groups[:400])
+    wanted = f1_score(targets, generator.integers(2, size=len(targets)), average="macro")
+    assert found["Dice"].chance == pytest.approx(wanted, abs=0.01)
+
+
 @pytest.mark.parametrize("probe", [linear_probe, knn_probe, tissue_probe])
-def test_a_draw_of_subjects_without_a_class_scores_the_other_and_has_the_area_of_guessing(probe):
+def test_a_draw_of_subjects_without_a_class_scores_the_other_and_has_no_area(probe):
     found = probe(*samples(num_subjects=4, scans=3, dim=2, signal=40.0))
     other = next(name for name in found if name != "balanced accuracy")
     assert set(found["balanced accuracy"].draws()) == {1.0}
-    assert set(found[other].draws()) == ({0.5, 1.0} if other == "AUC" else {1.0})
+    drawn = found[other].draws()
+    assert np.isnan(drawn).any() == (other == "AUC")
+    assert set(drawn[~np.isnan(drawn)]) == {1.0}
+    assert found[other].error == 0  # classes that are told apart in every draw are told apart
 
 
 @pytest.mark.parametrize(

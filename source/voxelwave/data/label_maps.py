@@ -174,7 +174,13 @@ def check_same_grid(labels: LabelMap, image: Path) -> None:
         stored = StoredVolume(image)
         shape, affine = stored.grid, stored.affine
     else:
-        shape, affine = read_header(image).grid_towards_ras()
+        try:
+            shape, affine = read_header(image).grid_towards_ras()
+        except UnusableVolume as error:
+            raise UnusableVolume(
+                f"its image {image} cannot be compared with it ({error}): label maps belong to NIfTI or MGH files, or "
+                "to what `voxelwave prepare` wrote"
+            ) from None
     if labels.array.shape != shape:
         raise UnusableVolume(
             f"it has {_sides(labels.array.shape)} voxels and its image {_sides(shape)} (axes towards RAS): bring it "

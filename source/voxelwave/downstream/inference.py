@@ -131,7 +131,8 @@ def write_prediction(
     Raises OSError where the disk does not take the file.
     """
     labels = in_smallest_type(labels_onto_grid(logits, affine, shape=like.grid, to_affine=like.affine))
-    image = nibabel.Nifti1Image(labels, like.affine)
+    # Affines of the header are in its own unit, and without another one nibabel leaves them as they are.
+    image = nibabel.Nifti1Image(labels, None if like.placement else like.affine)
     if like.placement:
         for field, value in like.placement.items():
             image.header[field] = value

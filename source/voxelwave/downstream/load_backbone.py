@@ -80,6 +80,11 @@ def load_backbone(
             f"{found.path} does not fit the backbone '{name}' that its {DESCRIPTION} or configuration describes: "
             f"{what}{more}; it is damaged, or of another architecture"
         )
+    if stem == "repeat" and NEW_STEM in report.adapted.values():
+        raise InputError(
+            f"{found.path} was trained on volumes of {_listed(trained)} channels, and has no patch embedding for "
+            f"{_listed(asked)} to take or to repeat: stem 'new' (backbone.stem) begins with a random one"
+        )
     pyramid = FeaturePyramid(backbone, depths=depths, report=report, description=found.description)
     kept = pyramid.backbone.state_dict().keys()
     cut = [key for key in report.loaded if key not in kept]
@@ -87,6 +92,10 @@ def load_backbone(
     report.loaded[:] = [key for key in report.loaded if key in kept]
     logger.info("%s", report)
     return pyramid
+
+
+def _listed(counts: Sequence[int]) -> str:
+    return " and ".join(map(str, counts))
 
 
 def _read(path: Path) -> _Found:

@@ -70,7 +70,8 @@ class ScanReader:
         told, read = scan.told(modality), scan.read
         if told.modality:
             read = partial(scan.read, channels=self._reader(told.modality).channels)
-        told, volume = recognise(told, Path() if series else path, read)
+        # Where somebody said what it is, and of a series, the name says nothing more.
+        told, volume = recognise(told, Path() if series or modality else path, read)
         name = told.known()
         return scale(volume, self._reader(name), spacing_mm=self._spacing_mm)._replace(modality=name)
 

@@ -27,8 +27,14 @@ class Estimate:
 
     @property
     def error(self) -> float | None:
-        """The standard error over scored subjects; how a classifier varies with those it was fitted on is left out."""
-        return None if self.draws is None else float(np.std(self.draws()))
+        """The standard error over scored subjects; how a classifier varies with those it was fitted on is left out.
+
+        Draws that have no value, since they left a class without a sample, do not count.
+        """
+        if self.draws is None:
+            return None
+        drawn = self.draws()
+        return float(np.std(drawn[~np.isnan(drawn)]))
 
 
 def estimate(

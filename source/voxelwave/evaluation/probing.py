@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -73,8 +72,9 @@ def knn_probe(
     """Score the vote of the nearest samples by cosine, of other subjects: balanced accuracy and AUC.
 
     Every neighbour's vote is divided by the number of samples of its class among those that may vote. The subject that
-    is asked has no vote, so that its own class is rarer than the others: undivided votes would find random targets
-    less often than chance.
+    is asked has no vote, which makes its own class rarer: undivided votes would find random targets less often than
+    chance, and divided ones would tell equal votes apart by it. So one subject of each other class, drawn at random,
+    has no vote either.
 
     Raises ValueError where `probe_problem` finds one.
     """
@@ -82,7 +82,7 @@ def knn_probe(
     classes = np.unique(targets)
     unit = unit_rows(features)
     similarity = unit @ unit.T
-    similarity[groups[:, None] == groups[None, :]] = -np.inf
+    similarity[~_may_vote(targets, groups, seed)] = -np.inf
     votes = np.zeros((len(targets), len(classes)))
     for row, order in enumerate(np.argsort(-similarity, axis=1, kind="stable")):
         eligible = targets[order[np.isfinite(similarity[row, order])], None] == classes
@@ -91,6 +91,19 @@ def knn_probe(
         weighed = eligible[:count].sum(0) / np.maximum(eligible.sum(0), 1)
         votes[row] = weighed / weighed.sum()
     return _scores(votes, targets, groups, seed)
+
+
+def _may_vote(targets: Targets, groups: Groups, seed: int) -> Bool[ndarray, "asked sample"]:
+    """Return whose vote counts for each sample: no one's of its subject, nor of one other subject a class."""
+    may: Bool[ndarray, "asked sample"] = groups[:, None] != groups[None, :]
+    members = {one: np.unique(groups[targets == one]) for one in np.unique(targets).tolist()}
+    for group in np.unique(groups):
+        own = groups == group
+        for one, of in members.items():
+            if group not in of:
+                drawn = numpy_generator(seed, "no vote", str(group), str(one)).choice(of)
+                may[np.ix_(own, (groups == drawn) & (targets == one))] = False
+    return may
 
 
 def tissue_probe(
@@ -108,12 +121,18 @@ def tissue_probe(
     )
     classes, true = np.unique(labels, return_inverse=True)
     guessed = probabilities.argmax(1)
-    chance = 1 / len(classes)
+    # Of a class with the share p of all tokens, guessing each of k classes as often has a Dice of 2p / (kp + 1).
+    shares, number = np.bincount(true) / len(true), len(classes)
     return {
         BALANCED_ACCURACY: estimate(
-            lambda rows: balanced_accuracy(true[rows], guessed[rows]), groups, chance=chance, seed=seed
+            lambda rows: balanced_accuracy(true[rows], guessed[rows]), groups, chance=1 / number, seed=seed
         ),
-        DICE: estimate(lambda rows: mean_dice(true[rows], guessed[rows]), groups, chance=chance, seed=seed),
+        DICE: estimate(
+            lambda rows: mean_dice(true[rows], guessed[rows]),
+            groups,
+            chance=float((2 * shares / (number * shares + 1)).mean()),
+            seed=seed,
+        ),
     }
 
 
@@ -191,14 +210,9 @@ def _scores(probabilities: Probabilities, targets: Targets, groups: Groups, seed
 
 
 def _mean_auc(probabilities: Probabilities, true: Targets) -> float:
-    """Of two classes that of the second; of more the mean of each against the others."""
+    """Of two classes that of the second; of more the mean of each against the others. nan where one has no sample."""
     columns = range(1, 2) if probabilities.shape[1] == 2 else range(probabilities.shape[1])
-    return float(np.mean([_area(probabilities[:, one], true == one) for one in columns]))
-
-
-def _area(scores: Float[ndarray, " sample"], positive: Bool[ndarray, " sample"]) -> float:
-    """Return what guessing has where draws of subjects left a class without a sample."""
-    return 0.5 if math.isnan(area := area_under_curve(scores, positive)) else area
+    return float(np.mean([area_under_curve(probabilities[:, one], true == one) for one in columns]))
 
 
 def _out_of_fold(

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from voxelwave.data.listing.cases import find_cases
+from voxelwave.data.listing.images import find_images
 from voxelwave.data.modalities.mri import MRI
 from voxelwave.data.scaled import read_scaled
 from voxelwave.errors import UnusableVolume
@@ -122,6 +123,32 @@ def test_a_list_that_cannot_be_used_is_one_clear_line(tmp_path, text, message):
     with pytest.raises(ValueError, match=message) as caught:
         find_cases(path)
     assert "\n" not in str(caught.value)
+
+
+def test_an_image_is_listed_once_by_whatever_path_or_link(table, heads, tmp_path):
+    (tmp_path / "other.nii.gz").symlink_to(heads / "mri" / "head_0001_T2.nii.gz")
+    whole = table.read_text()
+    for again in (f"{heads}/mri/../mri/head_0001_T2.nii.gz", "other.nii.gz"):
+        table.write_text(f"{whole}{again},,,mri,test,0,\n")
+        with pytest.raises(ValueError, match="twice, here by another path or a link"):
+            find_cases(table)
+
+
+def test_a_word_of_label_maps_is_for_prepared_folders(table):
+    with pytest.raises(ValueError, match="'seg' is to choose among the label maps of a prepared folder"):
+        find_cases(table, label="seg")
+
+
+def test_a_list_of_cases_is_one_for_every_job_however_it_is_written(table):
+    """As R writes it, with capitals, and without modalities, which are told when a scan is read."""
+    rows = [line.split(",") for line in table.read_text().splitlines()]
+    quoted = [",".join(f'"{cell}"' for cell in [*row[:3], *row[4:]]) for row in rows]
+    table.write_text("\n".join([quoted[0].replace("image", "Image"), *quoted[1:]]) + "\n")
+    listed = find_images(str(table), None)
+    assert [(case.name, case.modality) for case in listed.cases] == [("head_0000_T1", ""), ("head_0001_T2", "")]
+    assert {case.modality for case in find_images(str(table), "mri").cases} == {"mri"}
+    with pytest.raises(ValueError, match=r"line 2: modality '' is none of ct, mri: name it in a column 'modality'"):
+        find_cases(table)
 
 
 def test_what_is_no_list_is_refused(tmp_path):

@@ -15,11 +15,12 @@ from voxelwave.data.reading.dicom_header import Series
 from voxelwave.data.recognition.labels import without_suffix
 from voxelwave.data.recognition.rules import session_by_name
 from voxelwave.errors import InputError
-from voxelwave.ops.files import absolute, free_stem
+from voxelwave.ops.files import absolute, free_stem, real_path
 from voxelwave.ops.tables import read_csv
 from voxelwave.registry import MODALITIES
 
 CASES = "cases.csv"
+NAME_IT = "name it in a column 'modality', or for all (data.modality, --modality)"
 COLUMNS = ("image", "label", "subject", "session", "modality", "split")
 # What is no target, whatever numbers it holds, but whose scan it is by another name.
 SUBJECT = re.compile(
@@ -63,7 +64,9 @@ class Case:
         return f"{absolute(self.image)}{f'#{self.series.uid}' if self.series else ''}"
 
 
-def find_cases(path: str | Path, *, modality: str = "", label: str | None = "") -> list[Case]:
+def find_cases(
+    path: str | Path, *, modality: str = "", label: str | None = "", needs_modality: bool = True
+) -> list[Case]:
     """List the cases of a CSV, of a folder with a `cases.csv`, or of one that `voxelwave prepare` wrote, in order.
 
     A CSV has a column `image` and may have `label`, `subject`, `session`, `modality` and `split`; every other column is
@@ -74,6 +77,7 @@ def find_cases(path: str | Path, *, modality: str = "", label: str | None = "") 
         modality: of the images for which the list says none; images of other modalities are left out. "" takes all.
         label: a word of the names of the label maps to take, where a prepared image has several; None takes none of a
             prepared folder.
+        needs_modality: raises for an image of which neither `modality` nor the list says it; else it is "".
 
     Raises InputError for a file that is missing or not such a list, in one line.
     """
@@ -81,7 +85,12 @@ def find_cases(path: str | Path, *, modality: str = "", label: str | None = "") 
     if (place / CASES).is_file():
         place = place / CASES
     if place.is_file() and place.suffix.lower() == ".csv":
-        cases = _listed(place, modality)
+        if label:
+            raise InputError(
+                f"'{label}' is to choose among the label maps of a prepared folder (data.label), and the list {place} "
+                "names them in its column 'label'"
+            )
+        cases = _listed(place, modality, needs_modality=needs_modality)
     elif is_prepared(place):
         cases = named_apart(prepared_cases(place, label=label))
     else:
@@ -95,9 +104,15 @@ def find_cases(path: str | Path, *, modality: str = "", label: str | None = "") 
     return cases
 
 
-def _listed(table: Path, modality: str) -> list[Case]:
-    rows = read_csv(table)
-    columns = [_column(name) for name in next(rows, (0, []))[1]]
+def columns_of(table: Path) -> list[str]:
+    """Return the columns of a list; the case and the blanks of those that are known here mean nothing."""
+    names = (name.strip() for name in next(read_csv(table), (0, []))[1])
+    return [name.lower() if name.lower() in COLUMNS else name for name in names]
+
+
+def _listed(table: Path, modality: str, *, needs_modality: bool) -> list[Case]:
+    columns, rows = columns_of(table), read_csv(table)
+    next(rows, None)
     if twice := next((name for name in columns if columns.count(name) > 1), None):
         raise InputError(f"list '{table}' has two columns '{twice}'")
     if "subject" not in columns and (other := next((name for name in columns if SUBJECT.fullmatch(name)), None)):
@@ -114,19 +129,16 @@ def _listed(table: Path, modality: str) -> list[Case]:
         if len(cells) > len(columns):
             raise InputError(f"{where}: more cells than columns")
         row = dict.fromkeys(columns, "") | dict(zip(columns, cells, strict=False))
-        cases.append(_case(row, table.parent, where, targets, modality))
+        case = _case(row, table.parent, where, targets, modality)
+        if not case.modality and needs_modality:
+            raise InputError(f"{where}: modality '' is none of {', '.join(MODALITIES.names())}: {NAME_IT}")
+        cases.append(case)
     seen: set[Path] = set()
     for case in cases:
-        if case.image in seen:
-            raise InputError(f"list '{table}' has {case.image} twice")
-        seen.add(case.image)
+        if (image := real_path(case.image)) in seen:
+            raise InputError(f"list '{table}' has {case.image} twice, here by another path or a link")
+        seen.add(image)
     return [replace(case, subject=case.subject or case.name) for case in named_apart(cases)]
-
-
-def _column(name: str) -> str:
-    """Return the name of a column; the case and the blanks of those that are known here mean nothing."""
-    known = name.strip().lower()
-    return known if known in COLUMNS else name.strip()
 
 
 def _case(row: Mapping[str, str], folder: Path, where: str, targets: Sequence[str], modality: str) -> Case:
@@ -140,9 +152,8 @@ def _case(row: Mapping[str, str], folder: Path, where: str, targets: Sequence[st
     if (image := files["image"]) is None:
         raise InputError(f"{where}: the cell 'image' is empty")
     named = (row.get("modality") or modality).strip().lower()
-    if named not in MODALITIES.names():
-        known = ", ".join(MODALITIES.names())
-        raise InputError(f"{where}: modality '{named}' is none of {known}; name it in a column 'modality'")
+    if named and named not in MODALITIES.names():
+        raise InputError(f"{where}: modality '{named}' is none of {', '.join(MODALITIES.names())}: {NAME_IT}")
     return Case(
         name=without_suffix(image.name),
         image=image,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from voxelwave.data.listing.cases import CASES, Case, find_cases, prepared_cases
+from voxelwave.data.listing.cases import CASES, Case, columns_of, find_cases, prepared_cases
 from voxelwave.data.listing.discovery import Source, base_folder, files_at, find_files, home_expanded
 from voxelwave.data.listing.manifest import is_prepared
 from voxelwave.data.listing.scans import Scan, could_be_a_scan, scans_among
@@ -37,7 +37,7 @@ def find_images(source: str, modality: str | None) -> Listed:
         MODALITIES.get(modality)
     place = home_expanded(source)
     if (place / CASES).is_file() or _lists_cases(place):
-        return Listed(find_cases(source, modality=modality or ""))
+        return Listed(find_cases(source, modality=modality or "", needs_modality=False))
     if is_prepared(place):
         # As cases of a task they could have but one label map each.
         cases = [case for case in prepared_cases(place, label=None) if modality in (None, case.modality)]
@@ -83,5 +83,4 @@ def _lists_cases(place: Path) -> bool:
     """Tell a list of cases, whose first line has a column `image`, from one of files, which has `path`."""
     if place.suffix.lower() != ".csv" or not place.is_file():
         return False
-    with place.open(encoding="utf-8-sig", errors="replace") as file:
-        return "image" in [column.strip() for column in file.readline().split(",")]
+    return "image" in columns_of(place)

@@ -43,7 +43,7 @@ def make_features(choice: BackboneChoice, modalities: Sequence[str], seed: int) 
     if choice.train == "frozen" and NEW_STEM in features.report.adapted.values():
         raise InputError(
             f"the backbone {choice.path} was not trained on {modalities[0]}, and a new stem would stay random with "
-            f"backbone.train=frozen: set it to full, or backbone.stem to repeat"
+            "backbone.train=frozen: set it to full, or take a backbone that was trained on that"
         )
     return features
 

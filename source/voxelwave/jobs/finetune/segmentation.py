@@ -32,6 +32,7 @@ from voxelwave.ops.tables import as_csv
 DRAWN_CASES = 4
 VALIDATION_OVERLAP = 0.25  # of windows: the results take more
 LEGEND = "labels.json"
+DISTANCE = "hd95_mm"
 
 
 class Segmentation(Task):
@@ -125,7 +126,7 @@ class Segmentation(Task):
             for held in of
             for name, scores in self._scored(model, held, predictions).items()
         ]
-        columns = ["dice", "hd95_mm"] if self._hausdorff else ["dice"]
+        columns = ["dice", DISTANCE] if self._hausdorff else ["dice"]
         write_text(folder / "results.csv", as_csv(["part", "case", "subject", "class", *columns], rows))
         return {part: self._summary([row for row in rows if row["part"] == part], columns) for part in cases}
 
@@ -188,4 +189,12 @@ class Segmentation(Task):
             }
             summary[f"mean_{column}"] = mean_of_known(list(by_class.values()))
             summary[column] = by_class
+        if DISTANCE in columns:
+            # Of a class that was missed there is no distance: without it a mean may be the better for that.
+            summary[f"cases_without_{DISTANCE}"] = {
+                name: sum(
+                    row["class"] == name and math.isnan(row[DISTANCE]) and not math.isnan(row["dice"]) for row in rows
+                )
+                for name in self._classes.names[1:]
+            }
         return summary
