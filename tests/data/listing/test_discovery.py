@@ -151,6 +151,7 @@ ODD_PROBLEMS = {
     "lfs_pointer.nii.gz": "Git-LFS",
     "nifti2_4d.nii.gz": "4 axes",
     "not_nifti.nii": "not a NIfTI",
+    "phase_scl.nii.gz": "neither MRI nor CT by 'phase'",
     "rgb24.nii.gz": "RGB",
     "truncated_gzip.nii.gz": "cut off",
     "zero_dim5.nii.gz": "5 axes",

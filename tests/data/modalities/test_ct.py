@@ -112,6 +112,37 @@ def test_hounsfield_units_are_told_by_most_voxels_and_not_by_the_lowest_one(chan
         CT().bounds(changed(head(seed) + 1024))
 
 
+def few_negative(seed, values, lowest):
+    """Values of another unit with a few voxels below 0."""
+    array = np.random.default_rng(seed).uniform(*values, (32, 32, 32)).astype(np.float32)
+    array[:8] = max(values[0], 0)
+    array.reshape(-1)[:5] = lowest
+    return array
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        few_negative(0, (0, 817), -1),
+        few_negative(0, (0, 817), -400),
+        few_negative(1, (0, 255), -3),
+        few_negative(2, (31700, 34000), -5),
+        np.random.default_rng(3).uniform(0, 900, (16, 16, 16)).astype(np.float32) - 2,
+    ],
+    ids=["one voxel", "one voxel far below", "8 bits", "32768 too high", "MRI shifted by 2"],
+)
+def test_a_few_voxels_below_0_make_no_hounsfield_units(array):
+    with pytest.raises(UnusableVolume, match="not in Hounsfield units"):
+        CT().bounds(array)
+
+
+def test_a_brain_alone_may_hold_hardly_anything_below_0():
+    brain = np.zeros((32, 32, 32), dtype=np.float32)
+    brain[8:24, 8:24, 8:24] = np.random.default_rng(0).normal(35, 6, (16, 16, 16))
+    brain[8, 8, 8] = -4
+    CT().bounds(brain)
+
+
 def test_padding_that_was_raised_with_all_else_hides_no_offset():
     with pytest.raises(UnusableVolume, match="--hu-offset"):
         CT().bounds(with_corners(head(0), -1500) + 1024)

@@ -45,6 +45,10 @@ ROOT = Path("/scans/set")
         # words disagree: the last counts, and it is not sure
         ("CT_to_T1.nii.gz", "mri", "'t1' in the name 'CT_to_T1'", False),
         ("MR-CT/patient.nii", "ct", "'ct' in the folder 'MR-CT'", False),
+        # of CT these words say a phase of contrast and a dose, of others that it is no image
+        ("CT/CT_arterial_phase.nii", "ct", "'ct' in the name 'CT_arterial_phase'", True),
+        ("CT_low_dose.nii", "ct", "'ct' in the name 'CT_low_dose'", True),
+        ("plan/dose.nii", "", "'dose' in the name 'dose'", True),
         # neither: a folder further up is not believed
         ("CT/PET/patient.nii", "", "'pet' in the folder 'PET'", True),
         ("T1/phase.nii", "", "'phase' in the name 'phase'", True),
@@ -128,6 +132,16 @@ def test_hounsfield_units_contradict_a_name_of_mri_alone():
         ("CT/000001_01_01_103-115.nii.gz", "000001"),
         ("CT/000001_02_01_008-023.nii.gz", "000001"),
         ("CT/000017_01_01_103-115.nii.gz", "000017"),
+        # OASIS, ADNI, BraTS: whichever of the visits
+        ("OAS1_0003_MR1/OAS1_0003_MR1_mpr.nii.gz", "OAS1_0003"),
+        ("OAS1_0003_MR2/T1.nii.gz", "OAS1_0003"),
+        ("ADNI_002_S_0295_MR_MPRAGE_Br_2008.nii", "002_S_0295"),
+        ("002_S_0295/2011/T1.nii", "002_S_0295"),
+        ("BraTS-GLI-00005-001-t1n.nii.gz", "BraTS-GLI-00005"),
+        # planes and time points
+        ("patient00/ax_T1.nii.gz", "patient00"),
+        ("patient00/sag_T2.nii.gz", "patient00"),
+        ("timepoint1/sub-01/T1.nii.gz", "sub-01"),
         # plain names, without the words of modality, label, resolution and acquisition
         ("stroke_T1.nii.gz", "stroke"),
         ("stroke_T2.nii.gz", "stroke"),
@@ -159,6 +173,13 @@ def test_a_subject_does_not_depend_on_which_folder_of_a_set_was_named():
     assert whole == part == "a"
     path = ROOT / "sub-01/anat/sub-01_T1w.nii.gz"
     assert {subject_by_name(path, root) for root in (ROOT, ROOT / "sub-01", ROOT / "sub-01/anat")} == {"sub-01"}
+
+
+def test_what_dicom_names_comes_after_a_pattern_and_bids():
+    asked = {"patient": "X9"}
+    assert subject_by_name(ROOT / "p01/T1", ROOT, re.compile(r"(p\d\d)/"), **asked) == "p01"
+    assert subject_by_name(ROOT / "sub-01/dicom", ROOT, **asked) == "sub-01"
+    assert subject_by_name(ROOT / "anything/T1", ROOT, **asked) == "X9"
 
 
 @pytest.mark.parametrize(

@@ -68,6 +68,13 @@ def test_what_prepare_refuses_for_its_name_is_a_problem_here_too(folder):
     assert table(folder / "x/wrong_T2.nii", modality="mri")[0] == 0
 
 
+def test_a_list_says_what_its_files_are(folder):
+    (folder / "list.csv").write_text("path,modality\nx/unknown.nii,mri\nx/hounsfield.nii,\n")
+    problems, rows = table(folder / "list.csv")
+    assert problems == 0
+    assert {name: row[0] for name, row in rows.items()} == {"unknown.nii": "mri", "hounsfield.nii": "ct"}
+
+
 def test_a_modality_given_decides(folder):
     assert table(folder / "x/unknown.nii", modality="mri")[0] == 0
     assert table(folder / "x/unknown.nii", modality="ct")[0] == 1

@@ -264,6 +264,41 @@ def test_ct_in_other_units_is_refused_with_what_overrides_it(tmp_path, array, re
     assert reason in table(tmp_path / "out", tmp_path / "CT")["a.nii"].reason
 
 
+def test_an_offset_is_added_where_one_is_missing_and_not_to_hounsfield_units(tmp_path):
+    whole = np.random.default_rng(0).normal(30, 300, (24, 24, 24)).clip(-1000, 1900).astype(np.int16)
+    whole[:12] = -1000
+    save(tmp_path / "CT/right.nii", whole)
+    save(tmp_path / "CT/raised.nii", whole + 1024 + np.eye(24, dtype=np.int16)[0])
+    prepare(tmp_path / "out", tmp_path / "CT", hu_offset=-1024.0, crop=False)
+    rows = table(tmp_path / "out", tmp_path / "CT")
+    assert [row.status for row in rows.values()] == ["accepted", "accepted"]
+    assert np.array_equal(stored(tmp_path / "out", rows["right.nii"]), whole)
+    assert float(np.median(stored(tmp_path / "out", rows["raised.nii"])[12:])) == pytest.approx(30, abs=10)
+    assert rows["right.nii"].note == "in Hounsfield units already: no offset was added"
+    assert rows["raised.nii"].note == ""
+
+
+def test_a_folder_that_cannot_be_opened_is_in_the_manifest(tmp_path, monkeypatch):
+    save(tmp_path / "in/p0/T1.nii", mri())
+    save(tmp_path / "in/p1/T1.nii", mri(1))
+    opened = os.scandir
+
+    def scandir(path):
+        if Path(os.fspath(path)).name == "p1":
+            raise PermissionError(13, "Permission denied", os.fspath(path))
+        return opened(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    assert prepare(tmp_path / "out", tmp_path / "in").unusable == 1
+    rows = table(tmp_path / "out", tmp_path / "in")
+    assert (rows["p1"].status, rows["p1"].reason) == (
+        "refused",
+        "this folder cannot be opened: Permission denied",
+    )
+    with pytest.raises(InputError, match=r"cannot open the folder .*p1: Permission denied"):
+        find_files(Source(str(tmp_path / "in"), "mri"))
+
+
 def test_an_offset_is_taken_back_and_other_units_are_taken_when_told_so(tmp_path):
     offset = (ct().astype(np.int32) + 1024).astype(np.int16)
     save(tmp_path / "CT/a.nii", offset)
@@ -666,6 +701,25 @@ def test_a_split_keeps_all_scans_of_a_subject_together(tmp_path):
     for split in ("train", "test"):
         files = find_files(Source(str(out), "mri", split=split))
         assert {file.path.name[:3] for file in files} == {name for name, of in splits.items() if of == split}
+
+
+def test_a_name_that_several_persons_share_is_warned_of_where_some_are_held_out(tmp_path):
+    for number in range(3):
+        for name in ("upper", "lower"):
+            save(tmp_path / f"in/patient{number}/{name}_T1.nii", mri(10 * number + len(name) * (name == "upper")))
+    warned = (
+        "warning: scans of subject 'lower' lie in 3 folders, such as patient0 and patient1: if these are of several"
+    )
+    for holdout in (0.5, None):
+        said = io.StringIO()
+        prepare(tmp_path / f"out{holdout}", tmp_path / "in", said=said, holdout=holdout)
+        assert (warned in said.getvalue()) == (holdout is not None)
+    said = io.StringIO()
+    prepare(tmp_path / "told", tmp_path / "in", said=said, holdout=0.5, subject=r"(patient\d)")
+    assert "warning" not in said.getvalue()
+    assert {row.subject for row in table(tmp_path / "told", tmp_path / "in").values()} == {
+        f"patient{number}" for number in range(3)
+    }
 
 
 def test_a_later_call_keeps_the_split_unless_it_is_told_another(tmp_path):

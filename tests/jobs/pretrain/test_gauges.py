@@ -11,6 +11,7 @@ from voxelwave import load_backbone
 from voxelwave.data.listing.cases import find_cases
 from voxelwave.downstream.embedding import embed_volume, frame, random_crops
 from voxelwave.downstream.scan_reader import ScanReader
+from voxelwave.errors import DivergedError
 from voxelwave.evaluation.probing import knn_probe, linear_probe
 from voxelwave.evaluation.retrieval import retrieval
 from voxelwave.jobs.common.console import Console
@@ -125,10 +126,21 @@ def test_what_is_probed_is_said(probed, heads, tmp_path):
     config = named(raw, "run", max_volumes_per_modality=2)
     assert "linear_odd_mri" in online(config, console=Console(file=output))(0)
     said = output.getvalue()
-    assert "probe cases: 9, 4 of them are also trained on" in said
+    assert "probe cases: 9, of 4 of them the files are also trained on" in said
     assert "not probed: odd (ct): each class needs two subjects" in said
     assert "not probed: same (mri): every case is of class 1" in said
     assert f"left out of the probes: {tmp_path / 'broken.nii'}: " in said
+
+
+def test_features_that_are_no_numbers_end_the_run_in_one_line(probed):
+    probe = online(named(probed, "run"))
+    with torch.no_grad():
+        for weights_of in probe._features.parameters():
+            weights_of.fill_(torch.nan)
+    with pytest.raises(
+        DivergedError, match=r"features of mri are not finite after step 7: lower training.learning_rate"
+    ):
+        probe(7)
 
 
 def test_other_ranks_take_the_gauges_of_collapse_alone(probed):

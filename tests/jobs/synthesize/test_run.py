@@ -196,3 +196,13 @@ def test_an_image_of_a_shared_head_does_not_depend_on_the_other_contrasts(tmp_pa
                 tmp_path / "one",
                 **{"num_mri": 0, "num_ct": 0, "num_heads": 1, "contrasts": ("CT",), "size": 32, **other},
             )
+
+
+def test_a_kept_label_map_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:
+    synthesize(tmp_path, num_mri=1, num_ct=0, size=32, seed=3)
+    (labels,) = (tmp_path / "labels").glob("*.nii.gz")
+    labels.write_bytes(b"")
+    with pytest.raises(InputError, match=r"is kept, and cannot be read .*: delete it, and the same command writes it"):
+        synthesize(tmp_path, num_mri=1, num_ct=0, size=32, seed=3)
+    labels.unlink()
+    assert synthesize(tmp_path, num_mri=1, num_ct=0, size=32, seed=3).complete

@@ -140,13 +140,22 @@ def _prepared(folder: Path, source: Source) -> list[VolumeFile]:
     ]
 
 
-def walk(folder: Path, wanted: Callable[[Path], bool] = has_volume_suffix) -> list[Path]:
+def walk(
+    folder: Path, wanted: Callable[[Path], bool] = has_volume_suffix, *, closed: list[OSError] | None = None
+) -> list[Path]:
     """List the `wanted` files of `folder` and all folders below it, sorted, without hidden ones.
 
-    Of the derivatives of a BIDS data set, label maps alone are listed: its images are there already.
+    Of the derivatives of a BIDS data set, label maps alone are listed: its images are there already. Why a folder
+    cannot be opened is appended to `closed`; where that is not given, raises InputError.
     """
+
+    def cannot(error: OSError) -> None:
+        if closed is None:
+            raise InputError(f"cannot open the folder {error.filename}: {error.strerror}")
+        closed.append(error)
+
     found, seen, derivatives = [], set(), set()
-    for parent, folders, names in os.walk(folder, followlinks=True):
+    for parent, folders, names in os.walk(folder, followlinks=True, onerror=cannot):
         # Links to folders are followed, since data sets are often linked into place; each folder once ends a
         # circle.
         place = Path(parent)

@@ -67,9 +67,8 @@ def find_images(source: str, modality: str | None) -> Listed:
         if scan.series is None and (reason := label_map_reason(scan.path)):
             label_maps.append(f"{scan.path}: {reason}")
             continue
-        subject = subject_by_name(scan.path, root if scan.path.is_relative_to(root) else scan.path.parent)
-        if scan.series is not None:
-            subject = scan.series.patient or subject
+        below = root if scan.path.is_relative_to(root) else scan.path.parent
+        subject = subject_by_name(scan.path, below, patient=scan.series.patient if scan.series else "")
         named = listed.get(scan.files[0], of.modality)
         cases.append(Case(without_suffix(scan.path.name), scan.path, named, subject, series=scan.series))
     if not cases:

@@ -116,7 +116,13 @@ def find_scans(sources: Sequence[str]) -> tuple[list[Scan], list[tuple[Scan, Unu
         if not place.exists():
             raise InputError(f"'{source}' does not exist (working folder: {Path.cwd()}): give a folder or a file")
         root = place if place.is_dir() else place.parent
-        found, problems = scans_among(walk(place, could_be_a_scan) if place.is_dir() else [place], root)
+        closed: list[OSError] = []
+        files = walk(place, could_be_a_scan, closed=closed) if place.is_dir() else [place]
+        found, problems = scans_among(files, root)
+        problems += [
+            (Scan(Path(error.filename), root), DamagedVolume(f"this folder cannot be opened: {error.strerror}"))
+            for error in closed
+        ]
         if not found and not problems:
             kinds = ", ".join((*nifti.SUFFIXES, *nrrd.NRRD_SUFFIXES))
             raise InputError(f"'{source}' holds no scan: no file that ends in {kinds}, and no DICOM file")

@@ -12,11 +12,11 @@ import numpy as np
 
 from voxelwave.data.listing.discovery import Source, VolumeFile, find_files
 from voxelwave.data.modalities import Modality
-from voxelwave.data.reading.nifti import read_header
+from voxelwave.data.reading.nifti import read_header, read_volume
 from voxelwave.data.reading.unreadable import unread_format
 from voxelwave.data.reading.volume import SAME_SPACING_MM, Spacing, spacing_of, three
 from voxelwave.data.recognition.labels import label_map_reason
-from voxelwave.data.scaled import read_scaled
+from voxelwave.data.recognition.rules import Told, contradiction, modality_by_name
 from voxelwave.data.store import StoredVolume, is_stored
 from voxelwave.errors import InputError, UnusableVolume
 from voxelwave.ops.files import real_path
@@ -88,8 +88,15 @@ def refusal_reason(
         if is_stored(file.path):
             return stored_refusal(StoredVolume(file.path), file.modality, modality, spacing_mm=spacing_mm)
         reason = read_header(file.path).problem(modality.channels) or label_map_reason(file.path)
+        # A name cannot say more than whose source it is in, but for what is neither.
+        if reason is None and (told := modality_by_name(file.path, file.path.parent)).modality == "":
+            reason = f"neither MRI nor CT by {told.rule}: leave it out, or rename it"
         if reason is None and check_content:
-            read_scaled(file.path, modality)
+            volume = read_volume(file.path, channels=modality.channels)
+            told = Told(file.modality, "its source")
+            reason = label_map_reason(file.path, volume.array) or contradiction(told, volume.array)
+            if reason is None:
+                modality(volume.array)
     except UnusableVolume as unusable:
         return str(unusable)
     return reason

@@ -25,6 +25,10 @@ BETWEEN_HU, RAISED_HU = (150.0, 900.0), (900.0, 1250.0)
 HIGHEST_AIR_HU = -900.0
 PADDING_GAP_HU = 100.0
 SAMPLED_VOXELS = 500_000
+# Fat, air or at least the noise of fluid; a share, since a single voxel may have any value.
+BELOW_WATER_HU, BELOW_WATER_SHARE = -10.0, 5e-4
+# Of a brain alone, around which everything was set to one value.
+BACKGROUND_SHARE, BRAIN_HU = 0.3, (10.0, 70.0)
 # Files that store windows as scaled integers, and interpolation, miss the ends of [0, 1] by a little.
 ROUNDING = 1e-3
 
@@ -130,7 +134,9 @@ def _check_hounsfield_units(array: Float32[ndarray, "depth height width"]) -> No
     """
     values = _measured(array.reshape(-1))
     lowest, highest = float(values.min()), float(values.max())
-    if lowest >= 0 or _is_raised(values[:: max(1, values.size // SAMPLED_VOXELS) | 1]):
+    sampled = values[:: max(1, values.size // SAMPLED_VOXELS) | 1]
+    no_air = float(np.mean(sampled < BELOW_WATER_HU)) < BELOW_WATER_SHARE and not (lowest < 0 and _is_brain(sampled))
+    if lowest >= 0 or (highest >= SOFT_TISSUE_HU and (no_air or _is_raised(sampled))):
         rule = "air is -1000"
         way_out = (
             f"where they are stored with an offset, prepare with --hu-offset -{OFFSET}" if highest > OFFSET else ""
@@ -145,11 +151,29 @@ def _check_hounsfield_units(array: Float32[ndarray, "depth height width"]) -> No
     )
 
 
+def in_hounsfield_units(array: Float32[ndarray, "depth height width"]) -> bool:
+    """Tell whether air and soft tissue lie where Hounsfield units have them."""
+    try:
+        _check_hounsfield_units(array)
+    except UnusableVolume:
+        return False
+    return True
+
+
 def _measured(values: Float32[ndarray, " voxel"]) -> Float32[ndarray, " measured"]:
     """Return finite values without padding; all of them where nothing else would be left."""
     finite: Float32[ndarray, " finite"] = values[np.isfinite(values)]
     measured = finite[finite >= LOWEST_HU]
     return measured if measured.size and measured.min() < measured.max() else finite
+
+
+def _is_brain(values: Float32[ndarray, " voxel"]) -> bool:
+    """Tell whether most voxels that are not of the most frequent value are of brain."""
+    kinds, counts = np.unique(values, return_counts=True)
+    shown = values[values != kinds[counts.argmax()]]
+    if len(shown) > (1 - BACKGROUND_SHARE) * len(values) or not len(shown):
+        return False
+    return BRAIN_HU[0] <= float(np.median(shown)) <= BRAIN_HU[1]
 
 
 def _is_raised(values: Float32[ndarray, " voxel"]) -> bool:

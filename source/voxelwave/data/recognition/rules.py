@@ -25,6 +25,7 @@ MODALITY_WORDS = {
     # Neither: these stop the search, so that a folder further up is not believed.
     "": re.compile(r"pet|spect|phase|phase[12]|phasediff|fieldmap|dose|rtstruct"),
 }
+OF_CT_TOO = ("phase", "dose")  # an arterial phase, a low dose
 # What BIDS and dcm2niix write into the name of a part of a complex image that is not its magnitude.
 NO_MAGNITUDE = re.compile(r"_(part-(?:phase|real|imag))(?=_)|_(ph|phase|real|imag|imaginary)$", re.IGNORECASE)
 DICOM_MODALITIES = {"CT": "ct", "MR": "mri"}
@@ -32,10 +33,17 @@ DICOM_MODALITIES = {"CT": "ct", "MR": "mri"}
 # Of air with its noise; lower values are those of padding, which MRI may have, too.
 AIR_HU, AIR_SHARE = (-1100, -900), 0.02
 
-DEEP_LESION = re.compile(r"(\d{6})_\d{2}_\d{2}_\d{3}-\d{3}")
+# Data sets whose names say of whose and of which scan a file is, the subject in the first group.
+NAMED_BY_SUBJECT = (
+    re.compile(r"(\d{6})_\d{2}_\d{2}_\d{3}-\d{3}"),  # DeepLesion
+    re.compile(r"(OAS\d_\d{4})(?:_.*)?"),  # OASIS
+    re.compile(r"(?:ADNI_)?(\d{3}_S_\d{4})(?:_.*)?"),  # ADNI
+    re.compile(r"(BraTS-[A-Za-z]+-\d{5})-\d{3}(?:-.*)?"),  # BraTS since 2023
+)
 # Words behind a name that tell which scan of a subject it is, and not whose.
 OF_A_SCAN = re.compile(
     r"\d+(p\d+)?mm|pre|post|visit\d*|ses\d*|session\d*|month\d*|baseline|followup|orig|norm|brain|thin|plain|contrast"
+    r"|ax|axi?|axial|sag|sagittal|cor|coronal|tra|transversal|timepoint\d*|tp\d+"
 )
 CHANNEL = re.compile(r"_\d{4}$")  # of nnU-Net, below imagesTr and imagesTs
 OF_NO_DATA_SET = ("rawdata", "sourcedata", "images")
@@ -64,7 +72,8 @@ def modality_by_name(path: Path, root: Path) -> Told:
     suffix = stem.rpartition("_")[2]
     if stem.startswith("sub-") and path.parent.name == "fmap":
         return Told("", "the BIDS folder fmap")
-    if part := NO_MAGNITUDE.search(stem):
+    of_ct = any(name == "ct" for name, _ in _telling_words(stem))
+    if not of_ct and (part := NO_MAGNITUDE.search(stem)):
         return Told("", f"'{part[1] or part[2]}' in the name '{stem}', which is no magnitude image")
     if stem.startswith("sub-") and BIDS_SUFFIXES.fullmatch(suffix):
         return Told("mri", f"BIDS suffix {suffix}")
@@ -92,13 +101,14 @@ def contradiction(told: Told, array: Float32[ndarray, "..."]) -> str | None:
     return None
 
 
-def subject_by_name(path: Path, root: Path, pattern: re.Pattern[str] | None = None) -> str:
+def subject_by_name(path: Path, root: Path, pattern: re.Pattern[str] | None = None, *, patient: str = "") -> str:
     """Tell whose scan a file is; scans of one subject must never be parted by a split.
 
     In this order: the first group of `pattern` in the path below `root`; BIDS' `sub-…`, with the folder of its data
-    set, since another one counts from 01 again; DeepLesion's patient number; the name of the file without words of
-    modality, label and kind of scan (`stroke_T1`, `stroke_T2_post`: stroke) or nnU-Net's number of a channel.
-    Where nothing else is in the name, it is the highest folder that says more (`patient07/month12/T1`: patient07).
+    set, since another one counts from 01 again; the `patient` that DICOM names; the subject in names of DeepLesion,
+    OASIS, ADNI and BraTS; the name of the file without words of modality, label and kind of scan (`stroke_T1`,
+    `stroke_T2_post`: stroke) or nnU-Net's number of a channel. Where nothing else is in the name, it is the highest
+    folder that says more (`patient07/month12/T1`: patient07).
     """
     stem = without_suffix(path.name)
     *folders, root_name = _folders(path, root) or [""]
@@ -106,19 +116,22 @@ def subject_by_name(path: Path, root: Path, pattern: re.Pattern[str] | None = No
     below = "/".join([*folders, stem])
     if pattern is not None and (found := pattern.search(below)):
         return str(found[1] if found.groups() else found[0])
-    if found := DEEP_LESION.fullmatch(stem):
-        return found[1]
     for place, folder in enumerate(folders):
         if found := BIDS_SUBJECT.search(folder):
             above = takewhile(lambda name: name != "derivatives", folders[:place])
-            data_set = [name for name in above if _own_words(name) and not _telling_words(name)]
+            data_set = [name for name in above if own_words(name) and not _telling_words(name)]
             return "/".join([*(name for name in data_set if name not in OF_NO_DATA_SET), folder[: found.end()]])
     if found := BIDS_SUBJECT.search(stem):
         return stem[: found.end()]
+    if patient:
+        return patient
+    for name in (stem, *folders):
+        if found := next(filter(None, (of.fullmatch(name) for of in NAMED_BY_SUBJECT)), None):
+            return found[1]
     if (folders or [root_name])[-1] in ("imagesTr", "imagesTs"):
         stem = CHANNEL.sub("", stem)
     names = (stem, *folders, root_name)
-    return next(("_".join(words) for name in names if (words := _own_words(name))), stem)
+    return next(("_".join(words) for name in names if (words := own_words(name))), stem)
 
 
 def session_by_name(path: str) -> str:
@@ -127,7 +140,7 @@ def session_by_name(path: str) -> str:
     return found[0] if found else ""
 
 
-def _own_words(name: str) -> list[str]:
+def own_words(name: str) -> list[str]:
     """Return the words of a name that tell neither a modality, a label map nor the kind of a scan."""
     return [word for word in re.split(r"[\W_]+", name) if word and not _is_kind(word.lower())]
 
@@ -141,7 +154,10 @@ def _is_kind(word: str) -> bool:
 def _telling_words(place: str) -> list[tuple[str, str]]:
     """Return (modality, word) for each word of a name that tells one."""
     words = [word for word in re.split(r"[^a-z0-9]+", place.lower()) if word]
-    return [(name, word) for word in words for name, telling in MODALITY_WORDS.items() if telling.fullmatch(word)]
+    told = [(name, word) for word in words for name, telling in MODALITY_WORDS.items() if telling.fullmatch(word)]
+    if any(name == "ct" for name, _ in told):
+        return [(name, word) for name, word in told if word not in OF_CT_TOO]
+    return told
 
 
 def _folders(path: Path, root: Path) -> list[str]:

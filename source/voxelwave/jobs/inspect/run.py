@@ -44,9 +44,9 @@ def inspect(path: str, *, modality: str | None = None, console: Console | None =
         MODALITIES.get(modality)
     readers: dict[str, Modality] = {name: MODALITIES.build(name) for name in MODALITIES.names()}
     place = home_expanded(path)
-    files = [file.path for file in find_files(Source(path, modality or ""))]
+    files = find_files(Source(path, modality or ""))
     root = place if place.is_dir() else None
-    inspected = [_inspected(file, root, modality, readers) for file in files]
+    inspected = [_inspected(file.path, root, file.modality or None, readers) for file in files]
     refused = sum(of.problem is not None for of in inspected)
     (console or Console()).print(_table(inspected, root), f"{len(files)} files, {refused} with a problem")
     return refused

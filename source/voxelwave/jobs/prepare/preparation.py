@@ -17,6 +17,7 @@ from numpy import ndarray
 
 from voxelwave.data.listing.scans import Scan
 from voxelwave.data.modalities import Modality
+from voxelwave.data.modalities.ct import in_hounsfield_units
 from voxelwave.data.reading.volume import MOST_VOXELS, SMALLEST_SIDE, Spacing, Volume, VolumeInfo, resample, three
 from voxelwave.data.recognition.recognise import recognise
 from voxelwave.data.recognition.rules import Told
@@ -39,7 +40,8 @@ class Preparation:
         modality: of every scan; None tells the modality of each by rule.
         spacing_mm: to resample to; None keeps the spacing of every scan.
         crop: whether scans are cropped to their foreground, with a margin of 5 mm.
-        hu_offset: added to CT of one channel, such as -1024 for scans that are stored with an offset.
+        hu_offset: added to CT of one channel that is not in Hounsfield units, such as -1024 for scans that are stored
+            with an offset.
         frames: what is taken of a file of several volumes: "refuse", "first" or "all".
         modalities: settings of each modality, by its name.
         subject: its first group is the subject, where it is found in a path.
@@ -95,7 +97,11 @@ def prepare(scan: Scan, how: Preparation, readers: Mapping[str, Modality], facts
     modality = readers[name]
     array, facts["nonfinite"] = _mended(volume.array, modality.lowest if volume.array.ndim == 3 else -math.inf)
     if name == "ct" and array.ndim == 3:
-        array = np.maximum(array + np.float32(how.hu_offset), np.float32(modality.lowest))
+        if how.hu_offset and modality.require_hu and in_hounsfield_units(array):  # type: ignore[attr-defined]
+            facts["note"] = "; ".join(filter(None, [facts["note"], "in Hounsfield units already: no offset was added"]))
+        else:
+            array = array + np.float32(how.hu_offset)
+        array = np.maximum(array, np.float32(modality.lowest))
     modality.bounds(array)  # refuses before the work of resampling
     resampled = resample(Volume(array, volume.affine), how.spacing_mm)
     bounds = modality.bounds(resampled.array)

@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from voxelwave.data.listing.manifest import LABEL, MANIFEST, Row
+from voxelwave.data.recognition.rules import own_words
 from voxelwave.jobs.common.console import Console
 from voxelwave.jobs.prepare.contact_sheet import Entry, contact_sheet
 from voxelwave.jobs.prepare.work import picture_of
@@ -20,7 +21,28 @@ CONTACT_SHEET = "contact_sheet.html"
 LISTED = 10
 
 
-def print_summary(rows: Sequence[Row], out: Path, *, complete: bool, console: Console) -> int:
+def spread_subject(rows: Sequence[Row]) -> tuple[str, list[str]] | None:
+    """Return a subject of two or more folders that are named after something, and hold another subject each.
+
+    It may be a name that several persons share, such as that of a plane in `patient07/upper.nii` of every patient.
+    """
+    folders: dict[str, set[str]] = {}
+    subjects: dict[str, set[str]] = {}
+    for row in rows:
+        folder = Path(row.file).parent
+        # That of a DICOM series is told by its header, and that of BIDS by a folder.
+        if row.accepted and Path(row.file).suffix and row.subject.split("/")[-1] not in folder.parts:
+            subjects.setdefault(str(folder), set()).add(row.subject)
+            if own_words(folder.name):
+                folders.setdefault(row.subject, set()).add(str(folder))
+    for subject, of in sorted(folders.items()):
+        shared = sorted(folder for folder in of if len(subjects[folder]) > 1)
+        if len(shared) > 1:
+            return subject, [Path(folder).name for folder in shared]
+    return None
+
+
+def print_summary(rows: Sequence[Row], out: Path, *, complete: bool, console: Console, held_out: bool = False) -> int:
     """Say what became of all files, and return how many could not be read."""
     accepted = Counter(row.modality for row in rows if row.accepted)
     by_rule = Counter(
@@ -36,6 +58,13 @@ def print_summary(rows: Sequence[Row], out: Path, *, complete: bool, console: Co
     damaged = sum(row.damaged for row in rows)
     count = len({row.subject for row in rows if row.accepted})
     subjects = f"{count} subject{'s' * (count != 1)}"
+    if held_out and (spread := spread_subject(rows)):
+        subject, folders = spread
+        console.say(
+            f"warning: scans of subject '{subject}' lie in {len(folders)} folders, such as "
+            f"{' and '.join(folders[:2])}: if these are of several persons, say whose a scan is with --subject, or "
+            "training and test share them"
+        )
     maps = accepted.pop(LABEL, 0)
     counts = ", ".join(f"{count} {name}" for name, count in sorted(accepted.items())) or "no volume"
     counts += f" and {maps} label maps" if maps else ""

@@ -105,7 +105,7 @@ class Preparer:
                     f"cannot write {error.filename or self.out}: {error.strerror or error}; what is done is kept: "
                     "make room, and the same command goes on"
                 ) from None
-        damaged = print_summary(rows, self.out, complete=complete, console=self.console)
+        damaged = print_summary(rows, self.out, complete=complete, console=self.console, held_out=self._holdout > 0)
         if complete and not any(row.accepted and row.modality != LABEL for row in rows):
             raise InputError(f"none of {len(rows)} files can be used; the first, {rows[0].file}: {rows[0].reason}")
         return Outcome(complete, damaged)

@@ -111,7 +111,7 @@ def described(scan: Scan, how: Preparation, facts: dict[str, Any], **columns: An
     patient = scan.series.patient if scan.series else ""
     return Row(
         file=scan.name,
-        subject=patient or subject_by_name(scan.path, scan.root, how.subject),
+        subject=subject_by_name(scan.path, scan.root, how.subject, patient=patient),
         file_bytes=file_bytes,
         file_mtime_ns=file_mtime_ns,
         **{"note": scan.series.note if scan.series else "", **facts},

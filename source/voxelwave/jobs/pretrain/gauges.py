@@ -18,7 +18,7 @@ from voxelwave.downstream.description import describe_run
 from voxelwave.downstream.embedding import embed_volume, fitted_size, frame, random_crops
 from voxelwave.downstream.features import FeaturePyramid
 from voxelwave.downstream.scan_reader import ScanReader
-from voxelwave.errors import InputError, UnusableVolume
+from voxelwave.errors import DivergedError, InputError, UnusableVolume
 from voxelwave.evaluation.probing import BALANCED_ACCURACY, knn_probe, linear_probe, probe_problem
 from voxelwave.evaluation.representation import effective_rank, feature_std
 from voxelwave.evaluation.retrieval import retrieval
@@ -74,18 +74,23 @@ class OnlineProbe:
         # Whole scans are of many sizes: a compiled block would be compiled for each of them.
         compiled = self._config.training.compile
         with torch.compiler.set_stance("force_eager") if compiled else nullcontext():
-            gauges = self._collapse()
+            gauges = self._collapse(step)
             if self._writes:
                 for modality in self._data.counts():
                     gauges |= self._retrieval(modality) | self._targets(modality)
         return gauges
 
-    def _collapse(self) -> dict[str, float]:
-        """Effective rank and deviation of the backbone's features of whole volumes."""
+    def _collapse(self, step: int) -> dict[str, float]:
+        """Effective rank and deviation of the backbone's features; raises DivergedError where they are no numbers."""
         gauges = {}
         device = next(self._features.parameters()).device
         for modality, batch in self._data.probe_batches().items():
             tokens = self._pretrainer.encode(batch.volume.to(device)).flatten(0, 1).float()
+            if not bool(tokens.isfinite().all()):
+                raise DivergedError(
+                    f"the features of {modality} are not finite after step {step}: lower training.learning_rate, then "
+                    "go on with --resume, or start again where no checkpoint is left"
+                )
             gauges[f"effective_rank_{modality}"] = effective_rank(tokens)
             gauges[f"feature_std_{modality}"] = feature_std(tokens)
         return gauges
@@ -161,7 +166,7 @@ class OnlineProbe:
         trained = {real_path(path) for path in self._data.trained_on()}
         shown = [{real_path(path) for path in (case.image, case.label) if path} for case in cases]
         also = sum(bool(paths & trained) for paths in shown)
-        self._console.say(f"probe cases: {len(cases)}, {also} of them are also trained on")
+        self._console.say(f"probe cases: {len(cases)}, of {also} of them the files are also trained on")
         for modality in modalities:
             own = [case for case in cases if case.modality == modality]
             for target in _targets_of(own):

@@ -11,10 +11,11 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
+from voxelwave.data.label_maps import read_labels
 from voxelwave.data.listing.cases import CASES
 from voxelwave.data.modalities.ct import CT
 from voxelwave.engine.signals import stop_on_signal
-from voxelwave.errors import InputError
+from voxelwave.errors import InputError, UnusableVolume
 from voxelwave.jobs.common.console import Console, tracked
 from voxelwave.jobs.common.made_folder import filling
 from voxelwave.jobs.common.outcome import Outcome
@@ -149,7 +150,12 @@ def _list_cases(heads: list[Head], out: Path) -> str:
     """Return the heads as a list for downstream tasks, with what their label maps tell."""
     rows = []
     for head in heads:
-        present = set(np.unique(np.asarray(nib.load(head.labels).dataobj)).tolist())
+        try:
+            present = set(np.unique(read_labels(head.labels).array).tolist())
+        except UnusableVolume as error:
+            raise InputError(
+                f"{head.labels} is kept, and cannot be read ({error}): delete it, and the same command writes it again"
+            ) from None
         rows += [
             {
                 "image": image.relative_to(out),
