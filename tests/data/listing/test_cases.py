@@ -130,7 +130,7 @@ def test_an_image_is_listed_once_by_whatever_path_or_link(table, heads, tmp_path
     whole = table.read_text()
     for again in (f"{heads}/mri/../mri/head_0001_T2.nii.gz", "other.nii.gz"):
         table.write_text(f"{whole}{again},,,mri,test,0,\n")
-        with pytest.raises(ValueError, match="twice, here by another path or a link"):
+        with pytest.raises(ValueError, match="twice; links and other paths count, too"):
             find_cases(table)
 
 

@@ -136,7 +136,7 @@ def _listed(table: Path, modality: str, *, needs_modality: bool) -> list[Case]:
     seen: set[Path] = set()
     for case in cases:
         if (image := real_path(case.image)) in seen:
-            raise InputError(f"list '{table}' has {case.image} twice, here by another path or a link")
+            raise InputError(f"list '{table}' has {case.image} twice; links and other paths count, too")
         seen.add(image)
     return [replace(case, subject=case.subject or case.name) for case in named_apart(cases)]
 
