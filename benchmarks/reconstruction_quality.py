@@ -7,9 +7,10 @@ Data: `semi_synthetic.py`; arms: `reconstruction_arms.py`. All networks are trai
 `OUR_STEPS` steps of PromptMR+ on one thread, which are about five CPU-minutes; one network for each acceleration. How
 many steps of each that is, is measured first, of all arms in one go, which asks for an idle machine; from there on it
 may be busy. The learning rate of an arm is chosen before, on seed 100 and the validation images, in an eighth of the
-time at 4×; so are the settings of the classical methods, on the validation images. Every finished cell is a line of
-results/reconstruction_quality.jsonl; called again, the study goes on. An arm whose library is missing is left out.
-Times, images and weights are kept in --out; --report only writes table and picture of what is finished.
+time at 4×; so are the settings of the classical methods, on the validation images. A rate with which a whole training
+ends below its short one on the validation images has diverged, and the next best is taken. Every finished cell is a
+line of results/reconstruction_quality.jsonl; called again, the study goes on. An arm whose library is missing is left
+out. Times, images and weights are kept in --out; --report only writes table and picture of what is finished.
 """
 
 from __future__ import annotations
@@ -184,7 +185,7 @@ def fill_network(arm: str, rate: int, seed: int, steps: Steps, learning_rate: fl
     with torch.no_grad():
         images = {
             split: [network(kspace, lines(rate), NUM_CENTER) for kspace, _ in held_out(split)]
-            for split in ((VALIDATION,) if seed == CHOICE_SEED else (TEST, OTHERS))
+            for split in ((VALIDATION,) if seed == CHOICE_SEED else (VALIDATION, TEST, OTHERS))
         }
     if seed != CHOICE_SEED:
         kept = folder / f"{arm.replace(' ', '_').replace(',', '')}_{rate}x_{seed}.pt"
@@ -243,9 +244,17 @@ def tried_rates(cells: list[Cell], arm: str) -> dict[float, float]:
     return {cell["learning_rate"]: max(-1.0, mean(cell[VALIDATION]["ssim"])) for cell in of_arm}
 
 
+def diverged(cell: Cell, cells: list[Cell]) -> bool:
+    """Tell whether a whole training ended below the short one with its rate, on the validation images."""
+    if cell["arm"] not in NETWORKS or cell["seed"] == CHOICE_SEED or VALIDATION not in cell:
+        return bool(cell.get("diverged", False))  # as was seen of the first ones, which were not validated
+    return not mean(cell[VALIDATION]["ssim"]) > tried_rates(cells, cell["arm"])[cell["learning_rate"]]
+
+
 def chosen_rate(cells: list[Cell], arm: str) -> float:
-    """Return the learning rate with the best validation images."""
-    tried = tried_rates(cells, arm)
+    """Return the learning rate with the best validation images, of those with which no whole training diverged."""
+    failed = {cell["learning_rate"] for cell in cells if cell["arm"] == arm and diverged(cell, cells)}
+    tried = {rate: ssim for rate, ssim in tried_rates(cells, arm).items() if rate not in failed}
     return max(tried, key=lambda rate: tried[rate])
 
 
@@ -254,9 +263,21 @@ def rates_to_try(cells: list[Cell], arm: str) -> list[float]:
     tried = tried_rates(cells, arm)
     if left := [rate for rate in LEARNING_RATES if rate not in tried]:
         return left
-    best = chosen_rate(cells, arm)
+    best = max(tried, key=lambda rate: tried[rate])
     beyond = {min(tried): best / RATE_STEP, max(tried): best * RATE_STEP}
     return [beyond[best]] if best in beyond and len(tried) < MOST_RATES else []
+
+
+def standing(cells: list[Cell]) -> list[Cell]:
+    """Return the cells but for those of networks whose rate diverged, which are trained again with another one."""
+    failed = {(cell["arm"], cell["learning_rate"]) for cell in cells if diverged(cell, cells)}
+    return [
+        cell
+        for cell in cells
+        if cell["arm"] not in NETWORKS
+        or cell["seed"] == CHOICE_SEED
+        or (cell["arm"], cell["learning_rate"]) not in failed
+    ]
 
 
 def waves(arms: list[str], seeds: list[int]) -> list[list[tuple[str, int]]]:
@@ -290,7 +311,7 @@ def main() -> None:
         print(steps, flush=True)
         with ProcessPoolExecutor(arguments.workers, mp_context=get_context("spawn")) as pool:
             study(pool, Asked(methods, waves(networks, arguments.seeds), arguments.rates, steps), folder)
-    write_report(read_cells(), RESULTS, folder)
+    write_report(standing(read_cells()), RESULTS, folder)
 
 
 @dataclass(frozen=True)
@@ -305,7 +326,7 @@ class Asked:
 
 def study(pool: ProcessPoolExecutor, asked: Asked, folder: Path) -> None:
     """Fill what is missing."""
-    filled = {(cell["arm"], cell["rate"], cell["seed"]) for cell in read_cells()}
+    filled = {(cell["arm"], cell["rate"], cell["seed"]) for cell in standing(read_cells())}
     finish([
         pool.submit(fill_classical, method, rate)
         for method in asked.methods for rate in asked.rates if (method, rate, 0) not in filled
@@ -318,11 +339,12 @@ def study(pool: ProcessPoolExecutor, asked: Asked, folder: Path) -> None:
             for arm in arms for rate in rates_to_try(read_cells(), arm)
         ]:  # fmt: skip
             finish(jobs)
-        chosen = {arm: chosen_rate(read_cells(), arm) for arm in arms}
-        finish([
-            pool.submit(fill_network, arm, rate, seed, asked.steps[arm], chosen[arm], folder)
+        while jobs := [
+            pool.submit(fill_network, arm, rate, seed, asked.steps[arm], chosen_rate(read_cells(), arm), folder)
             for arm, seed in wave for rate in asked.rates if (arm, rate, seed) not in filled
-        ])  # fmt: skip
+        ]:  # fmt: skip
+            finish(jobs)
+            filled = {(cell["arm"], cell["rate"], cell["seed"]) for cell in standing(read_cells())}
 
 
 def finish(jobs: list[Future[Cell]]) -> None:

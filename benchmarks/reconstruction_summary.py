@@ -156,7 +156,12 @@ def choices(cells: list[Cell]) -> list[str]:
             told = ", ".join(
                 f"{rate:g}: {'diverged' if np.isnan(ssim) else f'{ssim:.4f}'}" for rate, ssim in sorted(tried.items())
             )
-            said.append(f"- {arm}: learning rate {best:g}, by validation SSIM of short runs ({told})")
+            used = {cell["learning_rate"] for cell in cells if cell["arm"] == arm and cell["seed"] in SEEDS} or {best}
+            failed = "" if best in used else f"; with {best:g} whole trainings diverged"
+            said.append(
+                f"- {arm}: learning rate {' and '.join(f'{rate:g}' for rate in sorted(used))}, by validation SSIM of "
+                f"short runs ({told}){failed}"
+            )
     return said
 
 
