@@ -72,7 +72,7 @@ def test_an_adapted_stem_loads_again_with_the_same_outputs(tmp_path, volumes, co
 
 def test_a_random_stem_is_not_exported(tmp_path):
     run = write_backbone(tmp_path / "run", {"ct": 3})
-    with pytest.raises(ValueError, match="has no trained 1-channel stem to make one for 1 of: leave"):
+    with pytest.raises(ValueError, match="has no patch embedding for 1 to take or to repeat"):
         run_export(run, tmp_path / "out", file_format="safetensors", in_channels=1)
 
 

@@ -106,10 +106,6 @@ def _load(path: Path, in_channels: int | None, *, whole: bool) -> _Loaded:
         return _load_finetuned(path, in_channels, whole=whole)
     features = load_backbone(path, in_channels=in_channels)
     adapted = dict(features.report.adapted) if features.report else {}
-    if "new, random" in adapted.values():
-        raise InputError(
-            f"{path} has no trained 1-channel stem to make one for {in_channels} of: leave --in-channels out"
-        )
     # A file says what is in it: which channel counts, and how those came about that were not trained.
     described = features.description | {
         "architecture": features.description["architecture"] | {"in_channels": list(features.in_channels)},
