@@ -49,7 +49,7 @@ class ImageSet(NamedTuple):
 
 
 class Parted(NamedTuple):
-    """The images of a source. Those of the test are read when `open_test` is called, and not before.
+    """The images of a source. Those of the test are read when `open_test` is called, and not kept.
 
     `kind` says what they are; `unknown` is the number of volumes whose subject nothing tells.
     """

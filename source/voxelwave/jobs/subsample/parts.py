@@ -1,4 +1,4 @@
-"""The images of a run, parted by subject: those of the test are read at the end."""
+"""The images of a run, parted by subject: those of the test are checked at first, and scored at the end."""
 
 from __future__ import annotations
 

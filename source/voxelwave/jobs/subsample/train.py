@@ -51,7 +51,7 @@ def train_subsampled(
 ) -> bool:
     """Train as `config` says; True where the run is complete, False where it was stopped and can be resumed.
 
-    The images of the test are read at the end, and scored with the best weights.
+    The images of the test are scored at the end, with the best weights.
 
     Args:
         own: the model, where the configuration says that it is the user's own.
