@@ -93,14 +93,23 @@ def cost_s(call: Callable[[], object]) -> float:
     return time.process_time() - began
 
 
-def models() -> dict[str, nn.Module]:
-    """Return the default decoder on the demo's backbone, and a UNet of about a third of the parameters."""
+def model_of(width: int) -> SegmentationModel:
+    """Return a decoder on the demo's backbone."""
+    backbone = BACKBONES.build("waveformer", (1, 3), patch_size=4, embed_dim=96, depth=4, num_heads=3)
+    return SegmentationModel(FeaturePyramid(backbone), num_classes=7, width=width).eval()
+
+
+def unet_of(channels: int) -> nn.Module:
+    """Return MONAI's UNet of four levels, with these channels at the first."""
     from monai.networks.nets import UNet
 
-    backbone = BACKBONES.build("waveformer", (1, 3), patch_size=4, embed_dim=96, depth=4, num_heads=3)
-    torch.manual_seed(0)
-    unet = UNet(3, 1, 7, channels=(16, 32, 64, 128), strides=(2, 2, 2), num_res_units=0)
-    return {"ours": SegmentationModel(FeaturePyramid(backbone), num_classes=7).eval(), "unet": unet.eval()}
+    widths = [channels << level for level in range(4)]
+    return UNet(3, 1, 7, channels=widths, strides=(2, 2, 2), num_res_units=0).eval()
+
+
+def models() -> dict[str, nn.Module]:
+    """Return the default decoder on the demo's backbone, and a UNet of about a third of the parameters."""
+    return {"ours": model_of(32), "unet": unet_of(16)}
 
 
 def costs(volume: Tensor, ways: Sequence[Way]) -> dict[str, dict[str, float]]:

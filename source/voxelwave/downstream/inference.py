@@ -24,6 +24,7 @@ SLAB_VOXELS = 2**20
 OVERLAP = (
     0.5  # of windows, as a share of their side: a quarter is three times as fast, and less right (docs/measured.md)
 )
+AT_ONCE = 2  # windows: of one alone torch takes a way for convolutions of few channels that is slow on a CPU
 AIR = 0.05  # which no voxel of a window without tissue exceeds, of an intensity in [0, 1]; of CT that is -660 HU
 CERTAIN = 10.0  # the logit of the background there
 
@@ -34,7 +35,7 @@ def predict_volume(
     *,
     window: Grid,
     overlap: float = OVERLAP,
-    batch_size: int = 1,
+    batch_size: int = AT_ONCE,
     num_classes: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Float[Tensor, "class depth height width"]:

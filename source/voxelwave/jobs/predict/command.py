@@ -18,7 +18,7 @@ def predict(
     ],
     modality: Annotated[str | None, typer.Option(help="Of every image, instead of telling it by rule.")] = None,
     overlap: Annotated[float, typer.Option(help="Of windows, as a share of their side.")] = 0.5,
-    batch_size: Annotated[int, typer.Option(help="Windows at a time.")] = 1,
+    batch_size: Annotated[int, typer.Option(help="Windows at a time.")] = 2,
 ) -> None:
     """Segment or classify images with a fine-tuned model; called again, it goes on.
 

@@ -11,7 +11,7 @@ from voxelwave.data.listing.discovery import base_folder
 from voxelwave.data.listing.scans import series_name
 from voxelwave.data.recognition.labels import without_suffix
 from voxelwave.downstream.finetuned import load_finetuned
-from voxelwave.downstream.inference import OVERLAP
+from voxelwave.downstream.inference import AT_ONCE, OVERLAP
 from voxelwave.downstream.scan_reader import ScanReader
 from voxelwave.engine.runtime import best_device
 from voxelwave.engine.signals import stop_on_signal
@@ -30,7 +30,7 @@ def predict(
     *,
     modality: str | None = None,
     overlap: float = OVERLAP,
-    batch_size: int = 1,
+    batch_size: int = AT_ONCE,
     console: Console | None = None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Outcome:
