@@ -1,3 +1,4 @@
+import platform
 import subprocess
 import sys
 import threading
@@ -88,3 +89,22 @@ def test_bf16_is_said_to_be_slow_on_a_cpu_where_it_is(monkeypatch, caplog, facto
     said = [record.getMessage() for record in caplog.records if "bf16" in record.getMessage()]
     assert len(said) == (factor > 1.2)
     assert all("takes 4.5 times as long as in fp32" in line for line in said)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library keeps what is freed by its own rules")
+def test_on_the_cpu_a_tensor_takes_the_memory_of_the_one_before():
+    # In a process of its own: what the C library has learned once, it keeps.
+    faults = """
+import resource, torch
+from voxelwave.engine.runtime import best_device
+if best_device().type == "cpu":
+    of = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    before = of()
+    for _ in range(20):
+        torch.ones(1 << 21) + 1
+    print((of() - before) * resource.getpagesize())
+"""
+    said = subprocess.run([sys.executable, "-c", faults], capture_output=True, text=True, check=True).stdout
+    if not said:
+        pytest.skip("an accelerator computes here")
+    assert int(said) < 20 * 2 * (4 << 21) / 2  # half of all that was taken

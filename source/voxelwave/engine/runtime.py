@@ -200,7 +200,8 @@ def close_runtime(fabric: Any) -> None:
 
 
 def best_device() -> torch.device:
-    """Return the accelerator where there is one, else the CPU."""
-    return (torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None) or torch.device(
-        "cpu"
-    )
+    """Return the accelerator where there is one, else the CPU, whose freed memory is then kept for what is computed."""
+    if torch.accelerator.is_available() and (accelerator := torch.accelerator.current_accelerator()):
+        return accelerator
+    keep_freed_memory()
+    return torch.device("cpu")
