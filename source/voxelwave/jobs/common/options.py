@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from voxelwave.jobs.common.config import JobConfig
 
 Overrides = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key, e.g. training.epochs=5.")
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key, e.g. run.seed=1.")
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on from last.pth; start where there is no run.")]
 Weights = Annotated[Path, typer.Argument(help="A run folder, backbone.safetensors or a checkpoint.")]

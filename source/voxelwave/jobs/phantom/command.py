@@ -22,7 +22,7 @@ Overrides = Annotated[
     typer.Option(
         "--set",
         metavar="KEY=VALUE",
-        help="Override a key, e.g. loss.temperature=0.1; an option of its own comes before it.",
+        help="Override a key, e.g. loss.temperature=0.1; an option of its own wins over it.",
     ),
 ]
 Checkpoint = Annotated[Path, typer.Argument(help="A run folder, of which the best weights are taken, or a checkpoint.")]
@@ -79,7 +79,7 @@ def foqus_train(**given: Any) -> None:
 
 
 def _train(given: Mapping[str, Any], *, described: bool) -> None:
-    # Threads that spin while they wait take the core that the worker renders phantoms on: with them a run took a third
+    # Threads that spin while they wait take the core that the worker renders phantoms on: with them a run took a quarter
     # longer on two cores. OpenMP reads this once, when torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     from voxelwave.jobs.phantom.config import DESCRIBED, REFERENCE, load_phantom_config

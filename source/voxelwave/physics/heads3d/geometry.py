@@ -1,6 +1,6 @@
 """Where every voxel lies in a generated head, and the shapes that its anatomy is made of.
 
-Anatomy is written once in head coordinates, where 1 is half of the field of view (about 115 mm): x to the
+Anatomy is written once in head coordinates, where 1 is half of the field of view (96 mm): x to the
 right, y to the front, z upwards. A shape is a signed distance, positive inside.
 """
 
