@@ -69,7 +69,7 @@ def synthesize(
     workers: int | None = None,
     console: Console | None = None,
 ) -> Outcome:
-    """Write `num_mri` MRI and `num_ct` CT heads of `size` voxels a side, 192 mm, to `out`, with label maps and `cases.csv`.
+    """Write `num_mri` MRI and `num_ct` CT heads, 192 mm wide in `size` voxels, to `out`, with label maps and a list.
 
     MRI contrasts and CT layouts (Hounsfield units; three windows in the last axis, `[D, H, W, 3]` and
     `[D, H, W, 1, 3]`) take turns. `num_heads` more heads are each shown in all of `contrasts`, on one grid with one
