@@ -79,7 +79,7 @@ def foqus_train(**given: Any) -> None:
 
 
 def _train(given: Mapping[str, Any], *, described: bool) -> None:
-    # Threads that spin while they wait take the core that the worker renders phantoms on: with them a run took a quarter
+    # Threads that spin while they wait take the core that the worker renders phantoms on, and a run takes a quarter
     # longer on two cores. OpenMP reads this once, when torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     from voxelwave.jobs.phantom.config import DESCRIBED, REFERENCE, load_phantom_config
