@@ -1,4 +1,4 @@
-"""The model of a downstream task: built of a description, which stands beside its weights and is enough to use them."""
+"""The features that fine-tuning begins with, and what `model.json` says of the model that comes of them."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ class Reconstructed(NamedTuple):
 
 
 def read_hdf5(path: Path) -> Reconstructed:
-    """Return what `image_writing.write_hdf5` wrote, or another program with the same dataset.
+    """Return what `images.writing.write_hdf5` wrote, or another program with the same dataset.
 
     Raises InputError, one line that names the file, where it cannot be read or holds values that are not finite.
     """

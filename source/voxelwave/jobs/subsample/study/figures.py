@@ -54,7 +54,7 @@ def draw_density(rows: Sequence[Row], path: Path) -> None:
     across = min(len(rates), 4)
     down = -(-len(rates) // across)
     figure = new_figure(3.4 * across, 2.6 * down)
-    axes = figure.subplots(down, across, squeeze=False, sharey=True).flat
+    axes = list(figure.subplots(down, across, squeeze=False, sharey=True).flat)
     for axis, rate in zip(axes, rates, strict=False):
         for row in rows:
             if row.drop_rate == rate:
@@ -62,7 +62,7 @@ def draw_density(rows: Sequence[Row], path: Path) -> None:
         axis.set(title=f"drop rate {rate:g}", xlabel="distance from the origin, half-sides", ylim=(-0.03, 1.03))
         axis.grid(alpha=0.3)
     axes[0].legend(fontsize=7)
-    for axis in list(axes)[len(rates) :]:
+    for axis in axes[len(rates) :]:
         axis.set_axis_off()
     figure.savefig(path, dpi=DPI)
 
