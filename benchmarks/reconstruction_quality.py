@@ -8,9 +8,10 @@ Data: `semi_synthetic.py`; arms: `reconstruction_arms.py`. All networks are trai
 many steps of each that is, is measured first, of all arms in one go, which asks for an idle machine; from there on it
 may be busy. The learning rate of an arm is chosen before, on seed 100 and the validation images, in an eighth of the
 time at 4×; so are the settings of the classical methods, on the validation images. A rate with which a whole training
-ends no better than zero-filling on the validation images has diverged, and the next best is taken. Every finished cell
-is a line of results/reconstruction_quality.jsonl; called again, the study goes on. An arm whose library is missing is
-left out. Times, images and weights are kept in --out; --report only writes table and picture of what is finished.
+ends below its short one, or no better than zero-filling, on the validation images has diverged, and the next best is
+taken. Every finished cell is a line of results/reconstruction_quality.jsonl; called again, the study goes on. An arm
+whose library is missing is left out. Times, images and weights are kept in --out; --report only writes table and
+picture of what is finished.
 """
 
 from __future__ import annotations
@@ -246,11 +247,16 @@ def tried_rates(cells: list[Cell], arm: str) -> dict[float, float]:
 
 
 def diverged(cell: Cell, cells: list[Cell]) -> bool:
-    """Tell whether a whole training ended no better than zero-filling, on the validation images at its acceleration."""
+    """Tell whether a whole training ended below the short one with its rate, or no better than zero-filling.
+
+    On the validation images at its own acceleration, at which short ones may not have been run.
+    """
     if cell["arm"] not in NETWORKS or cell["seed"] == CHOICE_SEED or VALIDATION not in cell:
         return bool(cell.get("diverged", False))  # as was seen of the first ones, which were not validated
+    short = tried_rates(cells, cell["arm"])[cell["learning_rate"]]
     zero_filled = (of["grid"][0]["ssim"] for of in cells if (of["arm"], of["rate"]) == (ZERO_FILLED, cell["rate"]))
-    return not mean(cell[VALIDATION]["ssim"]) > next(zero_filled, 0.0)
+    least = max(next(zero_filled, 0.0), short if cell["rate"] == CHOICE_RATE else 0.0)
+    return not mean(cell[VALIDATION]["ssim"]) > least
 
 
 def chosen_rate(cells: list[Cell], arm: str) -> float:
