@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import struct
@@ -258,6 +259,17 @@ def test_a_file_cut_off_while_it_is_open_is_damaged(small):
     volume.read()
     os.truncate(small, START.size)
     with pytest.raises(DamagedVolume, match="chunk 0"):
+        volume.read()
+
+
+def test_a_disk_that_does_not_answer_is_damage(small, monkeypatch):
+    volume = StoredVolume(small)
+
+    def fails(*arguments):
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+
+    monkeypatch.setattr(os, "pread", fails)
+    with pytest.raises(DamagedVolume, match="unreadable: Stale file handle"):
         volume.read()
 
 

@@ -1,8 +1,11 @@
+import math
 from dataclasses import replace
 from typing import NamedTuple
 
 import pytest
 import torch
+from lightning_fabric import Fabric
+from lightning_fabric.plugins.precision import MixedPrecision
 from torch import nn
 
 from voxelwave.contracts import StepOutput
@@ -13,6 +16,7 @@ from voxelwave.engine.runtime import make_fabric
 from voxelwave.engine.signals import Stopped
 from voxelwave.errors import ProcessFault
 from voxelwave.jobs.common.console import Console
+from voxelwave.jobs.common.run_folder import open_run
 
 
 class Numbers(NamedTuple):
@@ -189,3 +193,26 @@ def test_what_is_no_lost_process_is_raised_as_it_is(tmp_path):
     of.objective = objective
     with pytest.raises(RuntimeError, match="Connection of two"):
         interrupted(of, iter(Numbers, None))
+
+
+def test_a_step_that_fp16_skips_is_recorded_and_gone_on_from(tmp_path):
+    tmp_path = tmp_path / "run"
+    tmp_path.mkdir()
+    # The scaler of a GPU, on the CPU.
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**16)
+    fabric = Fabric(accelerator="cpu", devices=1, plugins=MixedPrecision("16-mixed", "cpu", scaler=scaler))
+    model = nn.ParameterList([nn.Parameter(torch.ones(1))])
+    wrapped, optimizer = fabric.setup(model, torch.optim.SGD(model.parameters(), lr=0.1))
+
+    def objective(batch, index):
+        loss = model[0].float().sum() * (1e36 if index == 0 else 1.0)  # finite, until it is scaled
+        return StepOutput(loss, {"loss": loss.detach()})
+
+    settings = LoopSettings(4, 4, checkpoint_every_epochs=0)
+    of = Trainer(fabric, wrapped, optimizer, objective, lambda step: 0.1, tmp_path, {"config": {}}, settings=settings)
+    assert not run(of, stop=lambda: of.state.step == 2)
+    norms = [record["grad_norm"] for record in read_metrics(tmp_path / "metrics.jsonl")]
+    assert not math.isfinite(norms[0])
+    assert math.isfinite(norms[1])
+    generation = open_run(tmp_path, resume=True)
+    assert generation.checkpoint["step"] == 2

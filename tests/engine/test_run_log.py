@@ -1,5 +1,6 @@
 import io
 import json
+import math
 import os
 from contextlib import suppress
 from pathlib import Path
@@ -197,3 +198,14 @@ def test_any_lines_are_records_that_can_be_summarised_or_an_error(tmp_path_facto
     path.write_text("".join(json.dumps(record(0) | line) + "\n" for line in lines) + json.dumps(record(0)))
     with suppress(InputError):
         summarise(read_metrics(path))
+
+
+def test_what_overflowed_does_not_count_and_keeps_no_run_from_going_on(tmp_path):
+    records = [record(0, grad_norm=math.inf), record(1, grad_norm=-math.inf), record(2, grad_norm=3.0)]
+    console = Console(file=io.StringIO())
+    with RunLog(tmp_path, start_step=0, total_steps=3, console=console) as log:
+        for one in records:
+            log.step(one)
+        assert log.epoch(1)["grad_norm"] == 3.0
+    assert recorded(tmp_path / "metrics.jsonl", 3, log.checksum) == records
+    assert math.isnan(summarise(records[:2])["grad_norm"])

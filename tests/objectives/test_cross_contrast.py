@@ -304,6 +304,7 @@ def test_predicting_across_trains_backbone_and_heads():
 
 def test_supervised_synthesis_learns_the_tissue_of_each_voxel():
     model = build_pretrainer(config("supervised_synthesis"))
+    assert {name.split(".")[0] for name, _ in model.named_parameters()} == {"backbone", "head"}
     of = view(0)
     of = of._replace(seen=of.labels[:, None].float() / 18)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)

@@ -131,6 +131,12 @@ def test_what_a_dead_writer_left_is_removed_by_the_next_and_what_a_live_one_writ
             pass
         assert not list(dead.iterdir())
         assert {path.name for path in live.iterdir()} == {".lock", ".part-0123abcd-x.csv"}
+    with locked(tmp_path / "y.pth"):  # of a file in the folder
+        for name in (".part-0123abcd-y.pth", ".part-0123abcd-x.csv"):
+            (tmp_path / name).touch()
+        with locked(tmp_path):
+            assert (tmp_path / ".part-0123abcd-y.pth").exists()
+            assert not (tmp_path / ".part-0123abcd-x.csv").exists()
     for name in (".part-0123abcd-x.csv", ".part-0123abcd-ax.csv"):
         (tmp_path / name).touch()
     with locked(tmp_path / "x.csv"):
@@ -215,3 +221,16 @@ def test_an_error_of_the_disk_names_the_file_and_not_the_one_beside_it(tmp_path)
     with pytest.raises(OSError, match="No space left") as caught, replacing(tmp_path / "a" / "b.csv"):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     assert caught.value.filename == str(tmp_path / "a" / "b.csv")
+
+
+def test_a_name_that_says_gzip_of_what_is_not_compressed_vouches_for_nothing(tmp_path):
+    path, values = tmp_path / "a.nii.gz", np.zeros((40, 40, 40), np.int16)
+    nibabel.save(nibabel.Nifti1Image(values, np.eye(4)), tmp_path / "a.nii")
+    content = bytearray((tmp_path / "a.nii").read_bytes())
+    marks = set()
+    for place in (1000, 4096 * 8, len(content) - 1000):
+        changed = content.copy()
+        changed[place] = 1
+        path.write_bytes(changed)
+        marks.add(content_mark(path))
+    assert len(marks) == 3

@@ -1,3 +1,4 @@
+import os
 import signal
 import subprocess
 import sys
@@ -7,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from voxelwave.ops import workers
-from voxelwave.ops.workers import is_stuck
+from voxelwave.ops.workers import Notes, is_stuck
 
 
 @pytest.fixture(autouse=True)
@@ -37,3 +38,9 @@ def test_a_process_that_waits_for_the_disk_for_a_moment_is_not_stuck(monkeypatch
     seen = iter(states)
     monkeypatch.setattr(Path, "read_text", lambda self: f"7 (a) b) {next(seen)} 1 2")
     assert is_stuck(7) is stuck
+
+
+def test_a_note_holds_a_name_that_is_no_utf8():
+    notes = Notes(2)
+    notes[1] = os.fsdecode(b"/data/M\xfcller_T1.nii.gz")
+    assert notes[1] == "/data/M\\udcfcller_T1.nii.gz"

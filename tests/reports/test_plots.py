@@ -59,3 +59,11 @@ def test_a_figure_that_the_disk_does_not_take_leaves_the_one_before(tmp_path, mo
         new_figure(1, 1).savefig(path)
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_name_that_is_no_utf8_is_drawn(tmp_path):
+    figure = new_figure(2, 2)
+    axis = figure.subplots()
+    axis.set_title(f"{os.fsdecode(bytes([77, 252]))}\nbelow")
+    figure.savefig(tmp_path / "a.png")
+    assert axis.get_title() == "M\\udcfc\nbelow"

@@ -248,7 +248,10 @@ class StoredVolume:
         import blosc2
 
         length = self._lengths[number]
-        packed = os.pread(self._file, length, int(self._ends[number]) - length)
+        try:
+            packed = os.pread(self._file, length, int(self._ends[number]) - length)
+        except OSError as error:
+            raise DamagedVolume(f"unreadable: {error.strerror}") from None
         chunk = np.empty([side.stop - side.start for side in place], dtype=self.dtype)
         try:
             # In this order: blosc2 writes as many bytes as a chunk says, whatever there is room for.

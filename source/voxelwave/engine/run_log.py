@@ -61,8 +61,8 @@ def _record(line: str) -> Record:
     numbers = [value for name, value in record.items() if name != "modality"]
     if type(step) is not int or type(epoch) is not int or step < 0 or not isinstance(modality, str):
         raise ValueError("no step, epoch or modality")
-    # What is averaged must not overflow; what could not be measured is not a number.
-    if not all(type(number) in (int, float) and not abs(number) > LARGEST for number in numbers):
+    # What is averaged must not overflow; what could not be measured is not finite.
+    if not all(type(number) in (int, float) and not LARGEST < abs(number) < math.inf for number in numbers):
         raise ValueError("no number, or too large a one")
     return record
 
@@ -106,7 +106,8 @@ def _line(record: Record) -> str:
 def summarise(records: Sequence[Record]) -> Record:
     """Average what every record of an epoch holds a number of, over all steps and by modality.
 
-    Of what validation measured the last counts.
+    Steps of which it is not finite do not count, as of a gradient that overflowed in fp16. Of what validation measured
+    the last counts.
     """
     row: Record = {"epoch": records[0]["epoch"], "step": records[-1]["step"]}
     groups = {"": records}
@@ -117,7 +118,8 @@ def summarise(records: Sequence[Record]) -> Record:
     for prefix, group in groups.items():
         for name in names:
             if not name.startswith(MEASURED):
-                row[prefix + name] = math.fsum(record[name] for record in group) / len(group)
+                finite = [record[name] for record in group if math.isfinite(record[name])]
+                row[prefix + name] = math.fsum(finite) / len(finite) if finite else math.nan
     for record in records:
         row |= {name: value for name, value in record.items() if name.startswith(MEASURED)}
     return row

@@ -56,6 +56,7 @@ class CrossContrast(MaskedVoxels):
     """
 
     needs_labels: ClassVar = False
+    hides: ClassVar = True
 
     def __init__(
         self,

@@ -9,15 +9,12 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from voxelwave.contracts import Masking, StepOutput
-from voxelwave.losses.masked_reconstruction import MaskedReconstruction
+from voxelwave.contracts import StepOutput
 from voxelwave.objectives.cross_contrast import PairedView
 from voxelwave.objectives.masked_modeling import Backbone
 from voxelwave.ops.patches import patchify, token_grid, unpatchify
 from voxelwave.physics.heads3d import Tissue
 from voxelwave.registry import OBJECTIVES
-from voxelwave.sparse.decoder import LightDecoder
-from voxelwave.sparse.encoder import SparseEncoder
 
 CLASSES = len(Tissue)
 
@@ -32,14 +29,11 @@ class SupervisedSynthesis(nn.Module):
     """
 
     needs_labels: ClassVar = True
+    hides: ClassVar = False
 
     def __init__(
         self,
         backbone: Backbone,
-        masking: Masking,
-        encoder: SparseEncoder,
-        decoder: LightDecoder,
-        reconstruction: MaskedReconstruction,
         *,
         dice_weight: float = 0.5,
     ) -> None:

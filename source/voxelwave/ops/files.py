@@ -23,7 +23,8 @@ NOT_OFFERED = (errno.EINVAL, errno.ENOTSUP, errno.EBADF)  # what file systems sa
 LONGEST_NAME = 200  # bytes; file systems take 255, with what is put before and behind
 
 MARK_DIGITS, BLOCK = 8, 4096
-CHECKED = (".gz", ".mgz", ".vxw")
+GZIPPED = b"\x1f\x8b"
+CHECKED = (GZIPPED, b"voxwave\n")  # begin files that end in checksums
 
 
 @contextmanager
@@ -125,7 +126,12 @@ def _left_by_the_dead(target: Path) -> list[Path]:
     left = []
     for place, folders, files in os.walk(target):
         folders[:] = [name for name in folders if not Path(place, name, LOCK).exists()]
-        left += [Path(place, name) for name in files if name.startswith(PART)]
+        locked_too = {f"{PART}{name.removeprefix(f'{LOCK}-')}" for name in files if name.startswith(f"{LOCK}-")}
+        left += [
+            Path(place, name)
+            for name in files
+            if name.startswith(PART) and PART + name[len(PART) + 2 * TOKEN_BYTES + 1 :] not in locked_too
+        ]
     return left
 
 
@@ -174,9 +180,10 @@ def content_mark(path: Path, *, blocks: int | None = None) -> str:
     """
     digest = hashlib.blake2b(digest_size=MARK_DIGITS // 2)
     with path.open("rb") as file:
+        checked = file.read(BLOCK).startswith(CHECKED)
         size = file.seek(0, os.SEEK_END)
         digest.update(f"{size} ".encode())
-        if path.name.lower().endswith(CHECKED):
+        if checked:
             blocks = 2
         if blocks is None or size <= blocks * BLOCK:
             file.seek(0)

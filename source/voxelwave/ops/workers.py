@@ -13,6 +13,8 @@ from multiprocessing.process import BaseProcess
 from multiprocessing.sharedctypes import RawArray
 from pathlib import Path
 
+from voxelwave.ops.loggers import printable
+
 # Ctrl-C, Ctrl-\, `kill`, a closed terminal, what batch systems send before a job's time is over, a limit on CPU time.
 STOPPING = tuple(getattr(signal, f"SIG{name}") for name in ("INT", "TERM", "HUP", "QUIT", "USR1", "USR2", "XCPU"))
 SET_PARENT_DEATH_SIGNAL = 1  # of <sys/prctl.h>
@@ -102,7 +104,7 @@ class Notes:
 
     def __setitem__(self, worker: int, text: str) -> None:
         start = worker * NOTE_BYTES
-        self._text[start : start + NOTE_BYTES] = text.encode()[:NOTE_BYTES].ljust(NOTE_BYTES, b"\0")
+        self._text[start : start + NOTE_BYTES] = printable(text).encode()[:NOTE_BYTES].ljust(NOTE_BYTES, b"\0")
 
     def __getitem__(self, worker: int) -> str:
         start = worker * NOTE_BYTES

@@ -13,15 +13,20 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from voxelwave.ops.files import replacing
+from voxelwave.ops.loggers import printable
 
 
 class PlainFigure(Figure):
-    """A figure that shows names as they are: what stands between two `$` is no formula. Its file is written whole."""
+    """A figure that shows names as they are: what stands between two `$` is no formula. Its file is written whole.
+
+    Bytes of a name that are no UTF-8, which no font has, are written out.
+    """
 
     def savefig(self, fname: Path, **options: Any) -> None:  # type: ignore[override]
         """Write the figure."""
         for text in self.findobj(Text):
             text.set_parse_math(False)
+            text.set_text("\n".join(map(printable, text.get_text().split("\n"))))
         with replacing(fname) as part:
             super().savefig(part, **options)
 

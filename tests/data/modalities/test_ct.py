@@ -57,6 +57,7 @@ def test_a_missing_value_becomes_zero_and_an_infinite_one_the_nearest_end():
         (hounsfield() / 1000 * np.pi, "not in Hounsfield units"),
         (np.zeros((4, 4, 4)), "every value is 0"),
         (np.full((4, 4, 4), np.nan), "no value is a number"),
+        (np.where(np.indices((4, 4, 4))[0] > 1, np.inf, -np.inf), "no value is finite"),
         (np.linspace(-1, 1, 192).reshape(4, 4, 4, 3), "-1 to 1"),
         (np.linspace(0, 300, 192).reshape(4, 4, 4, 3), "0 to 300"),
         (np.zeros((4, 4, 4, 2)), r"\(4, 4, 4, 2\)"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import pickle
 import sys
 from pathlib import Path
@@ -13,7 +14,9 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from voxelwave.data.reading.dicom import find_series, is_dicom, read_series, read_series_header
+from voxelwave.data.listing.scans import find_scans
+from voxelwave.data.reading.dicom import find_series, is_dicom, read_series, read_series_header, series_uid
+from voxelwave.data.reading.dicom_pixels import read_pixels
 from voxelwave.data.reading.volume import resample
 from voxelwave.errors import InputError, UnusableVolume
 
@@ -745,3 +748,80 @@ def test_a_deflated_file_that_inflates_without_end_is_refused_before_that(tmp_pa
     found, unreadable = find_series(files)
     assert [series.files for series in found] == [(files[0],)]
     assert [(path, "it inflates to more than 1 MB" in reason) for path, reason in unreadable] == [(files[1], True)]
+
+
+def test_several_files_of_all_frames_of_one_series_are_as_many_volumes(tmp_path):
+    values = [noise() + number for number in range(3)]
+    for number, pixels in enumerate(values):
+        dataset = enhanced(pixels, stack(OBLIQUE))
+        dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = f"{UID}.{number}"
+        dataset.save_as(tmp_path / f"{number}.dcm", enforce_file_format=True)
+    scans, unusable = find_scans([str(tmp_path)])
+    assert len(scans) == 3
+    assert len({scan.name for scan in scans}) == 3
+    assert unusable == []
+    assert {series_uid(scan.series.uid) for scan in scans} == {UID}
+    # Under one SOPInstanceUID, which nobody may give twice, nothing is lost either; names stay as files are added.
+    for file in tmp_path.iterdir():
+        dataset = pydicom.dcmread(file)
+        dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = f"{UID}.7"
+        dataset.save_as(file)
+    assert len(find_scans([str(tmp_path)])[0]) == 3
+
+
+def test_folders_of_one_name_under_one_uid_are_volumes_of_their_own(tmp_path):
+    for visit in ("1", "2"):
+        (tmp_path / visit).mkdir()
+        write(
+            tmp_path / visit / "T1",
+            noise() + int(visit),
+            stack(),
+            SOPInstanceUID=[f"{UID}.{visit}.{n}" for n in range(10)],
+        )
+    found, unreadable = find_series(sorted(tmp_path.rglob("*.dcm")))
+    assert len(found) == len({series.uid for series in found}) == 2
+    assert unreadable == []
+
+
+def test_a_group_of_the_maker_does_not_say_what_the_standard_does(tmp_path):
+    dataset = enhanced(noise(), stack(OBLIQUE))
+    before = dataset.PerFrameFunctionalGroupsSequence[3].PixelValueTransformationSequence[0].RescaleSlope
+    for group in dataset.PerFrameFunctionalGroupsSequence:
+        own = pydicom.Dataset()
+        own.RescaleSlope, own.ImageType = 70, ["ORIGINAL", "PRIMARY", "PHASE MAP", "P"]
+        group.private_block(0x2005, "Philips MR Imaging DD 005", create=True).add_new(0x0F, "SQ", [own])
+    dataset.save_as(tmp_path / "e.dcm", enforce_file_format=True)
+    series = only([tmp_path / "e.dcm"])
+    assert series.problem is None
+    assert next(piece for piece in series.slices if piece.frame == 3).slope == float(before)
+
+
+def test_pixels_whose_bits_lie_elsewhere_are_refused(tmp_path):
+    series = only(write(tmp_path / "s", noise(), stack(), BitsStored=12, HighBit=15, PixelRepresentation=0))
+    assert series.problem == "its HighBit is not BitsStored - 1, so which bits of a pixel are its value is unknown"
+
+
+def test_a_pipe_is_no_dicom_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "IM0001")
+    assert not is_dicom(tmp_path / "IM0001")
+
+
+@pytest.mark.parametrize("codec", ["jpeg8", "jpegls", "jpeg2k"])
+def test_a_stream_that_claims_another_size_is_not_decompressed(tmp_path, monkeypatch, codec):
+    syntax = {"jpeg8": "JPEGLosslessSV1", "jpegls": "JPEGLSLossless", "jpeg2k": "JPEG2000Lossless"}[codec]
+    pixels = (noise() & 0xFFF).astype(np.uint16)
+    options = {"lossless": True, "bitspersample": 16} if codec == "jpeg8" else {"level": 0} if codec == "jpeg2k" else {}
+
+    def save(number, rows):
+        frame = getattr(imagecodecs, f"{codec}_encode")(pixels[number], **options)
+        dataset = image(pixels[number], stack()[number], number=number, PixelRepresentation=0, Rows=rows)
+        dataset.file_meta.TransferSyntaxUID = getattr(pydicom.uid, syntax)
+        dataset.PixelData = pydicom.encaps.encapsulate([frame])
+        dataset["PixelData"].VR = "OB"
+        dataset.save_as(tmp_path / f"{number}.dcm", enforce_file_format=True)
+        return tmp_path / f"{number}.dcm"
+
+    assert np.array_equal(read_pixels(save(0, 12))[0], pixels[0])
+    monkeypatch.setattr(imagecodecs, f"{codec}_decode", None)
+    with pytest.raises(UnusableVolume, match="its pixels are not 1 times 13 by 14"):
+        read_pixels(save(0, 13))

@@ -271,3 +271,49 @@ def test_a_pipe_is_refused_and_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "a.nii")
     with pytest.raises(UnusableVolume, match="a pipe"):
         read_header(tmp_path / "a.nii")
+
+
+@pytest.mark.parametrize("name", ["a.nii.gz", "a.mgz"])
+def test_a_flipped_bit_of_compressed_values_is_damage_and_what_lies_behind_them_does_not_count(tmp_path, name):
+    path = write(tmp_path / name, noise().astype(np.int16))
+    plain = gzip.decompress(path.read_bytes())
+    content = bytearray(gzip.compress(plain, compresslevel=0))  # so that each bit is one of a value
+    expected = read_volume(path).array
+    for behind in (b"", b"garbage" * 50, bytes(512)):
+        path.write_bytes(content + behind)
+        assert np.array_equal(read_volume(path).array, expected)
+    for place in (700, len(content) // 2, len(content) - 200):
+        changed = content.copy()
+        changed[place] ^= 0x10
+        path.write_bytes(changed)
+        with pytest.raises(UnusableVolume, match=r"^damaged: its compressed data does not agree with its checksum$"):
+            read_volume(path)
+    path.write_bytes(content[:-6])
+    with pytest.raises(UnusableVolume, match="cut off"):
+        read_volume(path)
+
+
+def test_a_name_of_any_case_is_read(tmp_path):
+    path = write(tmp_path / "a.nii.gz", noise())
+    assert np.array_equal(
+        read_volume(path.rename(tmp_path / "A.Nii.Gz")).array, read_volume(write(path, noise())).array
+    )
+
+
+def test_an_sform_that_holds_no_numbers_leaves_the_qform(tmp_path):
+    image = nibabel.Nifti1Image(noise(), OBLIQUE)
+    image.set_qform(OBLIQUE, 1)
+    image.header["srow_y"] = np.nan
+    nibabel.Nifti1Image(noise(), None, image.header).to_filename(tmp_path / "a.nii")
+    assert np.allclose(read_header(tmp_path / "a.nii").affine, OBLIQUE, atol=1e-4)
+
+
+def test_two_affines_that_disagree_on_left_and_right_are_noted(tmp_path):
+    image = nibabel.Nifti1Image(noise(), None)
+    image.set_sform(np.diag([2.0, 2, 2, 1]), 2)
+    image.set_qform(np.diag([-2.0, 2, 2, 1]), 1)
+    nibabel.save(image, tmp_path / "a.nii")
+    assert (
+        "its two affines disagree (sform RAS, qform LAS): its axes are taken as RAS"
+        in read_header(tmp_path / "a.nii").note
+    )

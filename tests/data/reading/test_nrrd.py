@@ -259,3 +259,32 @@ def test_no_more_is_decompressed_than_the_header_says(tmp_path):
     tracemalloc.stop()
     assert np.array_equal(array, read_nrrd(spell(tmp_path / "b.nrrd", noise(), SPACE)).array)
     assert peak < 1 << 23
+
+
+def test_a_flipped_bit_of_compressed_values_is_damage(tmp_path):
+    nrrd.write(str(tmp_path / "a.nrrd"), noise(), {"space": "lps", "space directions": np.eye(3), "encoding": "gzip"})
+    header, _, _ = (tmp_path / "a.nrrd").read_bytes().partition(b"\n\n")
+    content = bytearray(gzip.compress(noise().tobytes("F"), compresslevel=0))
+    (tmp_path / "a.nrrd").write_bytes(header + b"\n\n" + content + b"behind it")
+    assert np.array_equal(read_nrrd(tmp_path / "a.nrrd").array, noise()[::-1, ::-1])
+    content[len(content) // 2] ^= 0x10
+    (tmp_path / "a.nrrd").write_bytes(header + b"\n\n" + content)
+    with pytest.raises(UnusableVolume, match="does not agree with its checksum"):
+        read_nrrd(tmp_path / "a.nrrd")
+
+
+def test_lines_to_skip_end_with_the_file(tmp_path):
+    nrrd.write(str(tmp_path / "a.nrrd"), noise(), {"space": "lps", "space directions": np.eye(3), "encoding": "raw"})
+    content = (tmp_path / "a.nrrd").read_bytes()
+    (tmp_path / "a.nrrd").write_bytes(content.replace(b"encoding: raw", b"encoding: raw\nline skip: 100000000000"))
+    with pytest.raises(UnusableVolume):
+        read_nrrd(tmp_path / "a.nrrd")
+
+
+@pytest.mark.parametrize(("unit", "mm"), [("mm", 1.0), ("cm", 10.0), ("m", 1000.0), ("um", 0.001)])
+def test_space_units_are_brought_to_mm(tmp_path, unit, mm):
+    header = {"space": "ras", "space directions": np.eye(3), "space origin": [1.0, 2, 3], "space units": [unit] * 3}
+    nrrd.write(str(tmp_path / "a.nrrd"), noise(), header)
+    expected = np.diag([mm, mm, mm, 1])
+    expected[:3, 3] = mm * np.array([1, 2, 3])
+    assert np.allclose(read_nrrd_header(tmp_path / "a.nrrd").affine, expected)

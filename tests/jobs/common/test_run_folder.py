@@ -39,3 +39,11 @@ def test_what_is_free_to_change_may_differ():
 @pytest.mark.parametrize("off", [False, 0.0, None, ""])
 def test_a_setting_that_the_version_of_the_run_did_not_know_may_be_there_if_it_is_off(off):
     check_settings_stay(FOLDER, {"config": BEFORE}, changed("training", added=off), {})
+
+
+def test_the_order_of_augmentations_is_a_setting():
+    before = {"data": {"augment": {"mri": {"flip": {"p": 1}, "noise": {"std": 2}}}}}
+    turned = {"data": {"augment": {"mri": {"noise": {"std": 2}, "flip": {"p": 1}}}}}
+    check_settings_stay(FOLDER, {"config": before}, before, {})
+    with pytest.raises(InputError, match=r"the order of augmentations was data\.augment\.mri\.flip\.p, "):
+        check_settings_stay(FOLDER, {"config": before}, turned, {})

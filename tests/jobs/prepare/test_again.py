@@ -436,3 +436,83 @@ def test_a_share_that_cannot_be_is_one_line(tmp_path, holdout):
     record.write_text(record.read_text().replace('"holdout": 0.3', f'"holdout": {holdout}'))
     with pytest.raises(InputError, match=r"dataset\.json is damaged"):
         prepare(tmp_path / "out", scans)
+
+
+def test_a_damaged_file_that_is_gone_is_no_reason_to_complain_for_ever(changing):
+    scans, out = changing
+    (scans / "d_T1.nii").write_bytes(b"damaged")
+    (scans / "sub").mkdir()
+    (scans / "sub/e_T1.nii").write_bytes(b"damaged, too")
+    assert prepare(out, scans).unusable == 2
+    (scans / "d_T1.nii").unlink()
+    assert prepare(out, scans / "a_T1.nii").unusable == 2  # nothing was said of the rest
+    assert prepare(out, scans).unusable == 1
+    (scans / "sub/e_T1.nii").unlink()
+    assert prepare(out, scans).unusable == 0
+    assert left_in(out) == fresh(scans)
+
+
+@pytest.mark.parametrize("passing", [OSError(5, "Input/output error"), PermissionError(13, "no"), MemoryError()])
+def test_an_error_of_the_moment_is_not_for_ever(changing, monkeypatch, passing):
+    scans, out = changing
+    save(scans / "d_T1.nii", mri(7))
+
+    def fails(path, *others, **more):
+        raise passing
+
+    with monkeypatch.context() as broken:
+        broken.setattr("voxelwave.data.reading.nifti.towards_ras", fails)
+        assert prepare(out, scans).unusable == 1
+    assert prepare(out, scans).unusable == 0
+    assert left_in(out) == fresh(scans)
+
+
+def slices(folder, numbers, **tags):
+    """Write slices of a CT whose voxels say where they lie."""
+    pydicom = pytest.importorskip("pydicom", reason="reading DICOM is an extra: pip install 'voxelwave[dicom]'")
+    folder.mkdir(parents=True, exist_ok=True)
+    places = np.stack(np.meshgrid(*[np.linspace(-1, 1, 24)] * 3, indexing="ij"))
+    head = np.where((places**2).sum(0) < 0.8, 40, -1000) + np.random.default_rng(0).normal(0, 8, (24,) * 3)
+    for number in numbers:
+        dataset = pydicom.Dataset()
+        dataset.file_meta = pydicom.dataset.FileMetaDataset()
+        dataset.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+        dataset.SOPClassUID, dataset.SOPInstanceUID = "1.2.840.10008.5.1.4.1.1.2", f"1.2.3.{number}"
+        dataset.SeriesInstanceUID, dataset.Modality, dataset.PatientID = "1.2.3", "CT", "1"
+        dataset.ImageType, dataset.PhotometricInterpretation = ["ORIGINAL", "PRIMARY"], "MONOCHROME2"
+        dataset.Columns = dataset.Rows = 24
+        dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit, dataset.PixelRepresentation = 16, 16, 15, 1
+        dataset.ImagePositionPatient, dataset.PixelSpacing = [0, 0, number], [1, 1]
+        dataset.ImageOrientationPatient, dataset.SamplesPerPixel = [1, 0, 0, 0, 1, 0], 1
+        dataset.PixelData = head[number].astype(np.int16).tobytes()
+        for name, value in tags.items():
+            setattr(dataset, name, value)
+        dataset.save_as(folder / f"{number}{len(tags)}.dcm", enforce_file_format=True)
+
+
+@pytest.mark.parametrize("second", ["first", "second"])
+@pytest.mark.parametrize("localizer", [False, True])
+def test_a_series_that_arrives_in_pieces_is_stored_once_and_whole(tmp_path, second, localizer):
+    scans, out = tmp_path / "in", tmp_path / "out"
+    slices(scans / "first", range(14))
+    prepare(out, scans)
+    slices(scans / second, range(14, 24))
+    if localizer:  # another image of the same UID, so that names tell the two apart
+        slices(scans / second, [0], ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"], SOPInstanceUID="1.2.3.99")
+    prepare(out, scans)
+    assert left_in(out) == fresh(scans)
+    (row,) = [row for row in read_manifest(out / MANIFEST) if row.accepted]
+    assert row.stored_shape[2] == 24
+
+
+def test_series_whose_uids_have_no_points_are_told_apart(tmp_path):
+    scans, out = tmp_path / "in", tmp_path / "out"
+    for number in (1, 2):
+        slices(scans, range(24), SeriesInstanceUID=f"{number}", PatientID=f"{number}", Rows=24 - number)
+        for file in scans.glob("*3.dcm"):
+            file.rename(file.with_stem(f"{number}-{file.stem}"))
+    prepare(out, scans)
+    before = touched(out)
+    assert len(before) == 4
+    prepare(out, scans)
+    assert touched(out) == before

@@ -375,3 +375,12 @@ def test_a_spacing_that_would_fill_the_memory_is_refused_before_a_value_is_read(
         prepare(Scan(path, tmp_path), Preparation(spacing_mm=1.0), READERS, {})
     with pytest.raises(UnusableVolume, match="every value is 0"):
         prepare(Scan(path, tmp_path), Preparation(spacing_mm=None), READERS, {})
+
+
+def test_a_side_that_the_store_cannot_name_the_places_of_is_refused(tmp_path):
+    values = np.random.default_rng(0).uniform(0, 900, (33000, 8, 8)).astype(np.float32)
+    nibabel.save(nibabel.Nifti2Image(values, np.diag([0.01, 1, 1, 1])), tmp_path / "a_T1.nii")
+    scan = Scan(tmp_path / "a_T1.nii", tmp_path)
+    how = Preparation(spacing_mm=None)
+    with pytest.raises(UnusableVolume, match="33000 voxels along one axis at the spacing asked for"):
+        prepare(scan, how, how.readers(), {})

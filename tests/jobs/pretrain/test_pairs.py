@@ -89,6 +89,7 @@ def test_a_spacing_that_views_would_not_have_is_refused(raw):
         ("data", {"steps": {"mri": 3}}),
         ("data", {"augment": {"mri": {"noise": {}}}}),
         ("loss", {"contrastive_weight": 0}),
+        ("loss", {"temperature": 0.5}),
         ("model", {"target": "features"}),
     ],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from voxelwave.data.kspace.mrd.source import MrdSource, is_mrd
 from voxelwave.data.kspace.twix import TwixSource, is_twix
 from voxelwave.errors import InputError, UnusableVolume
 from voxelwave.ops.loggers import logger
+from voxelwave.physics.prewhitening import noise_covariance
 
 KSPACE_FOLDER, IMAGE_FOLDER = "kspace", "image"
 
@@ -116,6 +118,11 @@ class KspaceFile:
         """Return what the noise scan measured, for `physics.prewhitening`; raises InputError where there is none."""
         with self._named():
             return torch.from_numpy(self._source.noise())
+
+    @cached_property
+    def noise_covariance(self) -> Complex[Tensor, "coil coil"]:
+        """That of the noise scan, for all slices; raises InputError as `noise` does, ValueError for too few samples."""
+        return noise_covariance(self.noise())
 
     def _check(self, index: int) -> None:
         if not 0 <= index < len(self):

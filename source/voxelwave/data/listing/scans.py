@@ -16,6 +16,7 @@ from voxelwave.data.recognition.labels import without_suffix
 from voxelwave.data.recognition.recognise import told_beforehand
 from voxelwave.data.recognition.rules import Told
 from voxelwave.errors import DamagedVolume, InputError, UnusableVolume
+from voxelwave.ops.files import absolute
 from voxelwave.ops.loggers import printable
 from voxelwave.ops.seeding import key_to_seed
 
@@ -49,7 +50,7 @@ class Scan:
         """The place below the folder that was searched, without suffix."""
         place = self.path.relative_to(self.root)
         if self.series is not None:
-            return (place / series_name(self.series)).as_posix()
+            return printable((place / series_name(self.series)).as_posix())
         stem = printable(without_suffix(place.as_posix()))
         return stem if self.frame is None else f"{stem}_t{self.frame:03d}"
 
@@ -111,8 +112,7 @@ def find_scans(sources: Sequence[str]) -> tuple[list[Scan], list[tuple[Scan, Unu
     scans: dict[str, Scan] = {}
     unusable: dict[str, tuple[Scan, UnusableVolume]] = {}
     for source in sources:
-        # Written out, so that a folder is told by its name and found again however it is named: `.`, `../CT`.
-        place = Path(os.path.normpath(home_expanded(source).absolute()))
+        place = place_of(source)
         if not place.exists():
             raise InputError(f"'{source}' does not exist (working folder: {Path.cwd()}): give a folder or a file")
         root = place if place.is_dir() else place.parent
@@ -131,6 +131,11 @@ def find_scans(sources: Sequence[str]) -> tuple[list[Scan], list[tuple[Scan, Unu
         for scan in found:
             scans.setdefault(_real(scan), scan)
     return sorted(scans.values(), key=lambda scan: scan.name), list(unusable.values())
+
+
+def place_of(source: str) -> Path:
+    """Return the whole path of a source, so that a folder is told by its name and found again as `.` or `../CT`."""
+    return absolute(home_expanded(source))
 
 
 def scans_among(files: Sequence[Path], root: Path) -> tuple[list[Scan], list[tuple[Scan, UnusableVolume]]]:

@@ -161,8 +161,13 @@ def in_hounsfield_units(array: Float32[ndarray, "depth height width"]) -> bool:
 
 
 def _measured(values: Float32[ndarray, " voxel"]) -> Float32[ndarray, " measured"]:
-    """Return finite values without padding; all of them where nothing else would be left."""
+    """Return finite values without padding; all of them where nothing else would be left.
+
+    Raises UnusableVolume where there are none.
+    """
     finite: Float32[ndarray, " finite"] = values[np.isfinite(values)]
+    if not finite.size:
+        raise UnusableVolume("CT holds no image: no value is finite")
     measured = finite[finite >= LOWEST_HU]
     return measured if measured.size and measured.min() < measured.max() else finite
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -22,6 +23,8 @@ from voxelwave.ops.seeding import key_to_seed
 
 AIR_HU = -1024.0
 LONGEST_FIRST = 128  # bytes of the first element of a data set, such as its group length or character set
+TOKEN = 8  # hex digits
+TOKENS = re.compile(rf"(-[0-9a-f]{{{TOKEN}}})+$")
 SAME_STEP_MM = 1e-3  # 0.5 mm over a slice of 512 voxels: what differs by more is not of one volume
 
 
@@ -34,6 +37,8 @@ def is_dicom(path: Path) -> bool:
     if not (suffix in ("", ".ima", ".dicom") or suffix[1:].isdigit()) or path.name.upper() == "DICOMDIR":
         return False
     try:
+        if not path.is_file():  # a pipe would be waited for
+            return False
         with path.open("rb") as stream:
             start = stream.read(132)
     except OSError:
@@ -252,14 +257,28 @@ def _near(one: Series, other: Series) -> bool:
 
 
 def _with_unique_uids(found: list[Series]) -> list[Series]:
-    """Tell volumes of one SeriesInstanceUID apart by what they are, and not by their order, which others may change."""
-    several = Counter(series.uid for series in found)
-    return [
-        replace(series, uid=f"{series.uid}-{_token(series)}") if several[series.uid] > 1 else series for series in found
-    ]
+    """Tell volumes of one SeriesInstanceUID apart by what they are, and not by their order, which others may change.
+
+    Where that does not tell them apart, as of folders of one name, the path does.
+    """
+    for words in (_what_it_is, lambda series: (str(series.slices[0].file),)):
+        several = Counter(series.uid for series in found)
+        found = [
+            replace(series, uid=f"{series.uid}-{key_to_seed(*words(series)):016x}"[: len(series.uid) + 1 + TOKEN])
+            if several[series.uid] > 1
+            else series
+            for series in found
+        ]
+    return found
 
 
-def _token(series: Series) -> str:
+def series_uid(uid: str) -> str:
+    """Return the SeriesInstanceUID of the `uid` of a Series."""
+    return TOKENS.sub("", uid)
+
+
+def _what_it_is(series: Series) -> tuple[str, ...]:
     folder = series.slices[0].file.parent.name
     own = (series.patient, series.study, folder, series.part, series.problem or "", *map(str, series.shape))
-    return f"{key_to_seed(*own, *(f'{step:.3f}' for vector in series.steps_mm for step in vector)):016x}"[:8]
+    steps = (f"{step:.3f}" for vector in series.steps_mm for step in vector)
+    return (*own, *steps, *((series.instance,) if series.instance else ()))

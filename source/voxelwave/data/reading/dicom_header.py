@@ -28,7 +28,7 @@ GE_IMAGE_KIND = (0x0043, 0x102F)  # private to GE, whose ImageType does not tell
 # PatientName is not among them: what is not read cannot leak.
 KEYWORDS = (
     *("SeriesInstanceUID", "StudyInstanceUID", "SOPInstanceUID", "Modality", "SeriesDescription", "PatientID"),
-    *("NumberOfFrames", "PhotometricInterpretation", "BitsAllocated", "BitsStored", "PixelRepresentation"),
+    *("NumberOfFrames", "PhotometricInterpretation", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation"),
     *("RescaleSlope", "RescaleIntercept", "PixelPaddingValue", "PixelPaddingRangeLimit", "ComplexImageComponent"),
     *(*PLACE, *APART, SHARED, PER_FRAME, GE_IMAGE_KIND),
 )
@@ -62,9 +62,9 @@ class Series:
     """One volume of a DICOM series with its slices in the order of position, or the `problem` why there is none.
 
     `uid` is the SeriesInstanceUID, with a checksum where several volumes share it; `part` tells those of one patient,
-    study and folder apart, such as "EchoTime 4.6". `patient` is a token for the PatientID ("" for none): who holds a
-    list of PatientIDs, or tries all short numbers, finds which one it was. `description` is free text and may hold
-    anything.
+    study and folder apart, such as "EchoTime 4.6"; `instance` is the SOPInstanceUID of a file of several frames.
+    `patient` is a token for the PatientID ("" for none): who holds a list of PatientIDs, or tries all short numbers,
+    finds which one it was. `description` is free text and may hold anything.
     """
 
     uid: str
@@ -77,6 +77,7 @@ class Series:
     dtype: str = ""
     slices: tuple[Slice, ...] = ()
     part: str = ""
+    instance: str = ""
     problem: str | None = None
     note: str = ""
 
@@ -123,6 +124,7 @@ def _plane(file: Path, frame: int, values: Mapping[str, Any], problem: str | Non
         description=_text(values.get("SeriesDescription")),
         patient=sha256(patient.encode()).hexdigest()[:12] if patient else "",
         study=_text(values.get("StudyInstanceUID")),
+        instance=_text(values.get("SOPInstanceUID")) if int(values.get("NumberOfFrames") or 1) > 1 else "",
         problem=problem,
     )
     instance = f"{values.get('SOPInstanceUID') or file}#{frame}"
@@ -163,6 +165,8 @@ def _refusal(values: Mapping[str, Any]) -> str | None:
         return f"its pixels are {photometric}, one grey value each is needed"
     if photometric == "MONOCHROME1" and modality == "CT":
         return "its pixels are MONOCHROME1, so its values may be inverted Hounsfield units: store it as MONOCHROME2"
+    if values.get("HighBit") is not None and values["HighBit"] != values.get("BitsStored", 0) - 1:
+        return "its HighBit is not BitsStored - 1, so which bits of a pixel are its value is unknown"
     for name in PLACE:
         if not _text(values.get(name)):
             return f"no {name}, so where its voxels lie is unknown"
@@ -207,7 +211,8 @@ def _values(dataset: Any) -> dict[str, Any]:
 
 def _grouped(group: Any) -> dict[str, Any]:
     """Return the values of the macros of a functional group, such as PlanePositionSequence, side by side."""
-    macros = (element.value for element in group if element.VR == "SQ" and element.value)
+    # Makers add groups of their own, with elements of the same names that mean something else.
+    macros = (of.value for of in group if of.VR == "SQ" and of.value and not of.tag.is_private)
     return {name: value for macro in macros for name, value in _values(macro[0]).items()}
 
 

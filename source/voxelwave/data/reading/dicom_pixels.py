@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import zlib
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,9 @@ CODECS = {
     "1.2.840.10008.1.2.4.91": "jpeg2k_decode",
     **dict.fromkeys((f"1.2.840.10008.1.2.4.20{number}" for number in (1, 2, 3)), "htj2k_decode"),
 }
+
+JPEG_2000 = b"\xff\x4f\xff\x51"  # the start of its code stream, and the marker of the size
+FRAMES = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}  # markers of JPEG with a size, the last of JPEG-LS
 
 DEFLATED = b"1.2.840.10008.1.2.1.99"
 SYNTAX_IS_WITHIN = 1024  # bytes
@@ -64,10 +68,35 @@ def read_pixels(file: Path) -> Shaped[ndarray, "frame row column"]:
     if codec is None:
         return np.asarray(dataset.pixel_array).reshape(count, *size)
     decode = getattr(extra("imagecodecs"), codec)
-    frames = [decode(frame) for frame in pydicom.encaps.generate_frames(dataset.PixelData, number_of_frames=count)]
-    if len(frames) != count or any(frame.shape != size for frame in frames):
-        raise UnusableVolume(f"its pixels are not {count} times {size[0]} by {size[1]}, as its header says")
+    streams = list(pydicom.encaps.generate_frames(dataset.PixelData, number_of_frames=count))
+    wrong = UnusableVolume(f"its pixels are not {count} times {size[0]} by {size[1]}, as its header says")
+    # Before they are decoded: a few bytes may claim a size that no memory holds.
+    if len(streams) != count or any(_claimed_size(stream) != size for stream in streams):
+        raise wrong
+    frames = [decode(stream) for stream in streams]
+    if any(frame.shape != size for frame in frames):
+        raise wrong
     return _signed(np.stack(frames), dataset)
+
+
+def _claimed_size(stream: bytes) -> tuple[int, int] | None:
+    """Return the rows and columns that a frame of JPEG, JPEG-LS or JPEG 2000 says to have, None where it says none.
+
+    Source: ITU-T T.81, B.2.2; T.87, C.2.2; T.800, A.5.1.
+    """
+    if (place := stream.find(JPEG_2000)) >= 0:
+        right, bottom, left, top = struct.unpack_from(">4I", stream, place + len(JPEG_2000) + 4)
+        return bottom - top, right - left
+    place = 2
+    while place + 9 <= len(stream) and stream[place] == 0xFF:
+        marker, length, rows, columns = struct.unpack_from(">xBHxHH", stream, place)
+        if marker == 0xFF:  # a byte of filling
+            place += 1
+        elif marker in FRAMES:
+            return rows, columns
+        else:
+            place += 2 + length
+    return None
 
 
 def _signed(stored: Shaped[ndarray, "frame row column"], dataset: Any) -> Shaped[ndarray, "frame row column"]:

@@ -12,12 +12,12 @@ import nibabel
 import numpy as np
 from jaxtyping import Float32
 from nibabel.filebasedimages import ImageFileError
-from nibabel.spatialimages import HeaderDataError
 from numpy import ndarray
 
-from voxelwave.data.reading.unreadable import as_unusable
+from voxelwave.data.reading.unreadable import as_unusable, check_gzip_end
 from voxelwave.data.reading.volume import SMALLEST_SIDE, Spacing, Volume, VolumeInfo, one_of, resample, towards_ras
 from voxelwave.errors import DamagedVolume, UnusableVolume
+from voxelwave.ops.files import GZIPPED
 
 SUFFIXES = (".nii", ".nii.gz", ".mgz", ".mgh")
 # A NIfTI header has two affines, and which of them is believed differs from one viewer to the other.
@@ -25,7 +25,7 @@ PLACEMENT = (
     *("sform_code", "srow_x", "srow_y", "srow_z", "qform_code", "quatern_b", "quatern_c", "quatern_d"),
     *("qoffset_x", "qoffset_y", "qoffset_z", "pixdim", "xyzt_units"),
 )
-GZIPPED, MGH = b"\x1f\x8b", b"\0\0\0\1"
+MGH = b"\0\0\0\1"
 LONGEST_HEADER = 1024  # bytes
 WINDOWS = 3  # of a CT
 MM = {1: 1000.0, 3: 0.001}  # of metre and micron; the others are mm, or not said
@@ -51,7 +51,7 @@ KINDS = tuple(map(_scaled_as_by_itk, (nibabel.Nifti1Image, nibabel.Nifti2Image))
 
 def read_header(path: Path) -> VolumeInfo:
     """Read the header alone; raises UnusableVolume where there is none."""
-    with as_unusable(path), _opened(path) as image:
+    with as_unusable(path), _opened(path) as (image, _):
         return _info(image)
 
 
@@ -64,11 +64,13 @@ def read_volume(
 
     Raises UnusableVolume with a short reason, for whatever cannot be read or is not one volume.
     """
-    with as_unusable(path), _opened(path) as image:
+    with as_unusable(path), _opened(path) as (image, stream):
         info = _info(image)
         if problem := info.problem(channels, several=frame is not None):
             raise UnusableVolume(problem)
         stored = np.asarray(image.dataobj.get_unscaled())
+        if isinstance(stream, gzip.GzipFile):
+            check_gzip_end(stream)
         if stored.shape != info.shape:
             stored = np.moveaxis(stored, 0, -1)
         stored = one_of(stored, frame)
@@ -79,33 +81,28 @@ def read_volume(
 
 def read_plane(path: Path) -> Float32[ndarray, "height width"]:
     """Read a plane in the middle of the first volume, axes as stored; raises UnusableVolume."""
-    with as_unusable(path), _opened(path) as image:
+    with as_unusable(path), _opened(path) as (image, _):
         return np.asarray(image.dataobj[:, :, image.shape[2] // 2, 0], dtype=np.float32)
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Any]:
-    """Yield the image of a file as nibabel opens it, and where it does not as ITK would.
+def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
+    """Yield the image of a file, and the stream that it is read from; both by what is in it, not by its name.
 
-    A suffix may say the wrong thing about compression, and an intercept that is no number stands for 0.
+    As in ITK, an intercept that is no number stands for 0.
     """
-    with ExitStack() as streams:
-        try:
-            image = nibabel.load(path)
-        except (ImageFileError, HeaderDataError, gzip.BadGzipFile):
-            file = streams.enter_context(path.open("rb"))
-            compressed = file.read(len(GZIPPED)) == GZIPPED
-            file.seek(0)
-            stream = streams.enter_context(gzip.GzipFile(fileobj=file)) if compressed else file
-            start = stream.read(LONGEST_HEADER)
-            stream.seek(0)
-            kind = next((kind for kind in KINDS if kind.header_class.may_contain_header(start)), None)
-            if kind is None and start.startswith(MGH):
-                kind = nibabel.MGHImage
-            elif kind is None:
-                raise
-            image = kind.from_stream(stream)
-        yield image
+    with path.open("rb") as file, ExitStack() as streams:
+        compressed = file.read(len(GZIPPED)) == GZIPPED
+        file.seek(0)
+        stream: Any = streams.enter_context(gzip.GzipFile(fileobj=file)) if compressed else file
+        start = stream.read(LONGEST_HEADER)
+        stream.seek(0)
+        kind = next((kind for kind in KINDS if kind.header_class.may_contain_header(start)), None)
+        if kind is None and start.startswith(MGH):
+            kind = nibabel.MGHImage
+        elif kind is None:
+            raise ImageFileError
+        yield kind.from_stream(stream), stream
 
 
 def _info(image: Any) -> VolumeInfo:
@@ -123,7 +120,19 @@ def _info(image: Any) -> VolumeInfo:
     if nifti and not (image.header["sform_code"] or image.header["qform_code"]):
         axes = VolumeInfo(shape, affine, kind).orientation
         notes.append(f"its header does not say where it lies (both form codes are 0): its axes are taken as {axes}")
+    elif nifti and image.header["sform_code"] and (other := _qform(image)) is not None:
+        axes, others = (VolumeInfo(shape, of, kind).orientation for of in (affine, other))
+        if axes != others:
+            notes.append(f"its two affines disagree (sform {axes}, qform {others}): its axes are taken as {axes}")
     return VolumeInfo(shape, affine, kind, placement, "; ".join(notes))
+
+
+def _qform(image: Any) -> ndarray | None:
+    try:
+        qform: ndarray | None = image.get_qform(coded=True)[0]
+    except ValueError:  # of a quaternion that is none
+        return None
+    return qform
 
 
 def _affine(image: Any) -> ndarray:
@@ -131,7 +140,8 @@ def _affine(image: Any) -> ndarray:
     affine = image.affine
     if not isinstance(image, nibabel.Nifti1Image):
         return np.asarray(affine)
-    if np.linalg.matrix_rank(affine[:3, :3]) < 3 and (other := image.get_qform(coded=True)[0]) is not None:
+    leads = np.isfinite(affine).all() and np.linalg.matrix_rank(affine[:3, :3]) == 3
+    if not leads and (other := _qform(image)) is not None:
         affine = other
     scale = np.diag([*[MM.get(int(image.header["xyzt_units"]) & 7, 1.0)] * 3, 1.0])
     return np.asarray(scale @ affine)

@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Shaped
 from numpy import ndarray
 
-from voxelwave.data.reading.unreadable import as_unusable, extra
+from voxelwave.data.reading.unreadable import as_unusable, check_gzip_end, extra
 from voxelwave.data.reading.volume import Volume, VolumeInfo, one_of, towards_ras
 from voxelwave.errors import UnusableVolume
 
@@ -32,6 +32,7 @@ SPACES = {
     "left-posterior-superior": (-1.0, -1.0, 1.0),
     "lps": (-1.0, -1.0, 1.0),
 }
+MM = {"m": 1000.0, "cm": 10.0, "um": 0.001, "µm": 0.001, "μm": 0.001, "nm": 1e-6}  # others are mm, or not said
 COLOURS = ("rgb-color", "rgba-color", "hsv-color", "xyz-color", "3-color", "4-color")
 # The names of C, in which "float" is not the one of NumPy.
 TYPES = {"char": "int8", "short": "int16", "int": "int32", "longlong": "int64", "float": "float32", "double": "float64"}
@@ -137,7 +138,8 @@ def _values(
     with nullcontext(source) if not isinstance(source, Path) else source.open("rb") as file:
         # Lines are skipped before, bytes after decompression.
         for _ in range(int(header.get("line skip", header.get("lineskip", 0)))):
-            file.readline()
+            if not file.readline():
+                break
         encoding, skip = header["encoding"].lower(), int(header.get("byte skip", header.get("byteskip", 0)))
         if encoding in TEXT:
             return np.array(file.read().split(), dtype)
@@ -148,7 +150,10 @@ def _values(
                 stream.seek(-dtype.itemsize * count, os.SEEK_END)
             else:
                 stream.seek(skip, os.SEEK_CUR)
-            return np.frombuffer(stream.read(dtype.itemsize * count), dtype, count)
+            values = np.frombuffer(stream.read(dtype.itemsize * count), dtype, count)
+            if isinstance(stream, gzip.GzipFile):
+                check_gzip_end(stream)
+            return values
 
 
 def _dtype(header: Mapping[str, Any]) -> np.dtype[Any]:
@@ -173,7 +178,9 @@ def _layout(header: dict[str, Any]) -> _Layout:
     affine = np.eye(4)
     affine[:3, :3] = np.stack([rows[axis] for axis in spatial]).T
     affine[:3, 3] = np.nan_to_num(np.asarray(header.get("space origin", np.zeros(3)), dtype=np.float64))
-    affine = np.diag([*SPACES[space], 1.0]) @ affine
+    units = (str(unit).strip('" ').lower() for unit in header.get("space units", ()))
+    mm = [MM.get(unit, 1.0) for unit in units] or [1.0] * 3
+    affine = np.diag([*np.multiply(SPACES[space], mm), 1.0]) @ affine
     axes = (*spatial, *(axis for axis in range(len(sizes)) if axis not in spatial))
     return _Layout(
         VolumeInfo(tuple(sizes[axis] for axis in axes), affine, _voxel_type(str(header["type"]), kinds)), axes

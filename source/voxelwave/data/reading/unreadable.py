@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +22,8 @@ NOT_READ = (
     *(".img", ".img.gz", ".mha", ".mhd", ".mnc", ".mif", ".mif.gz", ".brik", ".brik.gz", ".brik.bz2", ".gipl"),
     *(".gipl.gz", ".nii.bz2", ".nii.xz", ".nii.zst", ".nii.zip", ".nrrd.gz", ".dcm.gz", ".dcm.zip", ".par", ".ecat"),
 )
+
+CHUNK, MOST_CHUNKS_BEHIND = 1 << 20, 64
 
 
 def unread_format(path: Path) -> str | None:
@@ -43,6 +46,20 @@ def as_unusable(path: Path) -> Iterator[None]:
     # From arbitrary bytes a reader raises anything: zlib.error, struct.error, OverflowError, MemoryError, …
     except Exception as error:
         raise DamagedVolume(_reason(path, error)) from error
+
+
+def check_gzip_end(stream: gzip.GzipFile) -> None:
+    """Read on to the checksum behind what was read; what lies behind that does not count.
+
+    Raises DamagedVolume where the checksum says that other values were compressed, EOFError where it is missing.
+    """
+    try:
+        for _ in range(MOST_CHUNKS_BEHIND):
+            if not stream.read(CHUNK):
+                return
+    except gzip.BadGzipFile as error:
+        if not str(error).startswith("Not a gzipped file"):  # but something behind its end
+            raise DamagedVolume("damaged: its compressed data does not agree with its checksum") from None
 
 
 def extra(module: str, *, package: str = "", kind: str = "DICOM", name: str = "dicom") -> ModuleType:

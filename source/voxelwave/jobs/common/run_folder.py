@@ -109,6 +109,12 @@ def check_settings_stay(
                 f"cannot resume {folder}: '{key}' was {before.get(key)} and is {now.get(key)} now; "
                 f"restore it, or start another run.name"
             )
+    orders = [[key for key in of if ".augment." in key and key in before and key in now] for of in (before, now)]
+    if orders[0] != orders[1]:
+        raise InputError(
+            f"cannot resume {folder}: the order of augmentations was {', '.join(orders[0])} and is "
+            f"{', '.join(orders[1])} now; restore it, or start another run.name"
+        )
 
 
 def check_files_stay(folder: Path, checkpoint: Checkpoint, files: Mapping[str, str], what: str) -> None:

@@ -30,6 +30,7 @@ MARGIN_MM = 5.0
 PLANE_SHARE = 0.002  # of a plane must be foreground for the box to reach it: single bright voxels do not count
 STRIDE = 2
 PLACES = 1024
+LONGEST_SIDE = np.iinfo(np.int16).max - 1  # the places are int16
 
 
 @dataclass(frozen=True)
@@ -165,11 +166,15 @@ def foreground_places(shown: Bool[ndarray, "..."], key: str) -> Int16[ndarray, "
 
 
 def _too_large(header: VolumeInfo, spacing_mm: Spacing | None) -> str | None:
-    sides = zip(header.shape, header.spacing_mm, three(spacing_mm or header.spacing_mm), strict=False)
-    voxels = math.prod(side * own / asked for side, own, asked in sides)
-    if voxels <= MOST_VOXELS:
+    asked = three(spacing_mm or header.spacing_mm)
+    sides = np.array(header.grid) * header.spacing_mm / asked
+    if (voxels := float(sides.prod())) > MOST_VOXELS:
+        much = f"{voxels:.2g} voxels"
+    elif (longest := float(sides.max())) > LONGEST_SIDE:
+        much = f"{longest:.0f} voxels along one axis"
+    else:
         return None
-    return f"it would have {voxels:.2g} voxels at the spacing asked for; is that of its header in mm?"
+    return f"it would have {much} at the spacing asked for; is that of its header in mm?"
 
 
 def _columns(told: Told) -> dict[str, str]:

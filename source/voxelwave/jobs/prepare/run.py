@@ -10,7 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from voxelwave.data.listing.manifest import LABEL, MANIFEST, Row, as_csv, read_manifest, split_of, write_manifest
-from voxelwave.data.listing.scans import Scan, find_scans, frames_of
+from voxelwave.data.listing.scans import Scan, find_scans, frames_of, place_of
+from voxelwave.data.reading.dicom import series_uid
+from voxelwave.data.reading.nifti import SUFFIXES
+from voxelwave.data.reading.nrrd import NRRD_SUFFIXES
 from voxelwave.data.store import StoredVolume, is_store_file
 from voxelwave.engine.signals import stop_on_signal
 from voxelwave.errors import InputError, UnusableVolume
@@ -32,9 +35,10 @@ from voxelwave.jobs.prepare.work import (
     stored_stem,
 )
 from voxelwave.ops.files import below, free_stem, locked
+from voxelwave.ops.loggers import printable
 
 DUPLICATE = "the same content as "
-FRAME = re.compile(r"#\d+$")
+FRAME = re.compile(rf"({'|'.join(map(re.escape, (*SUFFIXES, *NRRD_SUFFIXES)))})#\d+$", re.IGNORECASE)
 
 
 class Preparer:
@@ -87,7 +91,7 @@ class Preparer:
 
             try:
                 # 1. What is there, and what of it is done already.
-                scans, kept = self._plan(*found)
+                scans, kept = self._plan(*found, [printable(str(place_of(source))) for source in sources])
                 # 2. Every scan by itself. A row is in the manifest as soon as its volume is in the store.
                 named = zip(scans, self._stems(scans), strict=True)
                 jobs = [ScanJob(scan, stem) for scan, stem in named if scan.name not in kept]
@@ -111,23 +115,24 @@ class Preparer:
         return Outcome(complete, damaged)
 
     def _plan(
-        self, found: Sequence[Scan], unusable: Sequence[tuple[Scan, UnusableVolume]]
+        self, found: Sequence[Scan], unusable: Sequence[tuple[Scan, UnusableVolume]], places: Sequence[str]
     ) -> tuple[list[Scan], set[str]]:
-        """Return the volumes of all files, and the names of those that are done already."""
+        """Return the volumes of all files below `places`, and the names of those that are done already."""
         manifest = self.out / MANIFEST
         known = read_manifest(manifest) if manifest.exists() else []
         if foreign := next((row.file for row in known if not Path(row.file).is_absolute()), None):
             raise InputError(f"{manifest} lists '{foreign}', which is no whole path: prepare into another folder")
-        self._rows = {_key(row): row for row in known}
         self._outputs = {row.output for row in known if row.output}
+        known = _without_past(known, found, unusable, places)
+        self._rows = {_key(row): row for row in known}
         for scan, reason in unusable:
             self._take(refused(scan, self.how, reason, {}))
         by_file: dict[str, list[Row]] = defaultdict(list)
         for row in known:
-            by_file[FRAME.sub("", row.file)].append(row)
+            by_file[_whole(row.file)].append(row)
         scans, kept = [], set()
         for scan in found:
-            before = by_file.get(FRAME.sub("", scan.name), [])
+            before = by_file.get(_whole(scan.name), [])
             names = {row.file for row in before}
             done = bool(before) and all(self._still_holds(row, scan) for row in before)
             parts = [scan] if done and names == {scan.name} else self._parted(scan)
@@ -142,10 +147,9 @@ class Preparer:
         return scans, kept
 
     def _still_holds(self, row: Row, scan: Scan) -> bool:
-        if (row.file_bytes, row.file_mtime_ns) != scan.stamp():
+        # What could not be read may have been a matter of the moment, of a network or of memory.
+        if row.damaged or (row.file_bytes, row.file_mtime_ns) != scan.stamp():
             return False
-        if row.damaged:
-            return not self.strict
         if row.modality != LABEL and self.how.modality not in (None, row.modality):
             return False
         if row.reason.startswith(DUPLICATE):
@@ -230,6 +234,36 @@ class Preparer:
                     else:  # written by something else, whatever the manifest says
                         self.console.say(f"left where it is, since it was not written here: {path}")
         write_manifest(self.out / MANIFEST, rows)
+
+
+def _without_past(
+    known: Sequence[Row],
+    found: Sequence[Scan],
+    unusable: Sequence[tuple[Scan, UnusableVolume]],
+    places: Sequence[str],
+) -> list[Row]:
+    """Leave out rows below `places` of refused files that are gone, and of what a DICOM series was called before.
+
+    With more of its files, a series may lie in another common folder, or be one of several of its UID. What was stored
+    of any other file that is gone is kept.
+    """
+    there = {_whole(scan.name) for scan in found} | {scan.name for scan, _ in unusable}
+    uids = {series_uid(scan.series.uid) for scan in found if scan.series}
+    if any(scan.path.is_dir() for scan, _ in unusable):  # that cannot be opened now
+        uids = set()
+    inside = tuple(f"{place.rstrip('/')}{sign}" for place in places for sign in "/#")
+
+    def past(row: Row) -> bool:
+        if _whole(row.file) in there or not (row.file in places or row.file.startswith(inside)):
+            return False
+        return not row.accepted or series_uid(row.file.rpartition("#")[2]) in uids
+
+    return [row for row in known if not past(row)]
+
+
+def _whole(name: str) -> str:
+    """Return the name of the file that holds a volume of several."""
+    return FRAME.sub(r"\1", name)
 
 
 def _opens(stored: Path) -> bool:

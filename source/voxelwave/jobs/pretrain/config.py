@@ -271,6 +271,10 @@ def _check_no_volumes(config: Config, *, rendered: bool) -> None:
                 given = {name: settings for name, settings in given.items() if settings}
             if given != default:
                 raise InputError(f"key '{section}.{key}' is of volumes, and pairs take no such setting: leave it out")
+    own, loss = CONTRASTIVE_LOSSES.settings(config.loss.name, {}, "loss"), config.loss
+    for key, given in CONTRASTIVE_LOSSES.settings(loss.name, loss.settings, "loss").items():
+        if given != own[key]:
+            raise InputError(f"key 'loss.{key}' is of volumes: of pairs it is objective.{key}, where there is one")
 
 
 def _default_augmentations(config: Config, modality: str) -> dict[str, dict[str, Any]]:

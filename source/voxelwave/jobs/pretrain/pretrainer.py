@@ -35,12 +35,16 @@ def build_pretrainer(config: Config) -> Pretrainer:
         backbone = BACKBONES.build(model.backbone.name, channel_counts(), **model.backbone.settings)
         masking = MASKINGS.build(config.masking.name, **config.masking.settings)
         _check_crop(config, backbone.patch_size, masking)
+        objective = config.objective
+        if objective is not None and not OBJECTIVES.get(objective.name).hides:
+            plain: Pretrainer = OBJECTIVES.build(objective.name, backbone, **objective.settings)
+            return plain
         encoder = SparseEncoder(backbone.channels, widths=model.encoder_widths, backend=model.sparse)
         decoder = LightDecoder(model.encoder_widths, width=model.decoder_width)
-        if config.objective is not None:
+        if objective is not None:
             reconstruction = MaskedReconstruction(**loss.reconstruction)
             runtime = (backbone, masking, encoder, decoder, reconstruction)
-            built: Pretrainer = OBJECTIVES.build(config.objective.name, *runtime, **config.objective.settings)
+            built: Pretrainer = OBJECTIVES.build(objective.name, *runtime, **objective.settings)
             return built
         contrastive = CONTRASTIVE_LOSSES.build(loss.name, (backbone.channels, backbone.channels), **loss.settings)
         parts = (backbone, masking, encoder, decoder, contrastive)

@@ -17,7 +17,7 @@ from voxelwave.physics.coil_compression import (
     geometric_matrices,
 )
 from voxelwave.physics.fourier import crop_readout
-from voxelwave.physics.prewhitening import noise_covariance, whiten
+from voxelwave.physics.prewhitening import whiten
 from voxelwave.physics.sampled_lines import center_lines, lines_of, num_center_lines
 
 
@@ -54,7 +54,7 @@ class Preparation:
         try:
             if self.coils.prewhiten:
                 ratio = file.info.dwell_time_ratio or 1.0
-                kspace = whiten(kspace, noise_covariance(file.noise()), dwell_time_ratio=ratio)
+                kspace = whiten(kspace, file.noise_covariance, dwell_time_ratio=ratio)
             if rows is not None and rows < kspace.shape[-2]:
                 kspace, sampled = crop_readout(kspace, rows), lines_of(sampled).repeat(rows, 1)
             if (num_virtual := self.coils.num_virtual) is not None and num_virtual < kspace.shape[-3]:
