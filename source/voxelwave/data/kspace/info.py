@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 import numpy as np
-from jaxtyping import Complex64, Int64
+from jaxtyping import Complex64, Float64, Int64
 from numpy import ndarray
 
 Layout = Literal["fastmri", "fastmri_singlecoil", "challenge", "mrd", "twix"]
@@ -29,6 +29,12 @@ class SlicePlace:
     readout: Vector
     phase: Vector
     normal: Vector
+
+
+def vector(values: Float64[ndarray, "3"]) -> Vector:
+    """Return three numbers as they are kept."""
+    x, y, z = values.tolist()
+    return x, y, z
 
 
 def as_they_lie(

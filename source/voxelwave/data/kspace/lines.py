@@ -1,8 +1,9 @@
-"""Lines of a Cartesian read-out in their places of k-space: which were measured, and what of the field is kept."""
+"""Lines of a Cartesian read-out in their places of k-space: which were measured, and what they make of it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -10,8 +11,8 @@ import torch
 from jaxtyping import Bool, Complex64, Int64
 from numpy import ndarray
 
-from voxelwave.data.kspace.info import as_complex64
 from voxelwave.errors import UnusableVolume
+from voxelwave.physics.fourier import crop_readout
 from voxelwave.physics.sampled_lines import num_center_lines
 
 
@@ -59,19 +60,43 @@ def check_centre(sampled: Bool[ndarray, " width"]) -> None:
     )
 
 
-def without_oversampling(
-    kspace: Complex64[ndarray, "slice coil samples width"], height: int
+def put_in_places(
+    lines: Iterable[tuple[int, int, Complex64[ndarray, "coil sample"]]],
+    encoded: tuple[int, int, int, int],
+    *,
+    first: int,
+    height: int,
 ) -> Complex64[ndarray, "slice coil height width"]:
-    """Cut the image to the middle `height` along the read-out: oversampling is a larger field of view."""
-    samples = kspace.shape[2]
-    if height == samples:
-        return kspace
-    image = _centred(np.fft.ifft, kspace)
-    first = samples // 2 - height // 2
-    return as_complex64(_centred(np.fft.fft, image[:, :, first : first + height]))
+    """Return the k-space of lines, each with its slice and its column; lines of one place, averages, are averaged.
+
+    The image is cut to the middle `height` along the read-out: oversampling is a larger field of view.
+
+    Args:
+        encoded: slices, coils, samples and columns; what was not measured is 0.
+        first: the sample at which the lines begin.
+    """
+    whole = np.zeros(encoded, dtype=np.complex64)
+    counts = np.zeros((encoded[0], encoded[3]), dtype=np.int64)
+    for place, column, line in lines:
+        whole[place, :, first : first + line.shape[1], column] += line
+        counts[place, column] += 1
+    whole /= np.maximum(counts, 1)[:, None, None, :]
+    if height == encoded[2]:
+        return whole
+    return crop_readout(torch.from_numpy(whole), height, first=encoded[2] // 2 - height // 2).numpy()
 
 
-def _centred(transform: Callable[..., ndarray], values: ndarray) -> ndarray:
-    """Apply a Fourier transform along the read-out, with the origin of both sides in the middle."""
-    shifted = np.fft.ifftshift(values, axes=2)
-    return np.fft.fftshift(transform(shifted, axis=2, norm="ortho"), axes=2)
+def check_noise(coils: Collection[int], num_coils: int) -> None:
+    """Raise UnusableVolume unless there are noise scans, by their numbers of coils, and of the coils of the image."""
+    if not len(coils):
+        raise UnusableVolume("holds no noise scan")
+    if set(coils) != {num_coils}:
+        raise UnusableVolume(f"its noise scan is not of the {num_coils} coils of its image")
+
+
+def dwell_time_ratio(of_noise: float, of_image: float, notes: list[str]) -> float:
+    """Return how much longer a sample of the noise scan took than one of the image; 1 and a note where none says."""
+    if 0 < of_noise < math.inf and 0 < of_image < math.inf:
+        return of_noise / of_image
+    notes.append("the time that a sample took is not given: that of noise and image are taken as the same")
+    return 1.0

@@ -14,8 +14,8 @@ from jaxtyping import Complex64
 from numpy import ndarray
 
 from voxelwave.data.kspace.hdf5 import MOST_COILS, check_size
-from voxelwave.data.kspace.info import KspaceInfo, SlicePlace, Vector, as_they_lie
-from voxelwave.data.kspace.lines import measured_columns, without_oversampling
+from voxelwave.data.kspace.info import KspaceInfo, SlicePlace, as_they_lie, vector
+from voxelwave.data.kspace.lines import check_noise, dwell_time_ratio, measured_columns, put_in_places
 from voxelwave.data.reading.unreadable import as_unusable, extra
 from voxelwave.errors import DamagedVolume, UnusableVolume
 
@@ -78,15 +78,12 @@ class TwixSource:
 
     def read(self, start: int, stop: int) -> Complex64[ndarray, "slice coil height width"]:
         """Return the k-space of slices `start` to `stop`, without the latter."""
-        whole = np.zeros((stop - start, self.info.num_coils, self._encoded, self._width), dtype=np.complex64)
-        counts = np.zeros((stop - start, self._width), dtype=np.int64)
         chosen = np.flatnonzero((self._slice_of >= start) & (self._slice_of < stop))
-        for number, line in zip(chosen.tolist(), self._read_lines(self._lines[chosen]), strict=True):
-            place, column = int(self._slice_of[number]) - start, int(self._column[number])
-            whole[place, :, self._first : self._first + line.shape[1], column] += line
-            counts[place, column] += 1
-        whole /= np.maximum(counts, 1)[:, None, None, :]
-        return without_oversampling(whole, self.info.size[0])
+        lines = zip(
+            self._slice_of[chosen] - start, self._column[chosen], self._read_lines(self._lines[chosen]), strict=True
+        )
+        encoded = stop - start, self.info.num_coils, self._encoded, self._width
+        return put_in_places(lines, encoded, first=self._first, height=self.info.size[0])
 
     def image(self, name: str, index: int) -> ndarray:
         """A twix file is read for its k-space alone."""
@@ -94,10 +91,7 @@ class TwixSource:
 
     def noise(self) -> Complex64[ndarray, "coil sample"]:
         """Return what the noise scan measured, all its lines one behind the other."""
-        if not len(self._noise):
-            raise UnusableVolume("holds no noise scan")
-        if {*self._noise["coils"].tolist()} != {self.info.num_coils}:
-            raise UnusableVolume(f"its noise scan is not of the {self.info.num_coils} coils of its image")
+        check_noise(self._noise["coils"].tolist(), self.info.num_coils)
         return np.concatenate(self._read_lines(self._noise), axis=1)
 
     def _read_lines(self, lines: ndarray) -> list[Complex64[ndarray, "coil sample"]]:
@@ -190,7 +184,7 @@ class TwixSource:
             # Phase encoding, read-out and normal as columns; the first two lead the other way, as twixtools has it.
             phase, readout, normal = (library.geometry.quat_to_rotmat(*turned) * np.array([-1, -1, 1])).T
             where = (float(position.Sag), float(position.Cor), float(position.Tra))
-            places.append(SlicePlace(where, _vector(readout), _vector(phase), _vector(normal)))
+            places.append(SlicePlace(where, vector(readout), vector(phase), vector(normal)))
         return tuple(places)
 
     def _dwell_time_ratio(self, of_noise: list[Any]) -> float | None:
@@ -198,12 +192,7 @@ class TwixSource:
             return None
         of_noise_and_image = (of_noise[0]["hdr"].get("MeasYaps", {}), self._protocol)
         times = [float(one.get("sRXSPEC", {}).get("alDwellTime", [0])[0]) for one in of_noise_and_image]
-        if min(times) <= 0:
-            self._notes.append(
-                "the time that a sample took is not given: that of noise and image are taken as the same"
-            )
-            return 1.0
-        return times[0] / times[1]
+        return dwell_time_ratio(times[0], times[1], self._notes)
 
 
 def _check_whole(path: Path, library: ModuleType) -> None:
@@ -226,8 +215,3 @@ def _table(lines: list[Any]) -> ndarray:
         for line in lines
     ]
     return np.array(rows, dtype=LINE)
-
-
-def _vector(values: ndarray) -> Vector:
-    x, y, z = values.tolist()
-    return x, y, z

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
 import h5py
@@ -11,8 +10,8 @@ from jaxtyping import Complex64, Shaped
 from numpy import ndarray
 
 from voxelwave.data.kspace.hdf5 import check_size, dataset, has, member, opened, text
-from voxelwave.data.kspace.info import KspaceInfo, SlicePlace, Vector, as_they_lie
-from voxelwave.data.kspace.lines import measured_columns, without_oversampling
+from voxelwave.data.kspace.info import KspaceInfo, SlicePlace, as_they_lie, vector
+from voxelwave.data.kspace.lines import check_noise, dwell_time_ratio, measured_columns, put_in_places
 from voxelwave.data.kspace.mrd.raw_header import parse_raw_header
 from voxelwave.data.kspace.mrd.records import (
     DATA,
@@ -86,18 +85,12 @@ class MrdSource:
     def read(self, start: int, stop: int) -> Complex64[ndarray, "slice coil height width"]:
         """Return the k-space of slices `start` to `stop`, without the latter."""
         samples, width = self.header.encoded_size[:2]
-        whole = np.zeros((stop - start, self.num_coils, samples, width), dtype=np.complex64)
-        counts = np.zeros((stop - start, width), dtype=np.int64)
-        # 1. Lines of one place, averages, are added up.
         chosen = np.flatnonzero((self.slice_of >= start) & (self.slice_of < stop))
         with opened(self.path) as file:
-            for number, line in zip(chosen.tolist(), read_lines(self._data(file), self.rows[chosen]), strict=True):
-                place = int(self.slice_of[number]) - start, int(self.column[number])
-                whole[place[0], :, self.start : self.start + self.num_samples, place[1]] += self._line(number, line)
-                counts[place] += 1
-        whole /= np.maximum(counts, 1)[:, None, None, :]
-        # 2. The image is cut to its own field of view.
-        return without_oversampling(whole, self.info.size[0])
+            stored = zip(chosen.tolist(), read_lines(self._data(file), self.rows[chosen]), strict=True)
+            lines = ((self.slice_of[n] - start, self.column[n], self._line(n, line)) for n, line in stored)
+            encoded = stop - start, self.num_coils, samples, width
+            return put_in_places(lines, encoded, first=self.start, height=self.info.size[0])
 
     def image(self, name: str, index: int) -> ndarray:
         """An ISMRMRD file is read for its k-space alone."""
@@ -105,10 +98,7 @@ class MrdSource:
 
     def noise(self) -> Complex64[ndarray, "coil sample"]:
         """Return what the noise scan measured, all its acquisitions one behind the other."""
-        if not len(self.noise_rows):
-            raise UnusableVolume("holds no noise scan")
-        if self.noise_coils != {self.num_coils}:
-            raise UnusableVolume(f"its noise scan is not of the {self.num_coils} coils of its image")
+        check_noise(self.noise_coils, self.num_coils)
         with opened(self.path) as file:
             lines = read_lines(self._data(file), self.noise_rows)
             return np.concatenate([_complex(line, self.num_coils) for line in lines], axis=1)
@@ -173,10 +163,7 @@ class MrdSource:
         if not len(self.noise_rows):
             return None
         of_noise, of_image = (float(heads["sample_time_us"][rows[0]]) for rows in (self.noise_rows, self.rows))
-        if not (0 < of_noise < math.inf and 0 < of_image < math.inf):
-            self.notes.append("the time that a sample took is not given: that of noise and image are taken as the same")
-            return 1.0
-        return of_noise / of_image
+        return dwell_time_ratio(of_noise, of_image, self.notes)
 
     def _places(self, chosen: Heads, num_slices: int) -> tuple[SlicePlace, ...]:
         firsts = [chosen[int(np.flatnonzero(self.slice_of == number)[0])] for number in range(num_slices)]
@@ -186,13 +173,8 @@ class MrdSource:
         if not (np.isfinite(vectors).all() and (lengths > LENGTH[0]).all() and (lengths < LENGTH[1]).all()):
             self.notes.append("its lines do not say where they lie")
             return ()
-        return tuple(SlicePlace(*(_vector(vector) for vector in each)) for each in vectors)
+        return tuple(SlicePlace(*map(vector, each)) for each in vectors)
 
 
 def _complex(stored: Shaped[ndarray, " value"], num_coils: int) -> Complex64[ndarray, "coil sample"]:
     return np.array(stored, dtype=np.float32).view(np.complex64).reshape(num_coils, -1)
-
-
-def _vector(values: ndarray) -> Vector:
-    x, y, z = values.tolist()
-    return x, y, z
