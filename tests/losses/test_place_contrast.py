@@ -10,9 +10,10 @@ def generator(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
-def in_plain_loops(one, other, places, heads, temperature, margin):
+def in_plain_loops(one, other, places, heads, temperature, margin, persons=None):
     """The loss of one anchor after the other, among the places of both views."""
     one, other = one / one.norm(dim=1, keepdim=True), other / other.norm(dim=1, keepdim=True)
+    persons = heads if persons is None else persons
     total = 0.0
     for anchors, candidates in ((one, other), (other, one)):
         for i in range(len(anchors)):
@@ -20,7 +21,8 @@ def in_plain_loops(one, other, places, heads, temperature, margin):
                 float(anchors[i] @ view[j]) / temperature
                 for view in (anchors, candidates)
                 for j in range(len(view))
-                if heads[i] != heads[j] or float((places[i] - places[j]).abs().max()) > margin
+                if persons[i] != persons[j]
+                or (heads[i] == heads[j] and float((places[i] - places[j]).abs().max()) > margin)
             ]
             positive = float(anchors[i] @ candidates[i]) / temperature
             total += math.log(sum(map(math.exp, [*kept, positive]))) - positive
@@ -33,6 +35,9 @@ def test_the_loss_is_that_of_plain_loops(margin):
     places, heads = 20 * torch.rand(20, 3, generator=generator(1)), torch.arange(20) % 3
     loss, _ = place_infonce(one, other, places, heads, temperature=0.2, margin_mm=margin)
     assert float(loss) == pytest.approx(in_plain_loops(one, other, places, heads, 0.2, margin), rel=1e-6)
+    persons = heads // 2  # the first two heads are of one person, who was there twice
+    loss, _ = place_infonce(one, other, places, heads, persons, temperature=0.2, margin_mm=margin)
+    assert float(loss) == pytest.approx(in_plain_loops(one, other, places, heads, 0.2, margin, persons), rel=1e-6)
 
 
 def test_without_a_projector_the_features_are_contrasted_after_standardising_them_over_both_views():

@@ -137,9 +137,9 @@ def test_of_more_places_than_memory_is_meant_for_some_are_contrasted_spread_over
     seen = []
     contrast = model.contrastive.forward
 
-    def remembered(one, other, places_mm, heads):
+    def remembered(one, other, places_mm, heads, persons):
         seen.append((places_mm, heads))
-        return contrast(one, other, places_mm, heads)
+        return contrast(one, other, places_mm, heads, persons)
 
     monkeypatch.setattr(model.contrastive, "forward", remembered)
     views = view(0), view(1, channels=3)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import os
 from contextlib import suppress
 
 import pytest
@@ -10,7 +12,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from voxelwave.ops.texts import DEEPEST, from_json, from_yaml, read_json, read_text, read_yaml, sealed
+from voxelwave.ops.texts import DEEPEST, from_json, from_yaml, read_json, read_text, read_yaml, sealed, to_json
 
 LEVELS = [f"&b{level} [{', '.join([f'*b{level - 1}'] * 10)}]" if level else "&b0 [0, 0]" for level in range(9)]
 BOMB = "{" + ", ".join(f"a{level}: {text}" for level, text in enumerate(LEVELS)) + "}"
@@ -109,3 +111,9 @@ def test_without_its_last_line_a_sealed_text_may_be_changed(tmp_path):
         read_yaml(path)
     path.write_text("a: 11\n")
     assert read_yaml(path) == {"a": 11}
+
+
+def test_names_that_are_no_utf8_and_what_is_not_finite_are_written_as_json():
+    name = os.fsdecode(b"M\xfcller")
+    written = to_json({name: [name, math.inf], "Ö": (math.nan, 1.5)})
+    assert from_json(written.encode().decode()) == {"M\\udcfcller": ["M\\udcfcller", None], "Ö": [None, 1.5]}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -20,6 +19,7 @@ from voxelwave.downstream.inference import write_prediction
 from voxelwave.errors import InputError, UnusableVolume
 from voxelwave.ops.files import replacing, write_text
 from voxelwave.ops.loggers import logger
+from voxelwave.ops.texts import to_json
 
 
 class ScanFile(NamedTuple):
@@ -126,7 +126,7 @@ def write_probabilities(
 ) -> Path:
     """Write the probability of each target, by its name."""
     out = place.with_name(f"{place.name}.json")
-    write_text(out, json.dumps(dict(zip(targets, result.sigmoid().tolist(), strict=True)), indent=2) + "\n")
+    write_text(out, to_json(dict(zip(targets, result.sigmoid().tolist(), strict=True))))
     return out
 
 

@@ -11,13 +11,13 @@ from torch import Tensor, nn
 from voxelwave.downstream.description import checked, describe_run
 from voxelwave.downstream.features import FeaturePyramid, LoadReport
 from voxelwave.downstream.weights import read_weights, save_weights
-from voxelwave.engine.checkpoint import load_checkpoint
+from voxelwave.engine.checkpoint import BEST, LAST, load_checkpoint
 from voxelwave.errors import InputError
 from voxelwave.ops.loggers import logger
 from voxelwave.registry import BACKBONES, MODALITIES
 
 WEIGHTS, DESCRIPTION = "backbone.safetensors", "backbone.json"
-IN_A_RUN = (WEIGHTS, "best_model.pth", "last.pth")
+IN_A_RUN = (WEIGHTS, BEST, LAST)
 # What DDP, torch.compile and FSDP put before the names of a module that they wrap.
 WRAPPERS = ("module.", "_orig_mod.", "_forward_module.", "_fsdp_wrapped_module.")
 PART = "backbone."

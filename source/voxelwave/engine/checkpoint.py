@@ -17,6 +17,7 @@ from voxelwave.ops.files import replacing
 FORMAT_VERSION = 1
 # Two generations of what a run goes on from: one of them is whole, whenever the process or the machine dies.
 LAST, PREVIOUS = "last.pth", "last.previous.pth"
+BEST = "best_model.pth"  # the weights of the lowest score
 FOLDER_ATTRIBUTE = 0x10  # of MS-DOS
 
 

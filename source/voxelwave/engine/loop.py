@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from voxelwave.contracts import StepOutput
-from voxelwave.engine.checkpoint import LAST, PREVIOUS, save_checkpoint
+from voxelwave.engine.checkpoint import BEST, LAST, PREVIOUS, save_checkpoint
 from voxelwave.engine.run_log import SPEED, WAITED, Record, RunLog
 from voxelwave.engine.runtime import ends_in_order, lost_rank
 from voxelwave.engine.signals import Stopped
@@ -139,7 +139,7 @@ class Trainer:
 
     def _kept(self, log: RunLog) -> str:
         """Save the state where it is whole, and say from where the run goes on."""
-        last = self.folder / "last.pth"
+        last = self.folder / LAST
         if self._whole and self.state.step and self.fabric.is_global_zero:
             self.save(log)
             return f"saved at step {self.state.step}, go on with --resume"
@@ -242,7 +242,7 @@ class Trainer:
     def _check_finite(self, value: float, what: str, micro_batches: Sequence[TrainingBatch]) -> None:
         if not math.isfinite(value):
             files = ", ".join(file for batch in micro_batches for file in batch.files)
-            last = self.folder / "last.pth"
+            last = self.folder / LAST
             again = f"go on from {last} with --resume" if last.exists() else "start again"
             raise DivergedError(
                 f"the {what} is {value} at step {self.state.step} on {files}; look at these (files: with `voxelwave "
@@ -262,7 +262,7 @@ class Trainer:
                 save_checkpoint(self.folder / f"checkpoint_epoch_{epoch}.pth", weights)
             if (score := self.score(row)) < self.state.best_loss:
                 self.state.best_loss = score
-                save_checkpoint(self.folder / "best_model.pth", weights)
+                save_checkpoint(self.folder / BEST, weights)
         self.save(log)
 
     def _model_state(self) -> dict[str, Tensor]:

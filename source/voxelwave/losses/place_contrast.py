@@ -13,6 +13,7 @@ def place_infonce(
     other: Float[Tensor, "place dim"],
     places_mm: Float[Tensor, "place 3"],
     heads: Int[Tensor, " place"],
+    persons: Int[Tensor, " place"] | None = None,
     *,
     temperature: float,
     margin_mm: float,
@@ -20,16 +21,20 @@ def place_infonce(
     """Return the mean loss over the places of both views, and the share of those that find each other first.
 
     Row i of both is of place i. The negatives of a place are the other places of its own head further away than
-    `margin_mm` (along any axis), and all places of the other heads: in the other view and in its own. Without those of
-    its own view, the features of two contrasts may lie apart at little cost, along directions that tell no places
-    apart, and what is fitted on one does not read the other. Source: Chen et al., 2020, "SimCLR", equation 1.
+    `margin_mm` (along any axis), and all places of the other heads: in the other view and in its own. Heads of one of
+    `persons` are one at another time: nobody knows which of their places are the same, and none are negatives. Without
+    those of its own view, the features of two contrasts may lie apart at little cost, along directions that tell no
+    places apart, and what is fitted on one does not read the other. Source: Chen et al., 2020, "SimCLR", equation 1.
     """
     precise = torch.promote_types(one.dtype, torch.float32)
     features = F.normalize(torch.cat([one, other]).to(precise), dim=-1)
     with torch.autocast(one.device.type, enabled=False):
         logits = features @ features.T / temperature
         near = (places_mm[:, None] - places_mm).abs().amax(-1) <= margin_mm
-        near &= heads[:, None] == heads
+        same = heads[:, None] == heads
+        near &= same
+        if persons is not None:
+            near |= (persons[:, None] == persons) & ~same
         near.fill_diagonal_(True)
         # Itself and its neighbours are no negatives in either view; in the other view itself is what is to be found.
         elsewhere = near.clone().fill_diagonal_(False)
@@ -80,6 +85,7 @@ class PlaceContrast(nn.Module):
         other: Float[Tensor, "place channel"],
         places_mm: Float[Tensor, "place 3"],
         heads: Int[Tensor, " place"],
+        persons: Int[Tensor, " place"] | None = None,
     ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
         """Return the loss and the share of places that find themselves first; both are 0 for fewer than two places."""
         if len(one) < 2:
@@ -87,5 +93,5 @@ class PlaceContrast(nn.Module):
             return nothing, nothing.detach()
         projected = self.projector(torch.cat([one, other]))
         return place_infonce(
-            *(*projected.chunk(2), places_mm, heads), temperature=self.temperature, margin_mm=self.margin_mm
+            *(*projected.chunk(2), places_mm, heads, persons), temperature=self.temperature, margin_mm=self.margin_mm
         )

@@ -31,6 +31,7 @@ class PairedView(NamedTuple):
         to_mm: voxel to mm of a space that both views share.
         labels: what is where, in whole numbers from 0, which is air; None where nobody knows.
         heads: a number for each head of the batch; None where no two are the same.
+        persons: a number for whose head each is, at one time or another; None where no two are of one.
     """
 
     seen: Float[Tensor, "batch channel depth height width"]
@@ -38,6 +39,7 @@ class PairedView(NamedTuple):
     to_mm: Float[Tensor, "batch 4 4"]
     labels: UInt8[Tensor, "batch depth height width"] | None = None
     heads: Int[Tensor, " batch"] | None = None
+    persons: Int[Tensor, " batch"] | None = None
 
 
 @OBJECTIVES.register("cross_contrast")
@@ -127,8 +129,9 @@ class CrossContrast(MaskedVoxels):
         both = counted[0] & covered
         rows = _some(both.nonzero())
         heads = rows[:, 0] if views[0].heads is None else views[0].heads[rows[:, 0]]
+        persons = None if views[0].persons is None else views[0].persons[rows[:, 0]]
         contrast, alignment = self.contrastive(
-            *(grid[rows.unbind(1)] for grid in (deep[0].movedim(1, -1), other, there.places_mm)), heads
+            *(grid[rows.unbind(1)] for grid in (deep[0].movedim(1, -1), other, there.places_mm)), heads, persons
         )
         # 4. Predict the hidden patches of each from what the other shows at their places.
         crossed = {}

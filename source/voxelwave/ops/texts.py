@@ -6,6 +6,7 @@ import json
 import math
 import re
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -45,15 +46,20 @@ def from_json(text: str) -> Any:
 
 
 def to_json(value: Any) -> str:
-    """Return lines of JSON; what is not finite, which JSON has no word for, becomes null."""
-    return json.dumps(_finite(value), indent=2, ensure_ascii=False) + "\n"
+    """Return lines of JSON; what is not finite, which JSON has no word for, becomes null.
+
+    Bytes of a name that are no UTF-8 are written out.
+    """
+    return json.dumps(_writable(value), indent=2, ensure_ascii=False) + "\n"
 
 
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _finite(inner) for name, inner in value.items()}
+def _writable(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {_writable(name): _writable(inner) for name, inner in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(inner) for inner in value]
+        return [_writable(inner) for inner in value]
+    if isinstance(value, str):
+        return value.encode(errors="backslashreplace").decode()
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

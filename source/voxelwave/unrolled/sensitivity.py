@@ -77,7 +77,7 @@ class SensitivityNetwork(nn.Module):
         self, kspace: Volumes, sampled: Bool[Tensor, "batch ... width"], num_low_frequencies: NumLines = None
     ) -> Volumes:
         """Return the maps of each slice; raises as `center_lines` does."""
-        center = self._center(kspace, sampled, num_low_frequencies)
+        center = self._center(sampled, num_low_frequencies)
         # Each slice is divided by its own coils: maps that are of unit length over all slices would be too small.
         return maps_by_groups(
             lambda group: self._cleaned(zero_filled_coils(kspace[:, :, group], center)),
@@ -85,7 +85,7 @@ class SensitivityNetwork(nn.Module):
         )
 
     @staticmethod
-    def _center(kspace: Volumes, sampled: Tensor, num_low_frequencies: NumLines) -> Tensor:
+    def _center(sampled: Tensor, num_low_frequencies: NumLines) -> Tensor:
         lines = center_lines(sampled, num_low_frequencies)
         return lines if sampled.ndim == 2 else lines[:, None] & sampled
 

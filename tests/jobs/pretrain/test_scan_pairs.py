@@ -123,10 +123,16 @@ def test_a_prepared_folder_is_paired_by_subject_and_session(shared, tmp_path):
     data, said = printed(configuration(prepared, tmp_path / "runs", modalities=["mri"]))
     assert "pairs of 6 mri scans; sessions: 3 as mri+mri" in said
     assert "not prepared" not in said
-    for batch in data.batches(0, 6):
-        for files in batch.files:
+    persons = {}
+    for index, batch in enumerate(data.batches(0, 6)):
+        view, _ = data.augmented(batch, index, torch.device("cpu"))
+        for files, head, person in zip(batch.files, view.heads.tolist(), view.persons.tolist(), strict=True):
             one, other = (file.split("_")[-3:-1] for file in files.split(" and "))
             assert one == other
+            persons[head] = person, Path(one[0]).name
+    # Two sessions of one subject are two heads of one person.
+    assert len(persons) == 3
+    assert len(set(persons.values())) == len({person for person, _ in persons.values()}) == 2
     # The list of the same files says the session in a column, or by their paths.
     images = sorted((tmp_path / "bids").rglob("*.nii.gz"))
     rows = [f"{image},anna,mri" for image in images]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 from voxelwave.errors import InputError
 from voxelwave.ops.files import locked, write_text
-from voxelwave.ops.texts import read_json
+from voxelwave.ops.texts import read_json, to_json
 
 RECORD, COMPLETE = "synthesize.json", "complete"
 
@@ -30,7 +29,7 @@ def filling(out: Path, settings: dict[str, Any], *, things: str) -> Iterator[Cal
         _refuse_other_settings(record, settings, things)
 
         def say(complete: bool) -> None:
-            write_text(record, json.dumps(settings | {COMPLETE: complete}, indent=2) + "\n")
+            write_text(record, to_json(settings | {COMPLETE: complete}))
 
         # Before the first of them, so that a call that was interrupted cannot be continued with other settings.
         say(complete=False)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import statistics
 from collections.abc import Mapping, Sequence
@@ -12,13 +11,13 @@ from typing import Any
 from torch import nn
 
 from voxelwave.downstream.finetuned import save_finetuned
-from voxelwave.engine.checkpoint import load_checkpoint
+from voxelwave.engine.checkpoint import BEST, load_checkpoint
 from voxelwave.errors import InputError
 from voxelwave.jobs.common.session import Session
 from voxelwave.jobs.finetune.figures import draw_course
 from voxelwave.jobs.finetune.fold import Fold
 from voxelwave.ops.files import write_text
-from voxelwave.ops.texts import read_json
+from voxelwave.ops.texts import read_json, to_json
 
 RESULTS = "results.json"
 
@@ -31,7 +30,7 @@ def finish(fold: Fold, session: Session, model: nn.Module, module: nn.Module) ->
     config, task, data, folder = fold.config, fold.task, fold.data, session.folder
     best_step = session.steps
     if data.validation:
-        best = load_checkpoint(folder / "best_model.pth")
+        best = load_checkpoint(folder / BEST)
         module.load_state_dict(best["model"])
         best_step = best["step"]
     described = {**fold.description, "data": {**fold.description["data"], "steps": best_step}}
@@ -82,7 +81,7 @@ def read_results(folder: Path) -> dict[str, Any]:
 
 def write_results(folder: Path, results: Mapping[str, Any]) -> None:
     """Write `results.json`; what is not a number is null, since JSON has no word for it."""
-    write_text(folder / RESULTS, json.dumps(_plain(results), indent=2) + "\n")
+    write_text(folder / RESULTS, to_json(results))
 
 
 def over_folds(folds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -107,11 +106,3 @@ def over_folds(folds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def _unknown(value: Any) -> bool:
     return isinstance(value, float) and not math.isfinite(value)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _plain(of) for key, of in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(of) for of in value]
-    return None if _unknown(value) else value

@@ -28,6 +28,7 @@ from voxelwave.jobs.finetune.config import CasesConfig, SegmentationTask
 from voxelwave.jobs.finetune.data import Held, Task
 from voxelwave.ops.files import write_text
 from voxelwave.ops.tables import as_csv
+from voxelwave.ops.texts import to_json
 
 DRAWN_CASES = 4
 VALIDATION_OVERLAP = 0.25  # of windows: the results take more
@@ -119,7 +120,7 @@ class Segmentation(Task):
         predictions = folder / "predictions"
         predictions.mkdir(exist_ok=True)
         legend = {"classes": {str(index): name for index, name in enumerate(self._classes.names)}}
-        write_text(predictions / LEGEND, json.dumps(legend, indent=2) + "\n")
+        write_text(predictions / LEGEND, to_json(legend))
         rows = [
             {"part": part, "case": held.case.name, "subject": held.case.subject, "class": name, **scores}
             for part, of in cases.items()

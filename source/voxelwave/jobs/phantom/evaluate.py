@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +23,7 @@ from voxelwave.jobs.phantom.figures import draw_maps
 from voxelwave.jobs.phantom.train import load_phantom_model
 from voxelwave.ops.files import replacing, write_text
 from voxelwave.ops.seeding import torch_generator
+from voxelwave.ops.texts import to_json
 
 RANKS = (1, 5, 10)
 SHOWN_PHANTOMS, VIEWS = 30, 8  # of maps and clusters
@@ -54,7 +54,7 @@ def evaluate_phantoms(path: Path, out: Path | None = None, *, console: Console |
     scores |= cluster_scores(vectors, numbers, seed=config.run.seed)
     # 3. Files.
     out.mkdir(parents=True, exist_ok=True)
-    write_text(out / "scores.json", json.dumps(scores, indent=2) + "\n")
+    write_text(out / "scores.json", to_json(scores))
     draw_maps(vectors, numbers, out / "maps.png", seed=config.run.seed)
     table = Table("score", "value", title=f"{config.data.val_length} phantoms that were not trained on")
     for name, value in scores.items():

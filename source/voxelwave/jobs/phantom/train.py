@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -14,7 +13,7 @@ from torch import Tensor
 
 from voxelwave.backbones.embedding2d import EmbeddingModel
 from voxelwave.contracts import StepOutput
-from voxelwave.engine.checkpoint import load_checkpoint
+from voxelwave.engine.checkpoint import BEST, load_checkpoint
 from voxelwave.engine.loop import LoopSettings
 from voxelwave.engine.run_log import Record
 from voxelwave.engine.schedule import plateau_factor, stalled
@@ -32,6 +31,7 @@ from voxelwave.objectives.metric_learning import MetricLearning
 from voxelwave.ops.evaluating import evaluating
 from voxelwave.ops.files import replacing, write_text
 from voxelwave.ops.seeding import key_to_seed
+from voxelwave.ops.texts import to_json
 from voxelwave.registry import EMBEDDINGS, METRIC_LOSSES
 
 # What may differ between a run and its continuation: none of it changes what the finished steps computed.
@@ -51,7 +51,7 @@ REMEDY = (
 DOCUMENTED = {
     "history.csv": "history.csv",
     "figures/curves.png": "loss_curves.png",
-    "best_model.pth": "best_model.pth",
+    BEST: BEST,
 }
 
 
@@ -183,7 +183,7 @@ def load_phantom_model(path: Path) -> tuple[EmbeddingModel, PhantomConfig]:
 
     Raises InputError for a missing, damaged or foreign file.
     """
-    file = path / "best_model.pth" if path.is_dir() else path
+    file = path / BEST if path.is_dir() else path
     checkpoint = load_checkpoint(file)
     try:
         config = check_phantom_config(checkpoint["config"], str(file))
@@ -232,7 +232,7 @@ def _finish(session: Session, prefix: str) -> None:
     draw_learning(session.records, session.folder / "figures" / "curves.png")
     best = min((record for record in session.records if LOSS in record), key=judged)
     result = {name: value for name, value in best.items() if name.startswith("validation_") or name == "epoch"}
-    write_text(session.folder / "results.json", json.dumps(result, indent=2) + "\n")
+    write_text(session.folder / "results.json", to_json(result))
     if prefix:
         for name, documented in DOCUMENTED.items():
             with replacing(session.folder / f"{prefix}{documented}") as part:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,7 +19,7 @@ from voxelwave.jobs.common.console import progress_of
 from voxelwave.ops.files import size_and_sha256, write_text
 from voxelwave.ops.loggers import printable
 from voxelwave.ops.tables import as_csv, read_checked
-from voxelwave.ops.texts import read_json
+from voxelwave.ops.texts import read_json, to_json
 
 LEGEND = "labels.json"
 ORIGINS = "predictions.csv"
@@ -125,7 +124,7 @@ class SegmentationFolder:
                 progress=done,
             )
         path = self._path(case)
-        write_text(self._out / LEGEND, json.dumps(self._legend, indent=2) + "\n")
+        write_text(self._out / LEGEND, to_json(self._legend))
         path.parent.mkdir(parents=True, exist_ok=True)
         # In this order, so that no label map ever lies beside the name of another image.
         path.unlink(missing_ok=True)

@@ -16,7 +16,7 @@ from voxelwave.errors import InputError
 from voxelwave.jobs.common.config_file import apply_override
 from voxelwave.jobs.prepare.preparation import Preparation
 from voxelwave.ops.files import write_text
-from voxelwave.ops.texts import read_json
+from voxelwave.ops.texts import read_json, to_json
 from voxelwave.registry import MODALITIES
 
 FORMAT_VERSION = 1
@@ -92,7 +92,7 @@ def record_settings(out: Path, how: Preparation, holdout: float | None) -> float
         "settings": _settings(how),
         "holdout": holdout or 0.0,
     }
-    write_text(record, json.dumps(described, indent=2) + "\n")
+    write_text(record, to_json(described))
     return holdout or 0.0
 
 

@@ -20,6 +20,8 @@ from voxelwave.jobs.pretrain.data import CONTENT_IS_CHECKED_UP_TO
 
 # By kind of pair the pairs of each group, a session of a subject: of two scans, or of one that is seen twice.
 Groups = dict[str, list[list[Pair]]]
+# By kind of pair, whose session each group is.
+Subjects = dict[str, list[str]]
 
 
 class LeftOut(NamedTuple):
@@ -30,8 +32,8 @@ class LeftOut(NamedTuple):
     alone: list[str]
 
 
-def find_pairs(config: Config, modalities: Mapping[str, Modality], console: Console) -> Groups:
-    """Return the pairs of scans that show one head at one place, and print what is left out and why.
+def find_pairs(config: Config, modalities: Mapping[str, Modality], console: Console) -> tuple[Groups, Subjects]:
+    """Return the pairs of scans that show one head at one place, and whose; print what is left out and why.
 
     With at most 500 scans, or as `data.check_content` says, the values of all are read; else the fields of view alone
     tell of scans that are not stored whether they show the same.
@@ -47,7 +49,9 @@ def find_pairs(config: Config, modalities: Mapping[str, Modality], console: Cons
     read = len(cases) <= CONTENT_IS_CHECKED_UP_TO if check is None else check
     geometry, left = pairs.geometry(config.data.crop_size), LeftOut([], [], [])
     groups: Groups = {"+".join(kind): [] for kind in combinations_with_replacement(modalities, 2)}
-    for name, files in _grouped(cases, list(modalities)):
+    subjects: Subjects = {kind: [] for kind in groups}
+    for (subject, session), files in _grouped(cases, list(modalities)):
+        name = " ".join(filter(None, (subject, session)))
         # 1. What each scan of a group shows.
         shown: dict[VolumeFile, Shown] = {}
         for file in files:
@@ -68,22 +72,23 @@ def find_pairs(config: Config, modalities: Mapping[str, Modality], console: Cons
                 left.apart.append(f"{named(one, other)}: {reason}")
         for kind, of in found.items():
             groups[kind].append(of)
+            subjects[kind].append(subject or name)
     for what, names in (("sessions with one scan alone", left.alone), ("pairs", left.apart)):
         if names:
             console.say(f"left out {what}: {len(names)}, such as {names[0]}")
     if not any(groups.values()):
         way_out = "; with source: views, pairs are two views of one scan" if two_scans else ""
         raise InputError(f"key 'data.pairs.cases': {_why_none(left, pairs.cases)}{way_out}")
-    return {kind: of for kind, of in groups.items() if of}
+    return {kind: of for kind, of in groups.items() if of}, subjects
 
 
-def _grouped(cases: Sequence[Case], order: Sequence[str]) -> Iterator[tuple[str, list[VolumeFile]]]:
-    """Yield the name and the scans of each session of a subject, in the `order` of their modalities."""
+def _grouped(cases: Sequence[Case], order: Sequence[str]) -> Iterator[tuple[tuple[str, str], list[VolumeFile]]]:
+    """Yield subject, session and the scans of each session of a subject, in the `order` of their modalities."""
     groups: dict[tuple[str, str], list[VolumeFile]] = {}
     for case in cases:
         groups.setdefault((case.subject, case.session), []).append(VolumeFile(case.image, case.modality))
     for key, files in groups.items():
-        yield " ".join(filter(None, key)), sorted(files, key=lambda file: order.index(file.modality))
+        yield key, sorted(files, key=lambda file: order.index(file.modality))
 
 
 def _shown(file: VolumeFile, modality: Modality, *, read: bool) -> Shown:

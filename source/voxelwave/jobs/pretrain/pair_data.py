@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Int
+from torch import Tensor
 from torch.utils.data import Sampler
 
 from voxelwave.data.batches.alternating import AlternatingSchedule, Draw
@@ -122,3 +124,9 @@ class PairData(ABC):
             pin_memory=self._pin_memory,
             collate_fn=self._collate,
         )
+
+
+def numbered(names: Sequence[str]) -> Int[Tensor, " head"]:
+    """Return a number for each name, the same for the same one."""
+    numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
+    return torch.tensor([numbers[name] for name in names], dtype=torch.int64)

@@ -14,7 +14,7 @@ from voxelwave.errors import InputError, UnusableVolume
 from voxelwave.jobs.common.console import Console
 from voxelwave.jobs.pretrain.config import Config
 from voxelwave.jobs.pretrain.data import CONTENT_IS_CHECKED_UP_TO, said_once
-from voxelwave.jobs.pretrain.pair_data import PairData
+from voxelwave.jobs.pretrain.pair_data import PairData, numbered
 from voxelwave.jobs.pretrain.pairs_config import PairsConfig
 from voxelwave.objectives.cross_contrast import PairedView
 from voxelwave.ops.files import content_mark
@@ -35,7 +35,9 @@ class RenderedPairData(PairData):
         self._stripped = pairs.stripped
         self._windows_hu = MODALITIES.build("ct", **data.modalities.get("ct", {})).windows_hu
         self._console, highest = console, max(Tissue)
-        self._label_maps = _usable(_label_maps(pairs), highest=highest, console=console)
+        subjects = _label_maps(pairs)
+        self._label_maps = _usable(list(subjects), highest=highest, console=console)
+        self._persons = numbered([subjects[path] for path in self._label_maps])
         if not self._label_maps:
             raise InputError(f"key 'data.pairs.cases': {pairs.cases} has no label map that views could be rendered of")
         contrasts = {name: [of for of in pairs.contrasts if (of == CT) == (name == "ct")] for name in ("mri", "ct")}
@@ -85,10 +87,10 @@ class RenderedPairData(PairData):
 
     def augmented(self, batch: PairedLabels, index: int, device: torch.device) -> tuple[PairedView, PairedView]:
         """Return both views of training batch number `index`, rendered on `device`."""
-        heads = batch.heads.to(device)
+        heads, persons = batch.heads.to(device), self._persons[batch.heads].to(device)
         one, other = (
             self._rendered(*view, torch_generator(self.seed, "render", self._rank, index, number), device)._replace(
-                heads=heads
+                heads=heads, persons=persons
             )
             for number, view in enumerate(batch.views)
         )
@@ -104,13 +106,19 @@ class RenderedPairData(PairData):
         return PairedView(seen, clean, to_mm, labels)
 
 
-def _label_maps(pairs: PairsConfig) -> list[Path]:
-    """Return one label map of each head: several images of one share it, or each has a copy where they are prepared."""
+def _label_maps(pairs: PairsConfig) -> dict[Path, str]:
+    """Return one label map of each head, and whose it is.
+
+    Several images of one head share it, or each has a copy where they are prepared.
+    """
     heads: dict[tuple[str, str], Path] = {}
     for case in pairs.find_cases():
         if case.label is not None:
             heads.setdefault((case.subject, case.session), case.label)
-    return list(dict.fromkeys(heads.values()))
+    whose: dict[Path, str] = {}
+    for (subject, _), path in heads.items():
+        whose.setdefault(path, subject or str(path))
+    return whose
 
 
 def _usable(label_maps: Sequence[Path], *, highest: int, console: Console) -> list[Path]:

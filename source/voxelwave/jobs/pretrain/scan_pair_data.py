@@ -16,7 +16,7 @@ from voxelwave.jobs.common.console import Console
 from voxelwave.jobs.pretrain.config import Config
 from voxelwave.jobs.pretrain.data import MARKED_BLOCKS, said_once
 from voxelwave.jobs.pretrain.found_pairs import find_pairs
-from voxelwave.jobs.pretrain.pair_data import PairData
+from voxelwave.jobs.pretrain.pair_data import PairData, numbered
 from voxelwave.objectives.cross_contrast import PairedView
 from voxelwave.ops.files import content_mark
 from voxelwave.ops.seeding import key_to_seed, torch_generator
@@ -34,7 +34,8 @@ class ScanPairData(PairData):
         assert pairs is not None
         self._console = console
         modalities = {name: MODALITIES.build(name, **data.modalities[name]) for name in config.modalities()}
-        self._pairs = find_pairs(config, modalities, console)
+        self._pairs, subjects = find_pairs(config, modalities, console)
+        self._persons = {kind: numbered(of) for kind, of in subjects.items()}
         self._files: dict[str, list[VolumeFile]] = {name: [] for name in modalities}
         for file in dict.fromkeys(file for _, pair in self._each() for file in pair):
             self._files[file.modality].append(file)
@@ -100,11 +101,12 @@ class ScanPairData(PairData):
     def augmented(self, batch: PairedScans, index: int, device: torch.device) -> tuple[PairedView, PairedView]:
         """Return both views of training batch number `index` on `device`; what is seen of them is augmented there."""
         views, heads = [], batch.heads.to(device)
+        persons = self._persons[batch.modality][batch.heads].to(device)
         for number, ((volume, to_mm), name) in enumerate(zip(batch.views, batch.modality.split("+"), strict=True)):
             clean = volume.to(device, non_blocking=True)
             generator = torch_generator(self.seed, "augment", self._rank, index, number)
             seen = self._augment[name](clean, generator)
-            views.append(PairedView(seen, clean, to_mm.to(device, non_blocking=True), heads=heads))
+            views.append(PairedView(seen, clean, to_mm.to(device, non_blocking=True), heads=heads, persons=persons))
         return views[0], views[1]
 
     def _each(self) -> Iterator[tuple[str, Pair]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from voxelwave.jobs.probe.kinds import is_of, parse_transfers
 from voxelwave.jobs.probe.raw import over_channels
 from voxelwave.jobs.probe.tasks import ARMS, PRETRAINED, UNTRAINED, Comparison, Result
 from voxelwave.ops.files import replacing, write_text
+from voxelwave.ops.texts import to_json
 from voxelwave.registry import MODALITIES
 
 MODALITY = "modality"  # a target that every case has
@@ -182,7 +182,7 @@ def _write(out: Path, comparison: Comparison, probed: Mapping[str, Probed], of: 
         "not_probed": comparison.problems,
     }
     out.parent.mkdir(parents=True, exist_ok=True)
-    write_text(out, json.dumps(record, indent=2) + "\n")
+    write_text(out, to_json(record))
 
 
 def _draw(path: Path, probed: Mapping[str, Probed], asked: Sequence[str]) -> None:

@@ -8,12 +8,11 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from voxelwave.engine.checkpoint import load_checkpoint
+from voxelwave.engine.checkpoint import BEST, load_checkpoint
 from voxelwave.errors import InputError
 from voxelwave.jobs.reconstruct.config import ReconstructionConfig, check_reconstruction_config
 from voxelwave.registry import RECONSTRUCTIONS
 
-BEST = "best_model.pth"
 NETWORK = "network."  # begins the names of its weights in a checkpoint
 
 

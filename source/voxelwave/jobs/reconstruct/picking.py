@@ -13,9 +13,10 @@ import torch
 
 from voxelwave.contracts import Reconstruction
 from voxelwave.data.kspace.files import KspaceFile
+from voxelwave.engine.checkpoint import BEST
 from voxelwave.errors import InputError
 from voxelwave.jobs.reconstruct.config import ReconstructionConfig
-from voxelwave.jobs.reconstruct.model import BEST, Trained, load_reconstruction, num_slices
+from voxelwave.jobs.reconstruct.model import Trained, load_reconstruction, num_slices
 from voxelwave.jobs.reconstruct.plan import ROUTER, load_plan
 from voxelwave.jobs.reconstruct.router.training import Router, anatomy_of, load_router
 from voxelwave.jobs.reconstruct.schedule import blocks_of

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,7 +27,7 @@ from voxelwave.jobs.reconstruct.preparation import Preparation
 from voxelwave.jobs.reconstruct.schedule import blocks_of
 from voxelwave.jobs.reconstruct.scoring.pairs import kspace_outside, result_places
 from voxelwave.ops.files import content_mark, locked, write_text
-from voxelwave.ops.texts import read_json
+from voxelwave.ops.texts import read_json, to_json
 from voxelwave.physics.fourier import center_crop
 from voxelwave.physics.sampled_lines import Acceleration, acceleration_of, as_lines
 
@@ -155,7 +154,7 @@ class _Record:
             self._write()
 
     def _write(self) -> None:
-        write_text(self._path, json.dumps(self._settings | {"files": self._files}, indent=2) + "\n")
+        write_text(self._path, to_json(self._settings | {"files": self._files}))
 
 
 def _target_of(place: Path, form: str) -> Path:

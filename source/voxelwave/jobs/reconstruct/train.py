@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from functools import partial
@@ -16,7 +15,8 @@ from voxelwave.data.kspace.files import KspaceFile
 from voxelwave.data.listing.discovery import home_expanded
 from voxelwave.engine.loop import LoopSettings
 from voxelwave.engine.optimizer import weight_decay_groups
-from voxelwave.errors import DivergedError, InputError
+from voxelwave.engine.validation import validation_means
+from voxelwave.errors import InputError
 from voxelwave.jobs.common.config import RunConfig
 from voxelwave.jobs.common.console import Console
 from voxelwave.jobs.common.kspace_files import fingerprint
@@ -35,6 +35,7 @@ from voxelwave.ops.evaluating import evaluating
 from voxelwave.ops.files import write_text
 from voxelwave.ops.loggers import logger
 from voxelwave.ops.seeding import key_to_seed, torch_generator
+from voxelwave.ops.texts import to_json
 from voxelwave.registry import RECONSTRUCTION_OBJECTIVES
 
 # What may differ between a run and its continuation: none of it changes what the finished steps computed.
@@ -187,16 +188,13 @@ def validate(objective: nn.Module, held_out: HeldOut, device: torch.device, *, s
 
     Raises DivergedError where one is not finite.
     """
-    sums: dict[str, float] = {}
+
+    def output(index: int) -> tuple[StepOutput, int, str]:
+        batch = held_out[index]
+        return objective(batch.to(device), torch_generator(seed, "validation", index)), 1, batch.files[0]
+
     with evaluating(objective):
-        for index in range(len(held_out)):
-            batch = held_out[index]
-            output = objective(batch.to(device), torch_generator(seed, "validation", index))
-            for name, value in output.logs.items():
-                if not math.isfinite(float(value)):
-                    raise DivergedError(f"{name} of {batch.files[0]} is {float(value)}: lower the learning rate")
-                sums[name] = sums.get(name, 0.0) + float(value)
-    return {f"validation_{name}": value / len(held_out) for name, value in sums.items()}
+        return validation_means(map(output, range(len(held_out))))
 
 
 def _finish(session: Session, network: nn.Module, batch: ReconstructionBatch) -> None:
@@ -210,6 +208,6 @@ def _finish(session: Session, network: nn.Module, batch: ReconstructionBatch) ->
     epoch = [record for record in session.records if record["epoch"] == last["epoch"]]
     result = {"epoch": last["epoch"], "loss": math.fsum(record["loss"] for record in epoch) / len(epoch)}
     result |= {name: value for name, value in last.items() if name.startswith("validation_")}
-    write_text(session.folder / "results.json", json.dumps(result, indent=2) + "\n")
+    write_text(session.folder / "results.json", to_json(result))
     said = ", ".join(f"{name} {value:.4g}" for name, value in result.items())
     session.console.say(f"done, the last epoch: {said}; {session.folder}")

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from voxelwave.engine.checkpoint import load_checkpoint
+from voxelwave.engine.checkpoint import BEST, load_checkpoint
 from voxelwave.errors import InputError
 from voxelwave.jobs.subsample.config import OWN, MaskConfig, SubsampleConfig, check_subsample_config
 from voxelwave.jobs.subsample.images import ImageSet
@@ -22,7 +22,6 @@ from voxelwave.registry import MASK_RULES, SUBSAMPLED_MODELS
 from voxelwave.unrolled.learned_mask import LearnedMask
 from voxelwave.unrolled.subsampling import FixedMask, Subsampling
 
-BEST = "best_model.pth"
 LARGEST = 1 << 14  # side of a mask
 
 

@@ -10,9 +10,11 @@ import numpy as np
 import torch
 
 from voxelwave.contracts import StepOutput
+from voxelwave.engine.checkpoint import BEST
 from voxelwave.engine.loop import LoopSettings
 from voxelwave.engine.optimizer import weight_decay_groups
 from voxelwave.engine.schedule import stalled, warmup_cosine
+from voxelwave.engine.validation import validation_means
 from voxelwave.jobs.common.config import RunConfig
 from voxelwave.jobs.common.console import Console
 from voxelwave.jobs.common.session import Session, ShouldStop
@@ -20,7 +22,7 @@ from voxelwave.jobs.subsample.config import OWN, SubsampleConfig, SubsampledMode
 from voxelwave.jobs.subsample.data import SubsampleBatch, SubsampleSteps
 from voxelwave.jobs.subsample.figures import draw_curves, draw_example, write_mask
 from voxelwave.jobs.subsample.images import ImageSet, Parted
-from voxelwave.jobs.subsample.model import BEST, Built, build, load_weights
+from voxelwave.jobs.subsample.model import Built, build, load_weights
 from voxelwave.jobs.subsample.own_model import OwnModel
 from voxelwave.jobs.subsample.parts import load_images
 from voxelwave.jobs.subsample.scoring import by_network, open_once, opened_by_others, score, tuned_on_test, zero_filled
@@ -44,7 +46,6 @@ def train_subsampled(
     config: SubsampleConfig,
     *,
     own: OwnModel | None = None,
-    images: Parted | None = None,
     resume: bool = False,
     console: Console | None = None,
     should_stop: ShouldStop | None = None,
@@ -55,7 +56,6 @@ def train_subsampled(
 
     Args:
         own: the model, where the configuration says that it is the user's own.
-        images: those of the configuration, where they were read already.
 
     Raises InputError for what cannot be used and DivergedError where the loss stops being finite.
     """
@@ -65,7 +65,7 @@ def train_subsampled(
         )
     with Session(config, resume=resume, console=console, should_stop=should_stop) as session:
         session.check_continues(FREE_TO_CHANGE)
-        parted = images or load_images(config.data, console=session.console)
+        parted = load_images(config.data, console=session.console)
         session.check_continues(FREE_TO_CHANGE, files=_files(parted), what="images")
         return session.run(
             partial(_train, config, parted, own),
@@ -176,13 +176,15 @@ def _files(parted: Parted) -> dict[str, str]:
 
 
 def validate(built: Built, images: ImageSet, device: torch.device) -> dict[str, float]:
-    """Return the mean of what the objective logs over the images of validation, as `validation_…`."""
-    sums: dict[str, float] = {}
+    """Return the mean of what the objective logs over the images of validation, as `validation_…`.
+
+    Raises DivergedError where one is not finite.
+    """
     with evaluating(built.objective):
-        for kspace in images.kspace.split(VALIDATED_AT_ONCE):
-            for name, value in built.objective(kspace.to(device)).logs.items():
-                sums[name] = sums.get(name, 0.0) + float(value) * len(kspace)
-    return {f"validation_{name}": value / len(images.kspace) for name, value in sums.items()}
+        return validation_means(
+            (built.objective(kspace.to(device)), len(kspace), "the images of validation")
+            for kspace in images.kspace.split(VALIDATED_AT_ONCE)
+        )
 
 
 def _finish(session: Session, built: Built, parted: Parted, settled_at: int) -> None:

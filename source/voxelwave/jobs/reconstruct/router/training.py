@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -14,10 +13,11 @@ import torch.nn.functional as F
 from voxelwave.backbones.anatomy_classifier import AnatomyClassifier
 from voxelwave.contracts import StepOutput
 from voxelwave.data.kspace.files import KspaceFile
-from voxelwave.engine.checkpoint import load_checkpoint
+from voxelwave.engine.checkpoint import BEST, load_checkpoint
 from voxelwave.engine.loop import LoopSettings
 from voxelwave.engine.optimizer import weight_decay_groups
 from voxelwave.engine.schedule import warmup_cosine_rate
+from voxelwave.engine.validation import validation_means
 from voxelwave.errors import InputError
 from voxelwave.jobs.common.config import RunConfig
 from voxelwave.jobs.common.console import Console, tracked
@@ -29,6 +29,7 @@ from voxelwave.jobs.reconstruct.router.data import RouterBatch, RouterSteps, Rou
 from voxelwave.ops.evaluating import evaluating
 from voxelwave.ops.files import write_text
 from voxelwave.ops.seeding import key_to_seed, torch_generator
+from voxelwave.ops.texts import to_json
 from voxelwave.physics.samplings.one_of import OneOf
 from voxelwave.registry import SAMPLINGS
 
@@ -37,7 +38,6 @@ FREE_TO_CHANGE = {
     "run": (*RunConfig.FREE_TO_CHANGE, "license"),
     "training": ("epochs", "learning_rate", "device", "deterministic"),
 }
-BEST = "best_model.pth"
 LOSS, ACCURACY = "validation_loss", "validation_accuracy"
 WARMUP_SHARE = 0.1
 FEWEST_EPOCHS, FEWEST_STEPS = 5, 600  # where the configuration does not say how many
@@ -136,7 +136,7 @@ def _train(config: RouterConfig, paths: Mapping[str, Sequence[Path]], session: S
     if complete and held_out:
         best = min((record for record in session.records if LOSS in record), key=lambda record: float(record[LOSS]))
         result = {name: best[name] for name in ("epoch", LOSS, ACCURACY)}
-        write_text(session.folder / "results.json", json.dumps(result, indent=2) + "\n")
+        write_text(session.folder / "results.json", to_json(result))
     if complete:
         session.console.say(f"done: {session.folder}")
     return complete
@@ -188,11 +188,7 @@ def _compared(model: torch.nn.Module, batch: RouterBatch, device: torch.device) 
 def validate(network: AnatomyClassifier, volumes: Sequence[RouterVolume], device: torch.device) -> dict[str, float]:
     """Return the means over volumes of the loss, and of how many are told right, as `validation_…`."""
     with evaluating(network):
-        outputs = [_compared(network, batch_of([volume]), device) for volume in volumes]
-    return {
-        name: sum(float(output.logs[of]) for output in outputs) / len(outputs)
-        for name, of in ((LOSS, "loss"), (ACCURACY, "accuracy"))
-    }
+        return validation_means((_compared(network, batch_of([of]), device), 1, of.file) for of in volumes)
 
 
 def load_router(path: Path) -> Router:

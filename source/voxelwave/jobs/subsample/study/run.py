@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 import yaml
 
+from voxelwave.engine.checkpoint import BEST
 from voxelwave.engine.signals import exit_code_when_stopped
 from voxelwave.errors import InputError
 from voxelwave.jobs.common.config_file import naming
@@ -19,7 +20,7 @@ from voxelwave.jobs.common.side_by_side import Place, run_side_by_side
 from voxelwave.jobs.subsample.config import StudyConfig, SubsampleConfig, check_subsample_config
 from voxelwave.jobs.subsample.data import SubsampleSteps
 from voxelwave.jobs.subsample.images import RECORD, Parted, read_stored, store
-from voxelwave.jobs.subsample.model import BEST, build_layer
+from voxelwave.jobs.subsample.model import build_layer
 from voxelwave.jobs.subsample.own_model import OwnModel, read_own_model
 from voxelwave.jobs.subsample.parts import load_images
 from voxelwave.jobs.subsample.scoring import open_once
