@@ -5,13 +5,13 @@ Source: the MONAI Bundle Specification.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from voxelwave.downstream.bundle_metadata import BundleContent, metadata, task_of, trained_on
 from voxelwave.downstream.inference import OVERLAP
-from voxelwave.ops.texts import to_json
 
 DOWNSTREAM = "voxelwave.downstream"
 
@@ -45,7 +45,7 @@ def write_bundle(folder: Path, content: BundleContent) -> None:
         (folder / name).mkdir()
     content.save_weights(folder / "models")
     for name, described in (("metadata", metadata(content)), ("inference", inference(content))):
-        (folder / "configs" / f"{name}.json").write_text(to_json(described), encoding="utf-8")
+        (folder / "configs" / f"{name}.json").write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
     (folder / "configs" / "logging.conf").write_text(LOGGING, encoding="utf-8")
     (folder / "docs" / "README.md").write_text(_readme(content), encoding="utf-8")
     (folder / "LICENSE").write_text(_license(content.description), encoding="utf-8")

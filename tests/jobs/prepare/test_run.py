@@ -489,6 +489,18 @@ def test_what_nobody_foresaw_is_a_damaged_file_and_the_run_goes_on(tmp_path, mon
     assert "\n" not in rows["b_T1.nii"].reason
 
 
+def test_what_nobody_foresaw_of_a_label_map_leaves_its_image(tmp_path, monkeypatch):
+    def fail(*arguments, **more):
+        raise MemoryError
+
+    monkeypatch.setattr(prepare_work, "onto_grid", fail)
+    save(tmp_path / "in/a_T1.nii", mri())
+    save(tmp_path / "in/a_seg.nii", mask())
+    assert prepare(tmp_path / "out", tmp_path / "in").unusable == 1
+    rows = table(tmp_path / "out", tmp_path / "in")
+    assert [row.status for row in rows.values()] == ["accepted", "refused"]
+
+
 def test_strict_ends_at_the_first_damaged_file_each_time(tmp_path):
     damage(tmp_path / "in")
     for _ in range(2):

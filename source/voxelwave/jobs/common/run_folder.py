@@ -109,12 +109,13 @@ def check_settings_stay(
                 f"cannot resume {folder}: '{key}' was {before.get(key)} and is {now.get(key)} now; "
                 f"restore it, or start another run.name"
             )
-    orders = [[key for key in of if ".augment." in key and key in before and key in now] for of in (before, now)]
-    if orders[0] != orders[1]:
-        raise InputError(
-            f"cannot resume {folder}: the order of augmentations was {', '.join(orders[0])} and is "
-            f"{', '.join(orders[1])} now; restore it, or start another run.name"
-        )
+    earlier, later = (_augmentations(of) for of in (checkpoint["config"], config))
+    for modality in earlier.keys() & later.keys():
+        if earlier[modality] != later[modality]:
+            raise InputError(
+                f"cannot resume {folder}: 'data.augment.{modality}' was {', '.join(earlier[modality])} and is "
+                f"{', '.join(later[modality])} now; restore it, also its order, or start another run.name"
+            )
 
 
 def check_files_stay(folder: Path, checkpoint: Checkpoint, files: Mapping[str, str], what: str) -> None:
@@ -151,6 +152,12 @@ def write_config(folder: Path, config: Section) -> None:
     """Make the folder and write the configuration into it, with every default."""
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / CONFIG, sealed(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)))
+
+
+def _augmentations(config: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Return by modality the names of what is done to its batches, in this order, also of what has no settings."""
+    augment = config.get("data", {}).get("augment", {})
+    return {modality: list(steps) for modality, steps in augment.items() if isinstance(steps, Mapping)}
 
 
 def flat_settings(values: Any, prefix: str = "") -> dict[str, Any]:

@@ -24,6 +24,8 @@ from voxelwave.ops.files import below
 
 PICTURES = Path("pictures")
 PICTURED_SIDE = 192
+# Of thousands of scans some break what reads them in ways that nobody foresaw; the run goes on without them.
+UNFORESEEN = (ValueError, RuntimeError, ArithmeticError, MemoryError)
 
 
 @dataclass(frozen=True)
@@ -53,10 +55,8 @@ def store_scan(job: ScanJob, *, how: Preparation, out: Path) -> Row:
         prepared = prepare(scan, how, readers, facts)
     except UnusableVolume as unusable:
         return refused(scan, how, unusable, facts)
-    # Of thousands of scans some break what reads them in ways that nobody foresaw; the run goes on without them.
-    except (ValueError, RuntimeError, ArithmeticError, MemoryError) as error:
-        reason = f"cannot be prepared: {type(error).__name__}: {' '.join(str(error).split())[:160]}"
-        return refused(scan, how, DamagedVolume(reason), facts)
+    except UNFORESEEN as error:
+        return refused(scan, how, _unforeseen(error), facts)
     modality = prepared.info.modality
     path = _place(out, modality, job.stem)
     write_stored(path, prepared.volume, prepared.info, prepared.foreground)
@@ -69,33 +69,38 @@ def store_scan(job: ScanJob, *, how: Preparation, out: Path) -> Row:
 def store_label(job: LabelJob, *, how: Preparation, out: Path) -> Row:
     """Put one label map on the grid of its stored image, and return its row."""
     image = StoredVolume(out / job.image.output)
+    facts: dict[str, Any] = {"modality": LABEL, "told_by": job.told_by}
     try:
         header = job.scan.read_header()
         labels = as_labels(job.scan.read(channels=1))
         placed = onto_grid(labels.array, labels.affine, shape=image.grid, to_affine=image.affine)
     except UnusableVolume as unusable:
-        return refused(job.scan, how, unusable, {"modality": LABEL, "told_by": job.told_by})
+        return refused(job.scan, how, unusable, facts)
+    except UNFORESEEN as error:
+        return refused(job.scan, how, _unforeseen(error), facts)
     array = in_smallest_type(placed)
     path = _place(out, f"{LABEL}s", job.stem)
     info = StoredInfo(modality=LABEL, affine=image.info.affine)
     write_stored(path, array, info)
     step = _step(array)
     _picture(_greys(array[::step, ::step, ::step]), info.affine, picture_of(out, path), step)
-    facts = {
+    facts |= {
         "shape": header.shape,
         "spacing_mm": header.spacing_mm,
         "orientation": header.orientation,
         "note": header.note,
         "minimum": float(array.min()),
         "maximum": float(array.max()),
-        "modality": LABEL,
-        "told_by": job.told_by,
         "label_for": job.image.file,
         "stored_shape": array.shape,
         "stored_spacing_mm": spacing_of(image.affine),
     }
     row = described(job.scan, how, facts, status="accepted", output=path.relative_to(out).as_posix())
     return row.model_copy(update={"subject": job.image.subject})
+
+
+def _unforeseen(error: Exception) -> DamagedVolume:
+    return DamagedVolume(f"cannot be prepared: {type(error).__name__}: {' '.join(str(error).split())[:160]}")
 
 
 def refused(scan: Scan, how: Preparation, reason: UnusableVolume, facts: dict[str, Any]) -> Row:
