@@ -20,6 +20,7 @@ from voxelwave.errors import InputError
 from voxelwave.ops.files import replacing
 from voxelwave.ops.loggers import silenced
 from voxelwave.ops.seeding import torch_generator
+from voxelwave.ops.texts import one_line
 
 INPUT = "volume"
 DESCRIPTION_FILE = "description.json"  # within a program of torch.export
@@ -146,4 +147,4 @@ def _tracing(refused: str) -> Iterator[None]:
             with silenced(logging.getLogger("onnxscript.optimizer._constant_folding")):
                 yield
     except (RuntimeError, ValueError, TypeError, NotImplementedError) as error:
-        raise InputError(f"{refused}: {' '.join(str(error).split())[:200]}") from None
+        raise InputError(f"{refused}: {one_line(error)}") from None

@@ -15,6 +15,7 @@ from voxelwave.downstream.segmentation import SegmentationModel
 from voxelwave.downstream.weights import read_weights, save_weights
 from voxelwave.errors import InputError
 from voxelwave.ops.seeding import key_to_seed
+from voxelwave.ops.texts import one_line
 from voxelwave.registry import BACKBONES
 
 WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
@@ -82,6 +83,7 @@ def load_finetuned(run_folder: str | Path) -> tuple[nn.Module, dict[str, Any]]:
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"{folder / WEIGHTS} does not fit the model that {DESCRIPTION} describes: {reason}") from None
+        raise InputError(
+            f"{folder / WEIGHTS} does not fit the model that {DESCRIPTION} describes: {one_line(error)}"
+        ) from None
     return model.eval(), description

@@ -15,7 +15,7 @@ from torch import Tensor
 from voxelwave.downstream.description import checked
 from voxelwave.errors import InputError
 from voxelwave.ops.files import replacing, write_text
-from voxelwave.ops.texts import read_json
+from voxelwave.ops.texts import one_line, read_json
 
 OWN_CHECKSUM = "description_sha256"  # of everything else in the description
 
@@ -57,4 +57,4 @@ def read_weights(path: Path, description_path: Path) -> tuple[dict[str, Tensor],
     try:
         return load(content), description
     except SafetensorError as error:
-        raise InputError(f"{path} is not a safetensors file: {' '.join(str(error).split())}") from None
+        raise InputError(f"{path} is not a safetensors file: {one_line(error)}") from None

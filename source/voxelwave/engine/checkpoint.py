@@ -5,7 +5,8 @@ from __future__ import annotations
 import pickle
 import warnings
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -13,12 +14,27 @@ import torch
 
 from voxelwave.errors import InputError
 from voxelwave.ops.files import replacing
+from voxelwave.ops.texts import one_line
 
 FORMAT_VERSION = 1
 # Two generations of what a run goes on from: one of them is whole, whenever the process or the machine dies.
 LAST, PREVIOUS = "last.pth", "last.previous.pth"
 BEST = "best_model.pth"  # the weights of the lowest score
 FOLDER_ATTRIBUTE = 0x10  # of MS-DOS
+
+
+def best_weights(path: Path) -> Path:
+    """Return the file of a run folder that holds its best weights, or the file that `path` is itself."""
+    return path / BEST if path.is_dir() else path
+
+
+@contextmanager
+def taken_for(file: Path, what: str) -> Iterator[None]:
+    """Raise InputError where what was read of `file` turns out not to be `what`."""
+    try:
+        yield
+    except (KeyError, TypeError, AttributeError, RuntimeError) as error:
+        raise InputError(f"{file} is no {what}: {one_line(error)}") from None
 
 
 def _save(state: dict[str, Any], part: Path) -> None:

@@ -18,6 +18,7 @@ from voxelwave.engine.run_log import SPEED, WAITED, Record, RunLog
 from voxelwave.engine.runtime import ends_in_order, lost_rank
 from voxelwave.engine.signals import Stopped
 from voxelwave.errors import DivergedError, InputError, ProcessFault
+from voxelwave.ops.texts import one_line
 
 
 @runtime_checkable
@@ -295,6 +296,6 @@ class Trainer:
             self.fabric.strategy.precision.load_state_dict(checkpoint["precision"])
             self.state = LoopState(step=checkpoint["step"], best_loss=checkpoint["best_loss"])
         except (RuntimeError, ValueError, KeyError) as error:
-            reason = " ".join(repr(error).split())
+            reason = one_line(repr(error))
             raise InputError(f"{path} does not fit this run: {reason}") from None
         self._saved = self.state.step if path.name == LAST else None

@@ -16,8 +16,14 @@ MB = 2**20
 DEEPEST = 64  # lists and mappings within each other; no file of the package has ten
 MOST_NODES = 100_000  # of a configuration, an alias counted as what it stands for
 LONGEST_NUMBER = 100  # characters
+LONGEST_REASON = 200  # characters
 _SEAL = re.compile(r". crc32 ([0-9a-f]{8}): .*\n?\Z")
 _TOKENS = re.compile(r'"(?:[^"\\]++|\\.)*+"?|[\[\]{}]', re.DOTALL)
+
+
+def one_line(error: object) -> str:
+    """Return what an error says in one line of at most `LONGEST_REASON` characters."""
+    return " ".join(str(error).split())[:LONGEST_REASON]
 
 
 def read_bytes(path: Path, *, most_mb: int) -> bytes:
@@ -74,7 +80,7 @@ def from_yaml(text: str) -> Any:
         # A loader of PyYAML's safe kind, which makes plain values alone.
         return yaml.load(text, _BoundedLoader)
     except yaml.YAMLError as error:
-        raise ValueError(" ".join(str(error).split())) from None
+        raise ValueError(one_line(error)) from None
 
 
 def read_yaml(path: Path) -> Any:

@@ -16,6 +16,7 @@ from nibabel.filebasedimages import ImageFileError
 
 from voxelwave.errors import DamagedVolume, InputError, UnusableVolume
 from voxelwave.ops.loggers import silenced
+from voxelwave.ops.texts import one_line
 
 # Formats of volumes that are not read; listed, so that no scan is passed over without a word.
 NOT_READ = (
@@ -90,4 +91,4 @@ def _reason(path: Path, error: Exception) -> str:
         return "not a NIfTI or MGH file"
     if isinstance(error, MemoryError):
         return "its header claims more voxels than memory holds"
-    return f"unreadable: {type(error).__name__}: {' '.join(str(error).split())[:120]}"
+    return f"unreadable: {type(error).__name__}: {one_line(error)}"

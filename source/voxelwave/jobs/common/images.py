@@ -12,6 +12,7 @@ from voxelwave.data.scaled import Scaled
 from voxelwave.downstream.scan_reader import ScanReader
 from voxelwave.errors import InputError, UnusableVolume
 from voxelwave.jobs.common.console import Console, tracked
+from voxelwave.ops.texts import one_line
 
 
 class Images:
@@ -74,7 +75,7 @@ class Images:
             except UnusableVolume as unusable:
                 self.refused.append(f"{case.image}: {unusable}")
             except (RuntimeError, MemoryError) as error:  # what does not fit into memory
-                reason = " ".join(str(error).split())[:160]
+                reason = one_line(error)
                 self.refused.append(f"{case.image}: cannot be {verb}: {type(error).__name__}: {reason}")
         return done
 

@@ -11,6 +11,7 @@ from rich.table import Table
 from voxelwave.errors import InputError
 from voxelwave.jobs.common.console import Console
 from voxelwave.jobs.doctor.machine import Finding, check_folders, check_machine, check_packages, check_shared_memory
+from voxelwave.ops.texts import one_line
 
 REQUIRABLE = ("minkowski", "cuda")
 _COLOURS = {"ok": "green", "note": "yellow", "problem": "red"}
@@ -53,7 +54,7 @@ def _guarded(name: str, check: Callable[[], Iterable[Finding]]) -> list[Finding]
     try:
         findings.extend(check())
     except Exception as error:
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        reason = f"{type(error).__name__}: {one_line(error)}"
         findings.append(Finding("problem", name, reason, "solve what stands above first, then install voxelwave again"))
     return findings
 

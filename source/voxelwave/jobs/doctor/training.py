@@ -15,6 +15,7 @@ import voxelwave.jobs.pretrain.run  # noqa: F401
 from voxelwave.jobs.doctor.machine import GB, Finding, Level, installed_version
 from voxelwave.jobs.pretrain.config import check_config
 from voxelwave.jobs.pretrain.pretrainer import build_pretrainer
+from voxelwave.ops.texts import one_line
 from voxelwave.sparse.backends import NAMES, why_not
 
 _DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -88,7 +89,7 @@ def _steps(device: torch.device, names: Sequence[str], require_minkowski: bool) 
                 losses.setdefault(name, loss)
                 done.append(precision)
         except Exception as error:
-            failed = f"{precision}: {type(error).__name__}: {' '.join(str(error).split())[:300]}"
+            failed = f"{precision}: {type(error).__name__}: {one_line(error)}"
             yield Finding("problem", what, failed, f"use another backend (--set model.sparse={_other(name)}) or device")
             continue
         yield Finding("ok", what, f"a step trains in {', '.join(done)} ({time.perf_counter() - began:.1f} s)")

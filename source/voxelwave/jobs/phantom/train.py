@@ -13,7 +13,7 @@ from torch import Tensor
 
 from voxelwave.backbones.embedding2d import EmbeddingModel
 from voxelwave.contracts import StepOutput
-from voxelwave.engine.checkpoint import BEST, load_checkpoint
+from voxelwave.engine.checkpoint import BEST, best_weights, load_checkpoint, taken_for
 from voxelwave.engine.loop import LoopSettings
 from voxelwave.engine.run_log import Record
 from voxelwave.engine.schedule import plateau_factor, stalled
@@ -31,7 +31,7 @@ from voxelwave.objectives.metric_learning import MetricLearning
 from voxelwave.ops.evaluating import evaluating
 from voxelwave.ops.files import replacing, write_text
 from voxelwave.ops.seeding import key_to_seed
-from voxelwave.ops.texts import to_json
+from voxelwave.ops.texts import one_line, to_json
 from voxelwave.registry import EMBEDDINGS, METRIC_LOSSES
 
 # What may differ between a run and its continuation: none of it changes what the finished steps computed.
@@ -165,9 +165,8 @@ def _begin(model: EmbeddingModel, images: Tensor) -> None:
     try:
         model.centre(images)
     except (RuntimeError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
         height, width = images.shape[2:]
-        raise InputError(f"the model cannot read images of {height} × {width} pixels: {reason}") from None
+        raise InputError(f"the model cannot read images of {height} × {width} pixels: {one_line(error)}") from None
 
 
 def build_model(config: PhantomConfig) -> EmbeddingModel:
@@ -183,16 +182,13 @@ def load_phantom_model(path: Path) -> tuple[EmbeddingModel, PhantomConfig]:
 
     Raises InputError for a missing, damaged or foreign file.
     """
-    file = path / BEST if path.is_dir() else path
+    file = best_weights(path)
     checkpoint = load_checkpoint(file)
-    try:
+    with taken_for(file, "checkpoint of `voxelwave phantom train`"):
         config = check_phantom_config(checkpoint["config"], str(file))
         model = build_model(config)
         weights = {name.removeprefix("model."): of for name, of in checkpoint["model"].items()}
         model.load_state_dict({name: of for name, of in weights.items() if not name.startswith("loss.")})
-    except (KeyError, TypeError, AttributeError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise InputError(f"{file} is no checkpoint of `voxelwave phantom train`: {reason}") from None
     return model.eval(), config
 
 

@@ -21,6 +21,7 @@ from voxelwave.errors import DamagedVolume, UnusableVolume
 from voxelwave.jobs.prepare.contact_sheet import save_strip, three_slices
 from voxelwave.jobs.prepare.preparation import Preparation, prepare
 from voxelwave.ops.files import below
+from voxelwave.ops.texts import one_line
 
 PICTURES = Path("pictures")
 PICTURED_SIDE = 192
@@ -100,7 +101,7 @@ def store_label(job: LabelJob, *, how: Preparation, out: Path) -> Row:
 
 
 def _unforeseen(error: Exception) -> DamagedVolume:
-    return DamagedVolume(f"cannot be prepared: {type(error).__name__}: {' '.join(str(error).split())[:160]}")
+    return DamagedVolume(f"cannot be prepared: {type(error).__name__}: {one_line(error)}")
 
 
 def refused(scan: Scan, how: Preparation, reason: UnusableVolume, facts: dict[str, Any]) -> Row:

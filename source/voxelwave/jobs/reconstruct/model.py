@@ -8,8 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from voxelwave.engine.checkpoint import BEST, load_checkpoint
-from voxelwave.errors import InputError
+from voxelwave.engine.checkpoint import best_weights, load_checkpoint, taken_for
 from voxelwave.jobs.reconstruct.config import ReconstructionConfig, check_reconstruction_config
 from voxelwave.registry import RECONSTRUCTIONS
 
@@ -41,16 +40,13 @@ def load_reconstruction(path: Path) -> Trained:
 
     Raises InputError for a missing, damaged or foreign file.
     """
-    file = path / BEST if path.is_dir() else path
+    file = best_weights(path)
     checkpoint = load_checkpoint(file)
-    try:
+    with taken_for(file, "checkpoint of `voxelwave reconstruct train`"):
         config = check_reconstruction_config(checkpoint["config"], str(file))
         network = build_network(config)
         weights = {
             name.removeprefix(NETWORK): of for name, of in checkpoint["model"].items() if name.startswith(NETWORK)
         }
         network.load_state_dict(weights)
-    except (KeyError, TypeError, AttributeError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise InputError(f"{file} is no checkpoint of `voxelwave reconstruct train`: {reason}") from None
     return Trained(network.eval(), config)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from voxelwave.engine.checkpoint import BEST, load_checkpoint
+from voxelwave.engine.checkpoint import BEST, load_checkpoint, taken_for
 from voxelwave.errors import InputError
 from voxelwave.jobs.subsample.config import OWN, MaskConfig, SubsampleConfig, check_subsample_config
 from voxelwave.jobs.subsample.images import ImageSet
@@ -17,6 +17,7 @@ from voxelwave.jobs.subsample.own_model import OwnModel
 from voxelwave.objectives.subsampled_reconstruction import SubsampledReconstruction
 from voxelwave.ops.evaluating import evaluating
 from voxelwave.ops.seeding import key_to_seed, torch_generator
+from voxelwave.ops.texts import one_line
 from voxelwave.physics.fixed_masks import fixed_mask
 from voxelwave.registry import MASK_RULES, SUBSAMPLED_MODELS
 from voxelwave.unrolled.learned_mask import LearnedMask
@@ -85,7 +86,7 @@ def _check(built: Built, images: ImageSet) -> None:
             removed = torch.where(built.layer.mask(), kspace, 0)
             without = model(removed)
     except Exception as error:
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        reason = f"{type(error).__name__}: {one_line(error)}"
         raise InputError(
             f"model {name}: fails on k-space of {images.shape[0]} × {images.shape[1]}: {reason}"
         ) from error
@@ -123,11 +124,8 @@ def _mask_learns(built: Built, kspace: Tensor) -> bool:
 def load_weights(built: Built, path: Path) -> None:
     """Load the weights and the mask of a run folder (its best ones); raises InputError where they do not fit."""
     file = path / BEST
-    try:
+    with taken_for(file, "checkpoint of this model"):
         built.objective.load_state_dict(load_checkpoint(file)["model"])
-    except (KeyError, TypeError, AttributeError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise InputError(f"{file} does not fit this model: {reason}") from None
 
 
 def load_subsampled(path: Path, own: OwnModel | None = None) -> tuple[Subsampling, nn.Module, SubsampleConfig]:

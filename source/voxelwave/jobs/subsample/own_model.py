@@ -13,6 +13,7 @@ from typing import NamedTuple
 from torch import nn
 
 from voxelwave.errors import InputError
+from voxelwave.ops.texts import one_line
 from voxelwave.unrolled.subsampling import Subsampling
 
 CLASS, MODULE = "Model", "voxelwave_own_model"
@@ -63,7 +64,7 @@ def read_own_model(path: Path) -> OwnModel:
 
 
 def _said(error: BaseException) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    return f"{type(error).__name__}: {one_line(error)}"
 
 
 def _line(path: Path, error: BaseException) -> str:

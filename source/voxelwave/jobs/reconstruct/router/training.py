@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from voxelwave.backbones.anatomy_classifier import AnatomyClassifier
 from voxelwave.contracts import StepOutput
 from voxelwave.data.kspace.files import KspaceFile
-from voxelwave.engine.checkpoint import BEST, load_checkpoint
+from voxelwave.engine.checkpoint import best_weights, load_checkpoint, taken_for
 from voxelwave.engine.loop import LoopSettings
 from voxelwave.engine.optimizer import weight_decay_groups
 from voxelwave.engine.schedule import warmup_cosine_rate
@@ -196,16 +196,13 @@ def load_router(path: Path) -> Router:
 
     Raises InputError for a missing, damaged or foreign file.
     """
-    file = path / BEST if path.is_dir() else path
+    file = best_weights(path)
     checkpoint = load_checkpoint(file)
-    try:
+    with taken_for(file, "checkpoint of a router"):
         config = check_router_config(checkpoint["config"], str(file))
         anatomies = tuple(str(name) for name in checkpoint["anatomies"])
         network = AnatomyClassifier(len(anatomies))
         network.load_state_dict(checkpoint["model"])
-    except (KeyError, TypeError, AttributeError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise InputError(f"{file} is no checkpoint of a router: {reason}") from None
     return Router(network.eval(), anatomies, config.data.image_size, config.data.max_slices)
 
 
