@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -12,6 +13,11 @@ def key_to_seed(*key: int | str) -> int:
     """Map a key such as (seed, "mask", epoch, rank, index) to 63 well-mixed bits, the same on every machine."""
     digest = hashlib.sha256(repr(key).encode()).digest()
     return int.from_bytes(digest[:8], "little") >> 1
+
+
+def number_and_checksum(names: Sequence[int | str]) -> str:
+    """Return the number of `names`, and a checksum of them in this order."""
+    return f"{len(names)}:{key_to_seed(*names):016x}"
 
 
 def torch_generator(*key: int | str) -> torch.Generator:

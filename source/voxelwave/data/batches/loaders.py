@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -20,6 +19,7 @@ from voxelwave.data.reading.volume import Spacing
 from voxelwave.data.scaled import read_scaled
 from voxelwave.data.store import StoredVolume, is_stored
 from voxelwave.errors import InputError, UnusableVolume
+from voxelwave.ops.caching import LastUsed
 from voxelwave.ops.seeding import torch_generator
 
 View = Callable[[Cuboids, torch.Generator], Tensor]
@@ -71,7 +71,7 @@ class VolumeDataset(Dataset[Sample]):
         self._files = {name: list(of_modality) for name, of_modality in files.items()}
         self._modalities, self._view = dict(modalities), view
         self._spacing_mm, self._cached_volumes = spacing_mm, cached_volumes
-        self._cache: OrderedDict[VolumeFile, InMemory] = OrderedDict()
+        self._cache: LastUsed[VolumeFile, InMemory] = LastUsed(cached_volumes)
         self._unusable: dict[VolumeFile, str] = {}
 
     def __getitem__(self, draw: Draw) -> Sample:
@@ -101,20 +101,14 @@ class VolumeDataset(Dataset[Sample]):
         return str(files[draw.index % len(files)].path)
 
     def _open(self, file: VolumeFile) -> Cuboids:
-        if file in self._cache:
-            self._cache.move_to_end(file)
-            return self._cache[file]
-        modality = self._modalities[file.modality]
         if is_stored(file.path):
             # Opened for each crop: to keep it open would keep all that was ever read of it in memory.
-            return InStore(StoredVolume(file.path), modality)
-        volume = read_scaled(file.path, modality, spacing_mm=self._spacing_mm).volume
-        if not self._cached_volumes:
-            return InMemory(volume)
-        self._cache[file] = InMemory(volume.half())
-        if len(self._cache) > self._cached_volumes:
-            self._cache.popitem(last=False)
-        return self._cache[file]
+            return InStore(StoredVolume(file.path), self._modalities[file.modality])
+        return self._cache.get(file, lambda: self._read(file))
+
+    def _read(self, file: VolumeFile) -> InMemory:
+        volume = read_scaled(file.path, self._modalities[file.modality], spacing_mm=self._spacing_mm).volume
+        return InMemory(volume.half() if self._cached_volumes else volume)
 
 
 def make_loader(

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,6 +19,7 @@ from voxelwave.data.batches.alternating import Draw
 from voxelwave.data.batches.pair_geometry import Geometry, Places, draw_affines
 from voxelwave.data.label_maps import LabelMap, read_labels
 from voxelwave.errors import InputError, UnusableVolume
+from voxelwave.ops.caching import LastUsed
 from voxelwave.ops.seeding import numpy_generator
 
 
@@ -64,8 +65,8 @@ class HeadPairs(Dataset[PairSample]):
         cached: int,
     ) -> None:
         self._label_maps, self._contrasts, self._geometry = list(label_maps), contrasts, geometry
-        self._highest, self._cached = highest, cached
-        self._kept: OrderedDict[Path, LabelMap] = OrderedDict()
+        self._highest = highest
+        self._kept: LastUsed[Path, LabelMap] = LastUsed(cached)
 
     def __getitem__(self, draw: Draw) -> PairSample:
         """Return both views of `draw`; raises InputError where no label map can be used."""
@@ -73,7 +74,8 @@ class HeadPairs(Dataset[PairSample]):
         for step in range(len(self._label_maps)):
             number = (draw.index + step) % len(self._label_maps)
             try:
-                head = self._read(self._label_maps[number])
+                path = self._label_maps[number]
+                head = self._kept.get(path, partial(read_tissues, path, highest=self._highest))
                 break
             except UnusableVolume as unusable:
                 problems.append(f"{self._label_maps[number]}: {unusable}")
@@ -95,17 +97,6 @@ class HeadPairs(Dataset[PairSample]):
     def file_of(self, draw: Draw) -> str:
         """Return the path of the label map that `draw` is of."""
         return str(self._label_maps[draw.index])
-
-    def _read(self, path: Path) -> LabelMap:
-        if path in self._kept:
-            self._kept.move_to_end(path)
-            return self._kept[path]
-        head = read_tissues(path, highest=self._highest)
-        if self._cached:
-            self._kept[path] = head
-        if len(self._kept) > self._cached:
-            self._kept.popitem(last=False)
-        return head
 
 
 def read_tissues(path: Path, *, highest: int) -> LabelMap:

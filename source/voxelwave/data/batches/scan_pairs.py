@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
@@ -21,6 +20,7 @@ from voxelwave.data.listing.discovery import VolumeFile
 from voxelwave.data.modalities import Modality
 from voxelwave.data.store import is_stored
 from voxelwave.errors import InputError, UnusableVolume
+from voxelwave.ops.caching import LastUsed
 from voxelwave.ops.seeding import numpy_generator
 
 Pair = tuple[VolumeFile, VolumeFile]
@@ -74,8 +74,7 @@ class ScanPairs(Dataset[ScanPair]):
         cached: int,
     ) -> None:
         self._groups, self._modalities, self._geometry = groups, modalities, geometry
-        self._cached = cached
-        self._kept: OrderedDict[VolumeFile, PlacedScan] = OrderedDict()
+        self._kept: LastUsed[VolumeFile, PlacedScan] = LastUsed(cached)
         self._unusable: dict[VolumeFile, str] = {}
 
     def __getitem__(self, draw: Draw) -> ScanPair:
@@ -118,23 +117,16 @@ class ScanPairs(Dataset[ScanPair]):
 
     def _open(self, file: VolumeFile) -> PlacedScan:
         """Return a scan, of those kept where it is; raises UnusableVolume, which names it."""
-        if file in self._kept:
-            self._kept.move_to_end(file)
-            return self._kept[file]
         try:
             if file in self._unusable:
                 raise UnusableVolume(self._unusable[file])
-            scan = open_scan(file, self._modalities[file.modality])
+            open_it = partial(open_scan, file, self._modalities[file.modality])
+            # A stored scan is opened for each crop: kept open it would keep all that was ever read of it in memory.
+            return open_it() if is_stored(file.path) else self._kept.get(file, open_it)
         except UnusableVolume as unusable:
             if not is_stored(file.path):
                 self._unusable[file] = str(unusable)
             raise UnusableVolume(f"{file.path}: {unusable}") from None
-        # A stored scan is opened for each crop: to keep it open would keep all that was ever read of it in memory.
-        if self._cached and not is_stored(file.path):
-            self._kept[file] = scan
-            if len(self._kept) > self._cached:
-                self._kept.popitem(last=False)
-        return scan
 
 
 def collate_scan_pairs(samples: Sequence[ScanPair]) -> PairedScans:

@@ -13,7 +13,7 @@ from voxelwave.data.listing.discovery import home_expanded, walk
 from voxelwave.errors import InputError
 from voxelwave.jobs.common.console import Console
 from voxelwave.ops.files import content_mark
-from voxelwave.ops.seeding import key_to_seed
+from voxelwave.ops.seeding import number_and_checksum
 
 SUFFIX = ".h5"
 RESULTS = "reconstruct.json"  # the record of a folder of reconstructions
@@ -84,9 +84,7 @@ def open_kspace(
 
 def fingerprint(named: Mapping[str, Sequence[Path]]) -> tuple[dict[str, str], dict[str, dict[str, str]]]:
     """Return the number of files with a checksum of their names, and marks of what they hold."""
-    names = {
-        group: f"{len(paths)}:{key_to_seed(*(path.name for path in paths)):016x}" for group, paths in named.items()
-    }
+    names = {group: number_and_checksum([path.name for path in paths]) for group, paths in named.items()}
     marks = {
         group: {str(path): content_mark(path, blocks=MARKED_BLOCKS) for path in paths} for group, paths in named.items()
     }

@@ -20,7 +20,7 @@ from voxelwave.data.listing.cases import Case
 from voxelwave.data.listing.splits import Split
 from voxelwave.data.reading.volume import Affine
 from voxelwave.ops.files import MARK_DIGITS, content_mark
-from voxelwave.ops.seeding import key_to_seed, torch_generator
+from voxelwave.ops.seeding import key_to_seed, number_and_checksum, torch_generator
 from voxelwave.registry import AUGMENTATIONS
 
 
@@ -165,7 +165,7 @@ class FoldData:
         """The number of cases of each part and a checksum of who they are, in order."""
         parts = {"train": self.train, "validation": self.validation, "test": self.test}
         named = {part: [f"{one.case.name} {one.case.subject}" for one in of] for part, of in parts.items()}
-        return {part: f"{len(of)}:{key_to_seed(*of):016x}" for part, of in named.items()}
+        return {part: number_and_checksum(of) for part, of in named.items()}
 
     @cached_property
     def contents(self) -> dict[str, dict[str, str]]:

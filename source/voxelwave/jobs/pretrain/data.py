@@ -22,7 +22,7 @@ from voxelwave.errors import UnusableVolume
 from voxelwave.jobs.common.console import Console
 from voxelwave.jobs.pretrain.config import Config
 from voxelwave.ops.files import content_mark
-from voxelwave.ops.seeding import key_to_seed, torch_generator
+from voxelwave.ops.seeding import number_and_checksum, torch_generator
 from voxelwave.registry import AUGMENTATIONS, MODALITIES
 
 CONTENT_IS_CHECKED_UP_TO = 500  # files: reading each once then takes minutes at most
@@ -106,7 +106,7 @@ class TrainingData:
             name: [f"{file.path.name} {file.path.stat().st_size}" for file in files]
             for name, files in self._files.items()
         }
-        return {name: f"{len(of)}:{key_to_seed(*of):016x}" for name, of in names.items()}
+        return {name: number_and_checksum(of) for name, of in names.items()}
 
     def contents(self) -> dict[str, dict[str, str]]:
         """A mark of each volume, by modality."""

@@ -18,7 +18,7 @@ from voxelwave.jobs.pretrain.pair_data import PairData, numbered
 from voxelwave.jobs.pretrain.pairs_config import PairsConfig
 from voxelwave.objectives.cross_contrast import PairedView
 from voxelwave.ops.files import content_mark
-from voxelwave.ops.seeding import key_to_seed, torch_generator
+from voxelwave.ops.seeding import number_and_checksum, torch_generator
 from voxelwave.physics.heads3d import Tissue
 from voxelwave.physics.heads3d.appearance import CT, render, windowed
 from voxelwave.registry import MODALITIES
@@ -78,8 +78,7 @@ class RenderedPairData(PairData):
 
     def fingerprint(self) -> dict[str, str]:
         """By modality, the number of label maps and a checksum of their names."""
-        named = f"{len(self._label_maps)}:{key_to_seed(*(path.name for path in self._label_maps)):016x}"
-        return dict.fromkeys(self._contrasts, named)
+        return dict.fromkeys(self._contrasts, number_and_checksum([path.name for path in self._label_maps]))
 
     def contents(self) -> dict[str, dict[str, str]]:
         """A mark of each label map."""

@@ -14,7 +14,7 @@ from torch import Tensor
 from voxelwave.data.reading.unreadable import as_unusable
 from voxelwave.errors import DamagedVolume, InputError, UnusableVolume
 from voxelwave.ops.files import replacing, write_text
-from voxelwave.ops.seeding import key_to_seed
+from voxelwave.ops.seeding import number_and_checksum
 from voxelwave.ops.texts import read_json, to_json
 
 PARTS = ("training", "validation", "test")
@@ -36,7 +36,7 @@ class ImageSet(NamedTuple):
     @property
     def fingerprint(self) -> str:
         """Tells this set from any other: how many images it holds, and a checksum of their marks."""
-        return f"{len(self.marks)}:{key_to_seed(*self.marks):016x}"
+        return number_and_checksum(self.marks)
 
     @property
     def shape(self) -> tuple[int, int]:
