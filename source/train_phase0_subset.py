@@ -23,7 +23,7 @@ def train(
     in place, generated heads, which it makes first.
     """
     given = list(overrides or [])
-    if config == SUBSET and not any(override.startswith("data.sources") for override in given):
+    if config == SUBSET and not any(override.startswith(("data.sources", "data=")) for override in given):
         from voxelwave.jobs.common.console import Console
         from voxelwave.jobs.pretrain import phase0
         from voxelwave.jobs.pretrain.config import load_config

@@ -6,9 +6,11 @@ Nothing heavy is imported before one runs: these modules hold signatures and hel
 from __future__ import annotations
 
 import inspect as signatures
+import io
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 
 import typer
 
@@ -75,9 +77,13 @@ def main(command: Callable[[], None] | None = None) -> None:
         # Threads of libgomp that wait for each other spin: on a busy machine, for most of the time that they are given.
         # After so many turns they sleep, which costs nothing where they have a core each.
         os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a sign that a terminal's encoding lacks is no error
+            stream.reconfigure(errors="backslashreplace")
     deaf_at_exit()
     with stopped_by_signals() as stopping:
         try:
+            _refuse_empty_paths(sys.argv)
             (command or app)()
         except InputError as error:
             _end(str(error), 2)
@@ -101,6 +107,13 @@ def commands_of(table: Commands, text: str = "") -> typer.Typer:
         parameters = signatures.signature(command).parameters.values()
         commands.command(name, no_args_is_help=any(p.default is p.empty for p in parameters))(command)
     return commands
+
+
+def _refuse_empty_paths(words: Sequence[str]) -> None:
+    """Raise InputError for an empty text in place of a path, which would be the working folder."""
+    for before, word in pairwise(words):
+        if not word and (not before.startswith("-") or before in ("--out", "--out-dir")):
+            raise InputError("an argument is empty: is a variable of the shell not set? The working folder is '.'")
 
 
 def _end(message: str, code: int) -> None:

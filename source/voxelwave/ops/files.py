@@ -93,14 +93,22 @@ def locked(target: Path) -> Iterator[None]:
         yield
     finally:
         with suppress(OSError):  # its folder may be gone
-            path.unlink()  # as long as it is held: see below
+            if not os.fstat(file.fileno()).st_size:  # what holds something is not of here
+                path.unlink()  # as long as it is held: see below
         file.close()
 
 
 def _locked_file(path: Path, target: Path) -> tuple[IO[str], bool]:
     """Return the lock file, open, and whether the system locked it."""
     while True:
-        file = path.open("w")
+        try:
+            # Nothing is emptied, and no link is followed: who made the folder may have put one there.
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+        except OSError as error:
+            if error.errno == errno.ELOOP:
+                raise InputError(f"{path} is a link, and is needed to keep other processes out: remove it") from None
+            raise
+        file = os.fdopen(descriptor, "r+")
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:

@@ -7,10 +7,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, TypeVar
 
-from pydantic import AfterValidator, ConfigDict, Field, PositiveFloat
+from pydantic import AfterValidator, ConfigDict, Field, PositiveFloat, field_validator
 
 from voxelwave.contracts import Grid
 from voxelwave.data.batches.watched import WORKER_TIMEOUT_S
+from voxelwave.data.listing.discovery import home_expanded
 from voxelwave.engine.signals import STOPPED
 from voxelwave.errors import InputError
 from voxelwave.ops.workers import MOST_WORKERS
@@ -20,8 +21,13 @@ Share = Annotated[float, Field(gt=0, le=1)]
 NumWorkers = Annotated[int, Field(ge=0, le=MOST_WORKERS)]  # processes that read
 
 
+def is_run_name(name: str) -> bool:
+    """Tell whether a run may have this name."""
+    return re.fullmatch(r"\w[\w. -]*", name) is not None
+
+
 def _is_name(name: str) -> str:
-    if not re.fullmatch(r"\w[\w. -]*", name):
+    if not is_run_name(name):
         raise ValueError("a name has letters, digits and _, after the first also dots, dashes and spaces, and no slash")
     return name
 
@@ -59,7 +65,7 @@ class RunConfig(Section):
 
     name: RunName = "pretrain"
     out_dir: Path = Path("checkpoints")
-    seed: int = 0
+    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] = 0
     tensorboard: bool = True
     license: str | None = None
     exit_code_when_stopped: Annotated[int, Field(ge=3, le=255)] = STOPPED
@@ -67,6 +73,14 @@ class RunConfig(Section):
 
     # What may differ between a run and its continuation.
     FREE_TO_CHANGE: ClassVar = ("out_dir", "tensorboard", "exit_code_when_stopped", "timeout_s")
+
+    @field_validator("out_dir")
+    @classmethod
+    def _is_a_path(cls, path: Path) -> Path:
+        if "\0" in str(path):
+            raise ValueError("a path has no character of value 0")
+        home_expanded(str(path))
+        return path
 
 
 class JobConfig(Section):

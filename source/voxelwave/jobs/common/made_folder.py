@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -10,23 +10,30 @@ from typing import Any
 from voxelwave.errors import InputError
 from voxelwave.ops.files import locked, write_text
 from voxelwave.ops.texts import read_json, to_json
+from voxelwave.registry import shortened
 
 RECORD, COMPLETE = "synthesize.json", "complete"
 
 
 @contextmanager
-def filling(out: Path, settings: dict[str, Any], *, things: str) -> Iterator[Callable[[], None]]:
+def filling(
+    out: Path, settings: dict[str, Any], *, things: str, planned: Sequence[Path] = ()
+) -> Iterator[Callable[[], None]]:
     """Keep other processes out of `out`, which becomes a folder, and yield what to call once all `things` are there.
 
-    `settings` are plain values, as JSON holds them.
-    Raises InputError where `out` is a file, is being filled already, or holds things made with other settings.
+    `settings` are plain values, as JSON holds them; `planned` are the files that are to be made.
+    Raises InputError where `out` is a file, is being filled already, or holds things made with other settings, or some
+    of the planned files without a record of theirs.
     """
     if out.exists() and not out.is_dir():
         raise InputError(f"{out} is a file: give a folder to write the {things} to")
     record = out / RECORD
     out.mkdir(parents=True, exist_ok=True)
     with locked(out):
-        _refuse_other_settings(record, settings, things)
+        if not _refuse_other_settings(record, settings, things):
+            foreign = next((path for path in planned if path.exists()), None)
+            if foreign is not None:
+                raise InputError(f"{foreign} is there, and no {record.name} says how it was made: give another folder")
 
         def say(complete: bool) -> None:
             write_text(record, to_json(settings | {COMPLETE: complete}))
@@ -49,7 +56,7 @@ def _refuse_other_settings(record: Path, settings: dict[str, Any], things: str) 
     try:
         made = read_json(record)
         differing = [
-            f"{key} {made.get(key)} and not {settings.get(key)}"
+            f"{key} {shortened(str(made.get(key)))} and not {shortened(str(settings.get(key)))}"
             for key in dict.fromkeys([*settings, *made])
             if key != COMPLETE and made.get(key) != settings.get(key)
         ]

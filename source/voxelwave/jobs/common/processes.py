@@ -15,6 +15,7 @@ from typing import Any, Generic, TypeVar
 
 from voxelwave.errors import InputError, ProcessFault
 from voxelwave.ops.cores import available_cores
+from voxelwave.ops.texts import one_line
 from voxelwave.ops.workers import MOST_WORKERS, begin_worker, how_it_ended, remedy, signals_held
 
 HANGS_AFTER_S = 1800.0  # at one file
@@ -145,4 +146,7 @@ def _serve(connection: Connection[Any, Any], work: Callable[[Any], Any], parent:
         except Exception as error:  # raised again by the parent
             error.add_note(traceback.format_exc())
             said = False, error
-        connection.send(said)
+        try:
+            connection.send(said)
+        except Exception as error:  # of what cannot be sent as it is
+            connection.send((False, RuntimeError(f"{one_line(said[1])} ({one_line(error)})")))

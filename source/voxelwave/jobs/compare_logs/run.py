@@ -39,11 +39,10 @@ def compare_logs(
     common = sorted(records.keys() & others.keys())
     if not common:
         raise InputError(f"{first} and {second} have no step in common: nothing can be compared")
-    both = [*records.values(), *others.values()]
-    known = [name for name in dict.fromkeys(name for record in both for name in record) if not is_time(name)]
+    known = dict.fromkeys(name for step in common for record in (records[step], others[step]) for name in record)
     if unknown := sorted(set(columns or ()) - set(known)):
-        raise InputError(f"no record has '{unknown[0]}'; compared can be {', '.join(known)}")
-    names = known if columns is None else list(columns)
+        raise InputError(f"no record of a common step has '{unknown[0]}'; compared can be {', '.join(known)}")
+    names = [name for name in known if not is_time(name)] if columns is None else list(columns)
 
     # 2. What differs.
     parted = {step: found for step in common if (found := _differing(records[step], others[step], names, tolerance))}

@@ -10,7 +10,7 @@ import numpy as np
 from rich.markup import escape
 from rich.table import Table
 
-from voxelwave.data.listing.discovery import Source, find_files, home_expanded
+from voxelwave.data.listing.discovery import Source, base_folder, find_files
 from voxelwave.data.modalities import Modality
 from voxelwave.data.reading.nifti import read_header, read_volume
 from voxelwave.data.reading.volume import VolumeInfo
@@ -18,6 +18,7 @@ from voxelwave.data.recognition.recognise import recognise, told_beforehand
 from voxelwave.data.store import StoredVolume, is_stored
 from voxelwave.errors import UnusableVolume
 from voxelwave.jobs.common.console import Console
+from voxelwave.ops.files import absolute
 from voxelwave.registry import MODALITIES
 
 
@@ -43,22 +44,21 @@ def inspect(path: str, *, modality: str | None = None, console: Console | None =
     if modality is not None:
         MODALITIES.get(modality)
     readers: dict[str, Modality] = {name: MODALITIES.build(name) for name in MODALITIES.names()}
-    place = home_expanded(path)
     files = find_files(Source(path, modality or ""))
-    root = place if place.is_dir() else None
-    inspected = [_inspected(file.path, root, file.modality or None, readers) for file in files]
+    root = absolute(base_folder(path))
+    inspected = [_inspected(absolute(file.path), root, file.modality or None, readers) for file in files]
     refused = sum(of.problem is not None for of in inspected)
     (console or Console()).print(_table(inspected, root), f"{len(files)} files, {refused} with a problem")
     return refused
 
 
-def _inspected(path: Path, root: Path | None, given: str | None, readers: Mapping[str, Modality]) -> Inspected:
+def _inspected(path: Path, root: Path, given: str | None, readers: Mapping[str, Modality]) -> Inspected:
     if is_stored(path):
         return _inspected_store(path)
     name, info, values, problem = given or "?", None, "", None
     try:
         info = read_header(path)
-        told = told_beforehand(path, root or path.parent, given=given)
+        told = told_beforehand(path, root if path.is_relative_to(root) else path.parent, given=given)
         name = told.modality or "?"
         if problem := info.problem():
             return Inspected(path, name, info, values, problem)
@@ -90,7 +90,7 @@ def _range(array: np.ndarray) -> str:
     return f"{finite.min():.5g} to {finite.max():.5g}" if finite.size else "no number"
 
 
-def _table(inspected: list[Inspected], root: Path | None) -> Table:
+def _table(inspected: list[Inspected], root: Path) -> Table:
     table = Table("file", "modality", "shape", "spacing mm", "axes", "values", "problem")
     for column in table.columns:
         column.overflow = "fold"  # a name that is cut short cannot be found again
@@ -99,7 +99,7 @@ def _table(inspected: list[Inspected], root: Path | None) -> Table:
         if of.info is not None:
             spacing = " ".join(f"{side:.3g}" for side in of.info.spacing_mm)
             header = ("×".join(str(side) for side in of.info.shape), spacing, of.info.orientation)
-        name = of.path.relative_to(root) if root and of.path.is_relative_to(root) else of.path.name
+        name = of.path.relative_to(root) if of.path.is_relative_to(root) else of.path
         problem = f"[red]{escape(of.problem)}[/red]" if of.problem else ""
         table.add_row(escape(str(name)), of.modality, *header, of.values, problem)
     return table

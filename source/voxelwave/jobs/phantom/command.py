@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from voxelwave.errors import InputError
-from voxelwave.jobs.common.options import Resume, train_and_leave
+from voxelwave.jobs.common.options import Resume, run_at, train_and_leave
 
 Config = Annotated[
     Path | None, typer.Argument(help="A YAML file, see configs/phantom; without one the run that the command is for.")
@@ -85,10 +85,7 @@ def _train(given: Mapping[str, Any], *, described: bool) -> None:
     from voxelwave.jobs.phantom.config import DESCRIBED, REFERENCE, load_phantom_config
     from voxelwave.jobs.phantom.train import train_phantoms
 
-    flags = {key: given[name] for name, key in KEYS.items() if given[name] is not None}
-    if given["out_dir"] is not None:
-        whole = given["out_dir"].expanduser().resolve()
-        flags |= {"run.out_dir": str(whole.parent), "run.name": whole.name}
+    flags = {key: given[name] for name, key in KEYS.items() if given[name] is not None} | run_at(given["out_dir"])
     with _in_words_of_options(described or flags.keys() - {"run.out_dir"}):
         base = DESCRIBED if described else REFERENCE
         config = load_phantom_config(given["config"], given["overrides"] or [], flags, base=base)

@@ -24,12 +24,14 @@ from voxelwave.jobs.common.config_file import apply_override, naming, read_confi
 from voxelwave.ops.seeding import torch_generator
 from voxelwave.registry import EMBEDDINGS, METRIC_LOSSES, SAMPLINGS
 
+MOST_PHANTOMS, LARGEST_SIDE = 10_000_000, 2048  # beyond that a number is a slip, and memory ends first
+
 
 class PhantomRun(RunConfig):
     """As of pretraining. With a `prefix` history, curves and best weights are also there under names that begin so."""
 
     name: RunName = "phantom"
-    prefix: Annotated[str, Field(pattern=r"^[\w.-]*$")] = ""
+    prefix: Annotated[str, Field(pattern=r"^[\w.-]*$", max_length=100)] = ""
 
 
 class SamplingConfig(Component):
@@ -73,9 +75,9 @@ class PhantomData(Section):
     `num_virtual_coils` combinations of the coils, those of the most energy in each view; null: the coils themselves.
     """
 
-    train_length: Annotated[int, Field(ge=2)] = 800
-    val_length: Annotated[int, Field(ge=2)] = 200
-    image_size: Annotated[int, Field(ge=16)] = 128
+    train_length: Annotated[int, Field(ge=2, le=MOST_PHANTOMS)] = 800
+    val_length: Annotated[int, Field(ge=2, le=MOST_PHANTOMS)] = 200
+    image_size: Annotated[int, Field(ge=16, le=LARGEST_SIDE)] = 128
     num_coils: PositiveInt = 8
     num_virtual_coils: PositiveInt | None = None
     noise: Annotated[float, Field(ge=0, le=100)] = 0.02

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from voxelwave.jobs.common.options import Overrides, Resume, leave, train_and_leave
+from voxelwave.jobs.common.options import Overrides, Resume, leave, run_at, train_and_leave
 
 ModelFile = Annotated[
     Path | None, typer.Option("--model", help="A file of Python with a class Model(nn.Module) of your own; it is run.")
@@ -37,10 +37,7 @@ def train(
     from voxelwave.jobs.subsample.train import train_subsampled
 
     flags: dict[str, object] = {"mask.learn": learn_mask, "mask.drop_rate": drop_rate, "mask.mask_lr": mask_lr}
-    if out_dir is not None:
-        whole = out_dir.expanduser().resolve()
-        flags |= {"run.out_dir": str(whole.parent), "run.name": whole.name}
-    given = {key: value for key, value in flags.items() if value is not None}
+    given = {key: value for key, value in flags.items() if value is not None} | run_at(out_dir)
     checked = load_subsample_config(SubsampleConfig, config, overrides or [], given)
     own = None if model is None else read_own_model(model)
     train_and_leave(checked, lambda: train_subsampled(checked, own=own, resume=resume))

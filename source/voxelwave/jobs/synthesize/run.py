@@ -93,11 +93,12 @@ def synthesize(
     settings: dict[str, Any] = {"num_mri": num_mri, "num_ct": num_ct, "size": size, "seed": seed}
     if num_heads:
         settings |= {"num_heads": num_heads, "contrasts": list(contrasts)}
-    with filling(out, settings, things="heads") as complete:
-        heads = [*_plan(out, num_mri=num_mri, num_ct=num_ct), *_shared(out, num_heads, contrasts)]
-        for folder in {path.parent for head in heads for path in head.files}:
+    heads = [*_plan(out, num_mri=num_mri, num_ct=num_ct), *_shared(out, num_heads, contrasts)]
+    planned = [path for head in heads for path in head.files]
+    with filling(out, settings, things="heads", planned=planned) as complete:
+        for folder in {path.parent for path in planned}:
             folder.mkdir(parents=True, exist_ok=True)
-        missing = [head for head in heads if not all(path.exists() for path in head.files)]
+        missing = [head for head in heads if not all(path.exists() and path.stat().st_size for path in head.files)]
         # Unless told otherwise, a process is started only for as many heads as make up for its start.
         processes = workers or min(most_processes, len(missing) // HEADS_PER_PROCESS)
         write = partial(_write_head, size=size, seed=seed)

@@ -71,8 +71,9 @@ def synthesize_kspace(out: Path, *, console: Console | None = None, **settings: 
         console.say(f"left out: {len(source.left_out)}", *(f"  {line}" for line in source.left_out))
     if source.unused:
         console.say(f"'{checked.source}' holds {source.unused} more, which --volumes and --slices leave out")
-    with filling(out, checked.model_dump(mode="json"), things=THINGS) as complete:
-        places = [out / KSPACE_FOLDER, out / IMAGE_FOLDER] if checked.layout == "challenge" else [out]
+    places = [out / KSPACE_FOLDER, out / IMAGE_FOLDER] if checked.layout == "challenge" else [out]
+    planned = [place / volume.name for volume in volumes for place in places]
+    with filling(out, checked.model_dump(mode="json"), things=THINGS, planned=planned) as complete:
         missing = [volume for volume in volumes if not all((place / volume.name).exists() for place in places)]
         write = partial(_write_volume, out=out, settings=checked, read=source.read)
         with stop_on_signal() as signalled:
