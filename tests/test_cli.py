@@ -44,6 +44,17 @@ def folders(tmp_path):
         (["pretrain", CONFIG, "--set", "training.device=cuda:99"], "training.device=cuda:99"),
         (["pretrain", CONFIG, "--set", "loss.shallow_depth=9"], "shallow_depth must lie in 0…3"),
         (["synthesize", "out", "--num-mri", "0", "--num-ct", "0"], "ask for 1 or more"),
+        (["synthesize", "out", "--contrasts", "T1,CT"], "--contrasts are those of --num-heads"),
+        (["synthesize", ""], "an argument is empty"),
+        (["phantom", "train", "--out-dir", ""], "an argument is empty"),
+        (["phantom", "train", "--out-dir", "/"], "--out-dir /: the folder of a run has letters"),
+        (["phantom", "train", "--out-dir", "my+run"], "--out-dir my+run: the folder of a run has letters"),
+        (["subsample", "train", CONFIG, "--out-dir", "~no_such_person/x"], "there is no such home folder"),
+        (["phantom", "train", "--set", "run.out_dir=~no_such_person/x"], "there is no such home folder"),
+        (["phantom", "train", "--set", 'run.out_dir="a\\0b"'], "a path has no character of value 0"),
+        (["phantom", "train", "--set", "run.seed=99999999999999999999"], "key 'run.seed'"),
+        (["phantom", "train", "--train-length", "4000000000000"], "--train-length"),
+        (["phantom", "preview", "--set", "data.image_size=3000000"], "key 'data.image_size'"),
         (["finetune", "missing.yaml"], "cannot read config missing.yaml: No such file"),
         (["inspect", "nowhere"], "nowhere"),
         (["export", "empty", "out", "--format", "torchscript"], "unknown format 'torchscript'; known: safetensors"),
@@ -121,3 +132,9 @@ def test_an_error_is_one_line_that_no_terminal_acts_on_whatever_a_file_is_called
     assert ended.value.code == 2
     assert shown.startswith("voxelwave: a\\x1b[2J\\x9b1m\\nprepared: 999 mri")
     assert shown.count("\n") == 1
+
+
+def test_a_terminal_that_lacks_a_sign_is_no_error(folders):
+    ended = process("-m", "voxelwave", "inspect", "broken", folder=folders, PYTHONIOENCODING="ascii")
+    assert ended.code == 0
+    assert "scan.nii" in ended.out

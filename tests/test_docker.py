@@ -45,10 +45,12 @@ def test_an_image_ends_as_a_user_without_rights_after_the_doctor(path):
         (["pretrain", "a b.yaml"], "voxelwave,pretrain,a b.yaml"),
         (["python", "x.py", "--set", "a=b"], "python,x.py,--set,a=b"),
         (["sh", "-c", "true"], "sh,-c,true"),
+        (["foqus-train", "--epochs", "1"], "foqus-train,--epochs,1"),
+        (["voxelwave", "doctor"], "voxelwave,doctor"),
     ],
 )
 def test_the_entry_point_runs_commands_of_voxelwave_and_python_as_it_stands(tmp_path, given, run):
-    for name in ("voxelwave", "python", "sh"):
+    for name in ("voxelwave", "foqus-train", "python", "sh"):
         (tmp_path / name).write_text(f'#!{shutil.which("sh")}\nprintf "%s" {name}; for x; do printf ",%s" "$x"; done\n')
         (tmp_path / name).chmod(0o755)
     ended = subprocess.run(

@@ -80,7 +80,9 @@ def test_without_data_heads_are_made_first_and_once(tmp_path, called):
         assert called == ([] if complete else [made]) + [([], False)]
 
 
-@pytest.mark.parametrize("given", [["--set", "data.sources=[]"], ["--config", PRODUCTION]])
+@pytest.mark.parametrize(
+    "given", [["--set", "data.sources=[]"], ["--set", "data={sources: []}"], ["--config", PRODUCTION]]
+)
 def test_who_names_data_gets_those(tmp_path, called, given):
     train(*given, folder=tmp_path)
     assert called == [([given[1]] if given[0] == "--set" else [], False)]

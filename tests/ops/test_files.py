@@ -234,3 +234,19 @@ def test_a_name_that_says_gzip_of_what_is_not_compressed_vouches_for_nothing(tmp
         path.write_bytes(changed)
         marks.add(content_mark(path))
     assert len(marks) == 3
+
+
+def test_a_lock_follows_no_link_and_empties_nothing(tmp_path):
+    (tmp_path / "precious.txt").write_text("mine")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / ".lock").symlink_to("../precious.txt")
+    with pytest.raises(InputError, match=r"\.lock is a link"):
+        locked(tmp_path / "out").__enter__()
+    (tmp_path / "out" / ".lock").unlink()
+    (tmp_path / "out" / ".lock").write_text("mine, too")
+    with locked(tmp_path / "out"):
+        pass
+    assert [path.read_text() for path in (tmp_path / "precious.txt", tmp_path / "out" / ".lock")] == [
+        "mine",
+        "mine, too",
+    ]

@@ -1,7 +1,12 @@
 import json
+import os
+import signal
 import sys
+import threading
+import time
 from itertools import pairwise
 
+import psutil
 import pytest
 
 from voxelwave.errors import InputError
@@ -53,3 +58,22 @@ def test_with_logs_the_last_line_of_what_fails_is_told_and_who_ended_well_is_cal
         run(commands, logs=tmp_path, ended=done.append)
     assert done == ["good"]
     assert (tmp_path / "good.log").read_text() == "fine\n"
+
+
+def test_none_is_left_at_work_where_the_parent_fails(tmp_path):
+    (tmp_path / "b.log").mkdir()  # a log that cannot be opened
+    commands = {
+        "a": [*script("pathlib.Path(sys.argv[1]).write_text(str(os.getpid())); time.sleep(60)"), str(tmp_path / "pid")],
+        "b": script("pass"),
+    }
+    with pytest.raises(OSError, match="directory"):
+        run(commands, logs=tmp_path)
+    time.sleep(0.1)
+    if (tmp_path / "pid").exists():  # it may have been ended before its first line
+        assert not psutil.pid_exists(int((tmp_path / "pid").read_text()))
+
+
+def test_a_command_that_dies_of_the_signal_was_stopped():
+    ask = threading.Timer(0.6, os.kill, (os.getpid(), signal.SIGTERM))
+    ask.start()
+    assert not run({"deaf": script("time.sleep(60)")})  # with Python's own way of ending at SIGTERM

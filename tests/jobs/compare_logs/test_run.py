@@ -121,4 +121,17 @@ def test_what_cannot_be_compared_is_one_line_and_exit_code_2(tmp_path, lines, me
 def test_an_unknown_column_is_named_with_those_that_are_there(tmp_path):
     first, second = run(tmp_path / "a"), run(tmp_path / "b")
     line = error_of(voxelwave("compare-logs", first, second, "--columns", "loss,lose"))
-    assert line.endswith("no record has 'lose'; compared can be step, epoch, modality, loss, learning_rate")
+    assert "no record of a common step has 'lose'; compared can be step, epoch, modality, loss, learning_rate, " in line
+
+
+def test_a_column_that_no_common_step_has_is_not_compared_with_nothing(tmp_path):
+    first, second = run(tmp_path / "a", {5: {"validation_loss": 1.0}}), run(tmp_path / "b", steps=range(3))
+    assert "no record of a common step has 'validation_loss'" in error_of(
+        voxelwave("compare-logs", first, second, "--columns", "validation_loss")
+    )
+
+
+def test_times_are_compared_where_they_are_asked_for(tmp_path):
+    first, second = run(tmp_path / "a"), run(tmp_path / "b", {1: {"data_wait_s": 3.0}})
+    assert voxelwave("compare-logs", first, second, "--columns", "data_wait_s").code == 1
+    assert voxelwave("compare-logs", first, first, "--columns", "data_wait_s").code == 0

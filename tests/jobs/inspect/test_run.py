@@ -72,7 +72,7 @@ def test_a_list_says_what_its_files_are(folder):
     (folder / "list.csv").write_text("path,modality\nx/unknown.nii,mri\nx/hounsfield.nii,\n")
     problems, rows = table(folder / "list.csv")
     assert problems == 0
-    assert {name: row[0] for name, row in rows.items()} == {"unknown.nii": "mri", "hounsfield.nii": "ct"}
+    assert {name: row[0] for name, row in rows.items()} == {"x/unknown.nii": "mri", "x/hounsfield.nii": "ct"}
 
 
 def test_a_modality_given_decides(folder):
@@ -164,3 +164,15 @@ def test_grid_and_values_of_real_files_are_those_that_are_known(inspected, known
             assert bounds == pytest.approx([float(value) for value in of["range"].split("..")], rel=1e-3), name
         else:
             assert name in PROBLEMS
+
+
+def test_a_glob_tells_as_its_folder_does_and_names_files_below_it(folder):
+    write(folder / "mri/sub01/scan.nii", np.random.default_rng(0).uniform(0, 900, (9, 10, 11)))
+    write(folder / "mri/sub02/scan.nii", np.random.default_rng(1).uniform(0, 900, (9, 10, 11)))
+    _, by_folder = table(folder / "mri")
+    _, by_glob = table(folder / "mri/**/*.nii")
+    assert by_folder == by_glob
+    assert {name: row[0] for name, row in by_glob.items() if name != "file"} == {
+        "sub01/scan.nii": "mri",
+        "sub02/scan.nii": "mri",
+    }

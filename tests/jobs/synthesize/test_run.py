@@ -4,6 +4,7 @@ import csv
 import hashlib
 import io
 import os
+import shutil
 import signal
 from pathlib import Path
 
@@ -201,8 +202,25 @@ def test_an_image_of_a_shared_head_does_not_depend_on_the_other_contrasts(tmp_pa
 def test_a_kept_label_map_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:
     synthesize(tmp_path, num_mri=1, num_ct=0, size=32, seed=3)
     (labels,) = (tmp_path / "labels").glob("*.nii.gz")
-    labels.write_bytes(b"")
+    labels.write_bytes(b"x")
     with pytest.raises(InputError, match=r"is kept, and cannot be read .*: delete it, and the same command writes it"):
         synthesize(tmp_path, num_mri=1, num_ct=0, size=32, seed=3)
     labels.unlink()
     assert synthesize(tmp_path, num_mri=1, num_ct=0, size=32, seed=3).complete
+
+
+def test_heads_that_no_record_tells_of_are_not_taken_over(written: Path, tmp_path: Path) -> None:
+    (tmp_path / "mri").mkdir()
+    shutil.copy(written / "mri" / "head_0000_T1.nii.gz", tmp_path / "mri")
+    with pytest.raises(InputError, match=r"head_0000_T1.nii.gz is there, and no synthesize.json says how it was made"):
+        synthesize(tmp_path, num_mri=1, num_ct=0, size=32)
+    assert not (tmp_path / "synthesize.json").exists()
+
+
+def test_an_empty_file_is_made_again(tmp_path: Path) -> None:
+    synthesize(tmp_path, num_mri=1, num_ct=0, size=32)
+    (image,) = (tmp_path / "mri").iterdir()
+    before = image.read_bytes()
+    image.write_bytes(b"")
+    synthesize(tmp_path, num_mri=1, num_ct=0, size=32)
+    assert image.read_bytes() == before

@@ -11,7 +11,6 @@ import typer
 from voxelwave.engine.signals import exit_code_when_stopped
 from voxelwave.errors import InputError
 from voxelwave.jobs.common.outcome import Outcome
-from voxelwave.ops.files import absolute
 
 if TYPE_CHECKING:
     from voxelwave.jobs.common.config import JobConfig
@@ -34,6 +33,7 @@ def run_at(out_dir: Path | None) -> dict[str, str]:
     # Not above, where it would be imported to show the help.
     from voxelwave.data.listing.discovery import home_expanded
     from voxelwave.jobs.common.config import is_run_name
+    from voxelwave.ops.files import absolute
 
     whole = absolute(home_expanded(str(out_dir)))
     if not is_run_name(whole.name):
