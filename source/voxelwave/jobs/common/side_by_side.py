@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import NamedTuple
 
@@ -49,40 +49,46 @@ def run_side_by_side(
     waiting, free = list(commands), list(places)
     running: dict[str, tuple[Place, subprocess.Popen[bytes]]] = {}
     failed, complete = list[str](), True
-    with stop_on_signal() as signalled:
-        try:
-            while running or (waiting and not signalled.heard()):
-                while waiting and free and not signalled.heard():
-                    name, place = waiting.pop(0), free.pop(0)
-                    console.say(f"{name}, {place.name}")
-                    with nullcontext() if logs is None else (logs / f"{name}.log").open("wb") as log:
-                        running[name] = (
-                            place,
-                            subprocess.Popen(
-                                commands[name], env=os.environ | dict(place.environment), stdout=log, stderr=log
-                            ),
-                        )
-                if signalled.heard():
-                    # A signal that only this process heard is handed on; each of them saves and ends.
-                    _end(running.values())
-                for name, (place, process) in list(running.items()):
-                    if (code := process.poll()) is None:
-                        continue
-                    free.append(place)
-                    del running[name]
-                    # Within its first moments a command does not hear what asks to stop, and dies of it.
-                    stopped = code == when_stopped or (signalled.heard() and -code in STOPPING)
-                    complete &= not stopped
-                    if code == 0:
-                        ended(name)
-                    elif not stopped:
-                        failed.append(f"{name} ended with exit code {code}{_last_line(logs, name)}")
-                time.sleep(POLL_S)
-        finally:  # what ended in between must not leave them at work
-            _end(running.values())
+    with _no_longer_than_this(running), stop_on_signal() as signalled:
+        while running or (waiting and not signalled.heard()):
+            while waiting and free and not signalled.heard():
+                name, place = waiting.pop(0), free.pop(0)
+                console.say(f"{name}, {place.name}")
+                with nullcontext() if logs is None else (logs / f"{name}.log").open("wb") as log:
+                    running[name] = (
+                        place,
+                        subprocess.Popen(
+                            commands[name], env=os.environ | dict(place.environment), stdout=log, stderr=log
+                        ),
+                    )
+            if signalled.heard():
+                # A signal that only this process heard is handed on; each of them saves and ends.
+                _end(running.values())
+            for name, (place, process) in list(running.items()):
+                if (code := process.poll()) is None:
+                    continue
+                free.append(place)
+                del running[name]
+                # Within its first moments a command does not hear what asks to stop, and dies of it.
+                stopped = code == when_stopped or (signalled.heard() and -code in STOPPING)
+                complete &= not stopped
+                if code == 0:
+                    ended(name)
+                elif not stopped:
+                    failed.append(f"{name} ended with exit code {code}{_last_line(logs, name)}")
+            time.sleep(POLL_S)
     if failed:
         raise InputError(f"{'; '.join(failed)}: see {logs or 'above'}; {goes_on}")
     return complete and not waiting
+
+
+@contextmanager
+def _no_longer_than_this(running: Mapping[str, tuple[Place, subprocess.Popen[bytes]]]) -> Iterator[None]:
+    """Leave none at work, whatever ends this."""
+    try:
+        yield
+    finally:
+        _end(running.values())
 
 
 def _end(running: Iterable[tuple[Place, subprocess.Popen[bytes]]]) -> None:
