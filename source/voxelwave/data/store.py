@@ -248,16 +248,15 @@ class StoredVolume:
         import blosc2
 
         length = self._lengths[number]
-        try:
-            packed = os.pread(self._file, length, int(self._ends[number]) - length)
-        except OSError as error:
-            raise DamagedVolume(f"unreadable: {error.strerror}") from None
         chunk = np.empty([side.stop - side.start for side in place], dtype=self.dtype)
         try:
+            packed = os.pread(self._file, length, int(self._ends[number]) - length)
             # In this order: blosc2 writes as many bytes as a chunk says, whatever there is room for.
             if zlib.crc32(packed) != self._checksums[number] or not _written_here(packed, chunk.nbytes):
                 raise ValueError("not what was written")
             blosc2.decompress2(packed, dst=chunk, nthreads=1)
+        except OSError as error:
+            raise DamagedVolume(f"unreadable: {error.strerror}") from None
         except (ValueError, RuntimeError, TypeError) as error:
             voxels = ", ".join(f"{side.start}:{side.stop}" for side in place[:3])
             message = f"chunk {number}, voxels [{voxels}], is damaged: delete the file and prepare again"

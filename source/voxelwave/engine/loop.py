@@ -296,6 +296,5 @@ class Trainer:
             self.fabric.strategy.precision.load_state_dict(checkpoint["precision"])
             self.state = LoopState(step=checkpoint["step"], best_loss=checkpoint["best_loss"])
         except (RuntimeError, ValueError, KeyError) as error:
-            reason = one_line(repr(error))
-            raise InputError(f"{path} does not fit this run: {reason}") from None
+            raise InputError(f"{path} does not fit this run: {one_line(repr(error))}") from None
         self._saved = self.state.step if path.name == LAST else None
