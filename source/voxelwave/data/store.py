@@ -258,9 +258,8 @@ class StoredVolume:
         except OSError as error:
             raise DamagedVolume(f"unreadable: {error.strerror}") from None
         except (ValueError, RuntimeError, TypeError) as error:
-            voxels = ", ".join(f"{side.start}:{side.stop}" for side in place[:3])
-            message = f"chunk {number}, voxels [{voxels}], is damaged: delete the file and prepare again"
-            raise DamagedVolume(message) from error
+            voxels = f"chunk {number}, voxels [{', '.join(f'{side.start}:{side.stop}' for side in place[:3])}]"
+            raise DamagedVolume(f"{voxels}, is damaged: delete the file and prepare again") from error
         return chunk
 
 
