@@ -464,11 +464,15 @@ def test_inverted_images_are_as_bright_as_they_are_displayed(tmp_path, bits, sig
 
 
 @pytest.mark.parametrize(("limit", "padded"), [(None, [-2000]), (-1990, [-2000, -1995, -1990])])
-def test_padding_is_air(tmp_path, limit, padded):
+@pytest.mark.parametrize("written_as", ["SS", "US"])  # the second with the same bits, as many a file has it
+def test_padding_is_air(tmp_path, limit, padded, written_as):
     pixels = noise()
     pixels[:, :2, :3] = np.resize(padded, (2, 3))
     tags = {"PixelPaddingValue": -2000} | ({} if limit is None else {"PixelPaddingRangeLimit": limit})
-    tags = {name: pydicom.DataElement(name, "SS", value) for name, value in tags.items()}
+    tags = {
+        name: pydicom.DataElement(name, written_as, value % 2**16 if written_as == "US" else value)
+        for name, value in tags.items()
+    }
     for modality, air in (("CT", -1024.0), ("MR", -1000.0)):
         pixels[0, 5, 5] = -1000
         files = write(tmp_path / modality, pixels, stack(), Modality=modality)

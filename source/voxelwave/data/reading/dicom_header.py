@@ -196,12 +196,17 @@ def _inverted(values: Mapping[str, Any]) -> int | None:
 
 
 def _padding(values: Mapping[str, Any]) -> tuple[int, int] | None:
-    """Return the lowest and the highest stored value that stands for no measurement (PS3.3 C.7.5.1.1.2)."""
+    """Return the lowest and the highest stored value that stands for no measurement (PS3.3 C.7.5.1.1.2).
+
+    Many a file writes a signed value as the unsigned one of the same bits, or the other way round.
+    """
     if values.get("PixelPaddingValue") is None:
         return None
-    limit = values.get("PixelPaddingRangeLimit")
-    ends = sorted((int(values["PixelPaddingValue"]), int(values["PixelPaddingValue"] if limit is None else limit)))
-    return ends[0], ends[1]
+    number = 2 ** int(values["BitsAllocated"])
+    lowest = -number // 2 if values.get("PixelRepresentation") else 0
+    given = (values["PixelPaddingValue"], values.get("PixelPaddingRangeLimit"))
+    ends = [(int(one) - lowest) % number + lowest for one in given if one is not None]
+    return min(ends), max(ends)
 
 
 def _values(dataset: Any) -> dict[str, Any]:
