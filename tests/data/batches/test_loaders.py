@@ -76,6 +76,17 @@ def test_a_bad_file_is_replaced_by_the_next_and_reported(files):
     assert any(batch.problems for batch in batches(files, steps=(0, 20)))
 
 
+def test_a_file_that_was_away_for_a_while_is_read_again(files):
+    schedule = AlternatingSchedule({"mri": [5]}, {"mri": 1}, seed=0)
+    dataset = VolumeDataset(files, MODALITIES, RandomView(crop_size=(8, 8, 8)))
+    draw = schedule.draw(0)[0]
+    path = files["mri"][draw.index].path
+    away = path.rename(path.with_name("away"))
+    assert dataset[draw].problems == [f"{path}: no such file"]
+    away.rename(path)
+    assert dataset[draw].file == str(path)
+
+
 @pytest.mark.parametrize("num_workers", [0, 1])
 def test_no_usable_file_at_all_ends_the_run_in_one_line(files, num_workers):
     for file in files["ct"]:

@@ -15,6 +15,7 @@ from voxelwave.data.batches.cuboids import Cuboids, InMemory, InStore
 from voxelwave.data.batches.watched import WORKER_TIMEOUT_S, WatchedLoader
 from voxelwave.data.listing.discovery import VolumeFile
 from voxelwave.data.modalities import Modality
+from voxelwave.data.reading.unreadable import may_pass
 from voxelwave.data.reading.volume import Spacing
 from voxelwave.data.scaled import read_scaled
 from voxelwave.data.store import StoredVolume, is_stored
@@ -90,7 +91,7 @@ class VolumeDataset(Dataset[Sample]):
                 return Sample(view, draw.modality, str(file.path), problems)
             except UnusableVolume as unusable:
                 # Of a stored volume a part may be damaged: whether a crop meets it must depend on the draw alone.
-                if not is_stored(file.path):
+                if not is_stored(file.path) and not may_pass(unusable):
                     self._unusable[file] = str(unusable)
                 problems.append(f"{file.path}: {unusable}")
         raise InputError(f"none of the {len(files)} {draw.modality} files can be used: {problems[0]}")

@@ -18,6 +18,7 @@ from voxelwave.data.batches.pair_geometry import Geometry, draw_affines
 from voxelwave.data.batches.placed_scans import PlacedScan, cut_scan, open_scan, shown_by_both
 from voxelwave.data.listing.discovery import VolumeFile
 from voxelwave.data.modalities import Modality
+from voxelwave.data.reading.unreadable import may_pass
 from voxelwave.data.store import is_stored
 from voxelwave.errors import InputError, UnusableVolume
 from voxelwave.ops.caching import LastUsed
@@ -124,7 +125,7 @@ class ScanPairs(Dataset[ScanPair]):
             # A stored scan is opened for each crop: kept open it would keep all that was ever read of it in memory.
             return open_it() if is_stored(file.path) else self._kept.get(file, open_it)
         except UnusableVolume as unusable:
-            if not is_stored(file.path):
+            if not is_stored(file.path) and not may_pass(unusable):
                 self._unusable[file] = str(unusable)
             raise UnusableVolume(f"{file.path}: {unusable}") from None
 

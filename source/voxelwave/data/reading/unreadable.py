@@ -49,6 +49,13 @@ def as_unusable(path: Path) -> Iterator[None]:
         raise DamagedVolume(_reason(path, error)) from error
 
 
+def may_pass(unusable: UnusableVolume) -> bool:
+    """Tell whether a file may be read another time: the system refused it, as a file server does that is away."""
+    cause = unusable.__cause__
+    # That a file is missing nibabel says without a number, whatever the reason; what a file holds wrong has none either.
+    return isinstance(cause, FileNotFoundError) or (isinstance(cause, OSError) and cause.errno is not None)
+
+
 def check_gzip_end(stream: gzip.GzipFile) -> None:
     """Read on to the checksum behind what was read; what lies behind that does not count.
 
