@@ -16,6 +16,9 @@ from torch import Tensor
 from voxelwave.physics.fourier import as_complex, as_pairs
 from voxelwave.physics.samplings.poisson_disc import PoissonDisc
 
+DECAY = 4.0  # of the density, the higher the more in the middle
+CENTER_FRACTION = 0.08  # of the sides, beside places that lie apart
+
 Shape = tuple[int, int]
 Mask = Bool[Tensor, "height width"]
 Scores = Float[Tensor, "height width"]
@@ -65,10 +68,8 @@ def random_mask(
     return mask_of_scores(scores, drop_rate=drop_rate, lines=lines)
 
 
-def variable_density(
-    shape: Shape, generator: torch.Generator, *, drop_rate: float, lines: bool = False, decay: float = 4.0
-) -> Mask:
-    """Prefer a place by (1 − its distance from the zero frequency) ** decay, with 1 beyond the corners or last lines.
+def variable_density(shape: Shape, generator: torch.Generator, *, drop_rate: float, lines: bool = False) -> Mask:
+    """Prefer a place by (1 − its distance from the zero frequency) ** `DECAY`, with 1 beyond the corners or last lines.
 
     The zero frequency is kept.
     Source: Lustig et al., Sparse MRI, 2007, for the density; Efraimidis and Spirakis, 2006, for drawing by weights.
@@ -77,19 +78,19 @@ def variable_density(
     radius = _line_distance(shape) if lines else _distance(shape) / math.sqrt(2)
     rate = torch.rand((1, width) if lines else shape, generator=generator, dtype=torch.float64)
     # The first to arrive, of exponential waiting times with the weights as rates, have the highest of these scores.
-    scores = decay * (1 - radius).log() - rate.clamp_min(torch.finfo(rate.dtype).tiny).log().neg().log()
+    scores = DECAY * (1 - radius).log() - rate.clamp_min(torch.finfo(rate.dtype).tiny).log().neg().log()
     scores[height // 2, width // 2] = math.inf
     return mask_of_scores(scores, drop_rate=drop_rate, lines=lines)
 
 
-def poisson_disc(shape: Shape, generator: torch.Generator, *, drop_rate: float, center_fraction: float = 0.08) -> Mask:
+def poisson_disc(shape: Shape, generator: torch.Generator, *, drop_rate: float) -> Mask:
     """Keep places apart from each other, and a centre block of at most a quarter of what is kept; see `PoissonDisc`.
 
     Raises ValueError as it does, and as `num_kept` does.
     """
     places = math.prod(shape)
     count = num_kept(places, drop_rate)
-    block = min(center_fraction, 0.5 * math.sqrt(count / places))
+    block = min(CENTER_FRACTION, 0.5 * math.sqrt(count / places))
     return PoissonDisc(acceleration=places / count, center_fraction=block)(shape, generator)
 
 

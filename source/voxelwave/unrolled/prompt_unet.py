@@ -13,6 +13,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+REDUCTION = 4  # of channels, in channel attention
+
 Features = Float[Tensor, "batch channel height width"]
 FinerFeatures = Float[Tensor, "batch finer_channel finer_height finer_width"]
 # What the levels of a decoder made, from fine to coarse; each has another size.
@@ -60,12 +62,12 @@ class UnetShape:
 class ChannelAttention(nn.Module):
     """Weighs each channel by what all of them are on average. Source: Zhang et al., RCAN, 2018, section 3.3."""
 
-    def __init__(self, channels: int, *, reduction: int = 4) -> None:
+    def __init__(self, channels: int) -> None:
         super().__init__()
         self.weigh = nn.Sequential(
-            nn.Conv2d(channels, channels // reduction, 1, bias=False),
+            nn.Conv2d(channels, channels // REDUCTION, 1, bias=False),
             nn.ReLU(),
-            nn.Conv2d(channels // reduction, channels, 1, bias=False),
+            nn.Conv2d(channels // REDUCTION, channels, 1, bias=False),
             nn.Sigmoid(),
         )
 

@@ -133,7 +133,7 @@ def test_what_cannot_be_used_is_passed_over_and_named(scans, tmp_path):
 def test_a_scan_that_was_away_for_a_while_is_read_again(scans, tmp_path):
     copy = tmp_path / "b_T1.nii.gz"
     pairs = pairs_of([[(VolumeFile(copy, "mri"), scans[0])]])
-    with pytest.raises(InputError, match="b_T1.nii.gz: no such file"):
+    with pytest.raises(InputError, match=r"b_T1.nii.gz: no such file"):
         pairs[draw(0, 0)]
     copy.write_bytes(scans[0].path.read_bytes())
     assert not pairs[draw(0, 0)].problems

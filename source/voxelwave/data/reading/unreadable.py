@@ -52,7 +52,7 @@ def as_unusable(path: Path) -> Iterator[None]:
 def may_pass(unusable: UnusableVolume) -> bool:
     """Tell whether a file may be read another time: the system refused it, as a file server does that is away."""
     cause = unusable.__cause__
-    # That a file is missing nibabel says without a number, whatever the reason; what a file holds wrong has none either.
+    # nibabel says without a number that a file is missing; what a file holds wrong has none either.
     return isinstance(cause, FileNotFoundError) or (isinstance(cause, OSError) and cause.errno is not None)
 
 

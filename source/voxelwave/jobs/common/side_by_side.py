@@ -103,5 +103,7 @@ def _last_line(logs: Path | None, name: str) -> str:
     """Return the end of what a command printed, where that is in a file."""
     if logs is None:
         return ""
-    lines = (logs / f"{name}.log").read_text("utf-8", "replace").strip().splitlines()
+    with (logs / f"{name}.log").open("rb") as log:
+        log.seek(max(0, log.seek(0, os.SEEK_END) - 4 * LAST_CHARACTERS))
+        lines = log.read().decode("utf-8", "replace").strip().splitlines()
     return f" ({lines[-1][-LAST_CHARACTERS:]})" if lines else ""

@@ -109,7 +109,7 @@ def _in_words_of_options(wanted: object) -> Iterator[None]:
 def preview(
     config: Config = None,
     overrides: Overrides = None,
-    samples: Annotated[int, typer.Option(min=1, help="Phantoms to draw.")] = 6,
+    samples: Annotated[int, typer.Option(min=1, max=200, help="Phantoms to draw.")] = 6,
     out_dir: Annotated[Path, typer.Option(help="Folder for phantoms.png.")] = Path("phantom_preview"),
     acceleration: Annotated[float | None, typer.Option(help="Of the first view.")] = None,
     center_fraction: Annotated[float | None, typer.Option(help="Of the first view.")] = None,
@@ -133,7 +133,7 @@ def preview(
         raw["run"]["seed"] = seed
     raw["run"]["prefix"] = prefix or raw["run"]["prefix"]
     checked = check_phantom_config(raw, "options")
-    preview_phantoms(checked, out_dir, samples=samples, prefix=checked.run.prefix)
+    preview_phantoms(checked, out_dir, samples=samples)
 
 
 def evaluate(

@@ -19,12 +19,10 @@ from voxelwave.ops.seeding import torch_generator
 TITLES = ("anatomy", "all of k-space", "first view", "second view", "first, moved", "second, moved")
 
 
-def preview_phantoms(
-    config: PhantomConfig, out: Path, *, samples: int, prefix: str = "", console: Console | None = None
-) -> list[Path]:
+def preview_phantoms(config: PhantomConfig, out: Path, *, samples: int, console: Console | None = None) -> list[Path]:
     """Draw `samples` phantoms of training and both of their views into `<out>/phantoms.png`, and return its path.
 
-    With a `prefix` each has a file of its own, `<prefix>sample_<N>.png`. Of coils and complex values the largest
+    With a `run.prefix` each has a file of its own, `<prefix>sample_<N>.png`. Of coils and complex values the largest
     magnitude is shown.
     """
     data = config.data.model_copy(update={"train_length": max(config.data.train_length, samples)})
@@ -40,7 +38,7 @@ def preview_phantoms(
     ]
     out.mkdir(parents=True, exist_ok=True)
     files = {out / "phantoms.png": rows}
-    if prefix:
+    if prefix := config.run.prefix:
         files = {out / f"{prefix}sample_{number}.png": [row] for number, row in enumerate(rows)}
     for path, shown_there in files.items():
         draw_preview(shown_there, TITLES, path)

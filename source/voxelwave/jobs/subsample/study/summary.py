@@ -20,6 +20,7 @@ from voxelwave.jobs.subsample.study.testing import ScoredCase, StudyTest
 
 INTERVAL, RESAMPLES = (2.5, 97.5), 2000  # percentiles, and how often subjects are drawn
 FEWEST = 5  # subjects that an interval can be told of
+RINGS = 24  # from the origin to the corners
 LOW = 0.25  # of the half-sides: what is called the centre of k-space
 
 
@@ -166,15 +167,15 @@ def explained(drop_rate: float, rows: Sequence[Row], kspace: Tensor) -> list[str
     return sentences
 
 
-def radial_density(sampled: Tensor, bins: int = 24) -> tuple[list[float], list[float]]:
+def radial_density(sampled: Tensor) -> tuple[list[float], list[float]]:
     """Return distances from the origin, in half-sides up to the corners, and the share that is kept in each ring."""
     height, width = sampled.shape
     y, x = ((torch.arange(side, dtype=torch.float64) - side // 2) / (side / 2) for side in (height, width))
     radius = torch.hypot(y[:, None], x[None])
-    edges = torch.linspace(0, math.sqrt(2), bins + 1, dtype=torch.float64)
+    edges = torch.linspace(0, math.sqrt(2), RINGS + 1, dtype=torch.float64)
     ring = torch.bucketize(radius, edges[1:-1])
-    counts = torch.bincount(ring.flatten(), minlength=bins)
-    kept = torch.bincount(ring[sampled], minlength=bins)
+    counts = torch.bincount(ring.flatten(), minlength=RINGS)
+    kept = torch.bincount(ring[sampled], minlength=RINGS)
     there = counts > 0
     middles = (edges[1:] + edges[:-1])[there] / 2
     return middles.tolist(), (kept[there] / counts[there]).tolist()
