@@ -2,11 +2,11 @@
 
 python benchmarks/busy_machine.py [--steps 12]
 
-Each figure is the demo's steps in a second, as `voxelwave pretrain` runs them, on two cores: alone, and beside six
-processes of one thread each. The fair share of a run of two threads among six others is a quarter of two cores. Each
-is taken with GOMP_SPINCOUNT as the command sets it, and as OpenMP has it. Then, where the user may make a control group
-(of version 1), a run that may take the time of one core, beside one of one thread without a limit. Nothing else may run
-meanwhile.
+Each figure is the demo's steps in a second, as `voxelwave pretrain` runs them, on two cores: alone, `ROUNDS` times in
+turn, and beside six processes of one thread each. The fair share of a run of two threads among six others is a quarter
+of two cores. Each is taken with GOMP_SPINCOUNT as the command sets it, and as OpenMP has it. Then, where the user may
+make a control group (of version 1), a run that may take the time of one core, beside one of one thread without a limit.
+Nothing else may run meanwhile.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import json
 import os
 import subprocess
 import sys
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,6 +27,7 @@ from reporting import publish, table
 
 CONFIG = Path(__file__).parent.parent / "configs" / "pretrain" / "demo.yaml"
 OTHERS, CORES = 6, 2
+QUIET_STEPS, ROUNDS = 60, 3
 SPIN = "GOMP_SPINCOUNT"
 OPENMP = "30000000000"  # libgomp's own count, so that the command does not set one
 WANTED = {"of_fair_share": 0.6, "lost_when_quiet": 0.02, "of_one_thread": 0.9}
@@ -69,7 +71,7 @@ def steps_a_second(
     return median(record["volumes_per_second"] / 2 for record in records[steps // 2 :])
 
 
-def of_one_core(heads: Path, folder: Path, steps: int) -> float | None:
+def of_one_core(heads: Path, folder: Path) -> float | None:
     """Return the speed under a limit of one core over that of one thread; None where no limit can be set."""
     try:
         GROUP.mkdir()
@@ -78,8 +80,8 @@ def of_one_core(heads: Path, folder: Path, steps: int) -> float | None:
         return None
     try:
         limited = ("unshare", "-m", "sh", "-c", LIMITED, "sh")
-        under = steps_a_second(heads, folder / "limited", steps, {}, limited)
-        alone = steps_a_second(heads, folder / "one_thread", steps, {"OMP_NUM_THREADS": "1"})
+        under = steps_a_second(heads, folder / "limited", QUIET_STEPS, {}, limited)
+        alone = steps_a_second(heads, folder / "one_thread", QUIET_STEPS, {"OMP_NUM_THREADS": "1"})
     finally:
         GROUP.rmdir()
     print("one core", round(under, 3), "one thread", round(alone, 3), flush=True)
@@ -89,23 +91,25 @@ def of_one_core(heads: Path, folder: Path, steps: int) -> float | None:
 def main() -> None:
     """Measure, and report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--steps", type=int, default=12, help="beside other processes")
     arguments = parser.parse_args()
     found: dict[str, dict[str, float]] = {}
+    taken = defaultdict[tuple[str, int], list[float]](list)
     os.environ.pop(SPIN, None)
     with TemporaryDirectory() as folder:
         heads = Path(folder) / "heads"
         command = (sys.executable, "-m", "voxelwave", "synthesize", heads, "--num-mri", 4, "--num-ct", 4)
         subprocess.run(list(map(str, command)), check=True)
         # In turn, so that a machine that changes meanwhile changes both.
-        for number in (0, OTHERS):
+        for run, number in enumerate([0] * ROUNDS + [OTHERS]):
             for name, environment in (("as the command sets it", {}), ("as OpenMP has it", {SPIN: OPENMP})):
                 with others(number):
-                    out = Path(folder) / f"{number}_{len(found.get(name, {}))}_{len(environment)}"
-                    speed = steps_a_second(heads, out, arguments.steps, environment)
-                found.setdefault(name, {})["alone" if not number else "busy"] = speed
-                print(name, number, round(speed, 3), flush=True)
-        limited = of_one_core(heads, Path(folder), arguments.steps)
+                    out, steps = Path(folder) / f"{run}_{len(environment)}", arguments.steps if number else QUIET_STEPS
+                    taken[name, number].append(steps_a_second(heads, out, steps, environment))
+                print(name, number, round(taken[name, number][-1], 3), flush=True)
+        limited = of_one_core(heads, Path(folder))
+    for (name, number), speeds in taken.items():
+        found.setdefault(name, {})["busy" if number else "alone"] = median(speeds)
     fair = CORES / (CORES + OTHERS)
     rows = [
         [

@@ -6,7 +6,7 @@ import json
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,23 @@ def seconds(call: Callable[[], object], repeats: int = 5, warm_up: int = 1) -> f
         call()
         durations.append(time.perf_counter() - began)
     return statistics.median(durations)
+
+
+def medians_in_turn(
+    ways: Mapping[str, Callable[[int], object]], rounds: int, *, clock: Callable[[], float] = time.perf_counter
+) -> dict[str, float]:
+    """Return the median time of each way; all of them take turns, so that a slow minute of the machine meets all.
+
+    A way is given the number of its round, and the first one warms up.
+    """
+    taken: dict[str, list[float]] = {name: [] for name in ways}
+    for number in range(rounds + 1):
+        for name, way in ways.items():
+            began = clock()
+            way(number)
+            if number:
+                taken[name].append(clock() - began)
+    return {name: statistics.median(values) for name, values in taken.items()}
 
 
 def matmul_rate(side: int = 2048) -> float:

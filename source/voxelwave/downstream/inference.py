@@ -21,9 +21,8 @@ from voxelwave.ops.files import replacing
 
 SCANNER = 1  # the code of an affine that leads to the coordinates of the scanner
 SLAB_VOXELS = 2**20
-OVERLAP = (
-    0.5  # of windows, as a share of their side: a quarter is three times as fast, and less right (docs/measured.md)
-)
+# Of windows, as a share of their side: a quarter is three times as fast, and less right (docs/measured.md).
+OVERLAP = 0.5
 AT_ONCE = 2  # windows: of one alone torch takes a way for convolutions of few channels that is slow on a CPU
 AIR = 0.05  # which no voxel of a window without tissue exceeds, of an intensity in [0, 1]; of CT that is -660 HU
 CERTAIN = 10.0  # the logit of the background there
