@@ -32,7 +32,7 @@ from voxelwave.jobs.subsample import command as subsample
 from voxelwave.jobs.synthesize.command import synthesize
 from voxelwave.ops.loggers import printable
 
-SPIN_COUNT = "1000"
+SPIN_COUNT = "4000"
 Commands = Mapping[str, Callable[..., None]]
 COMMANDS: Commands = {
     "pretrain": pretrain,
@@ -75,7 +75,7 @@ def main(command: Callable[[], None] | None = None) -> None:
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         # Threads of libgomp that wait for each other spin: on a busy machine, for most of the time that they are given.
-        # After so many turns they sleep, which costs nothing where they have a core each.
+        # After so many turns they sleep; after fewer, waking them would cost a run that is alone its speed.
         os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a sign that a terminal's encoding lacks is no error
