@@ -5,8 +5,8 @@ python benchmarks/demo_settings.py [--out FOLDER] [--seeds 1 2 3] [--arms …] [
 Each arm is configs/pretrain/demo.yaml with other settings, trained for as long as the demo as it is takes for `STEPS`,
 on 50 + 50 heads that the demo does not have, and probed on 32 others in T1 and CT: balanced accuracy of six tissues.
 How long a step takes is measured first, with nothing else running: the median of rounds on noise in which all arms take
-turns, on one thread. Finished runs in FOLDER are taken as they are. --choice takes other heads and seed 0, and prints:
-what is decided is decided there.
+turns, on one thread. Finished runs in FOLDER are taken as they are. --choice takes other heads and seed 0, and has
+results of its own: what is decided is decided there.
 """
 
 from __future__ import annotations
@@ -109,28 +109,38 @@ class AttentionAlone(WaveletBlock):
         return mixed
 
 
-@BACKBONES.register("banded_mlp")
-class BandedWaveFormer(WaveFormer3D):
-    """Every MLP is a `BandedMLP`."""
+class OtherMLPs(WaveFormer3D):
+    """A WaveFormer with one level of wavelets, whose MLPs `change`."""
 
     def __init__(
         self, in_channels: Sequence[int] = (1, 3), *, patch_size: int, embed_dim: int, depth: int, num_heads: int
     ) -> None:
         super().__init__(in_channels, patch_size=patch_size, embed_dim=embed_dim, depth=depth, num_heads=num_heads)
+        self.change(embed_dim, num_heads)
+
+    def change(self, embed_dim: int, num_heads: int) -> None:
+        """Put other MLPs in their place."""
+        raise AssertionError("of a subclass")
+
+
+@BACKBONES.register("banded_mlp")
+class BandedWaveFormer(OtherMLPs):
+    """Every MLP is a `BandedMLP`."""
+
+    def change(self, embed_dim: int, num_heads: int) -> None:
+        """Put a `BandedMLP` into every block."""
         for block in self.blocks:
             assert isinstance(block, WaveletBlock)
             block.mlp = BandedMLP(block.mlp, embed_dim)  # type: ignore[assignment]
 
 
 @BACKBONES.register("every_second_mlp")
-class HalfWaveFormer(WaveFormer3D):
+class HalfWaveFormer(OtherMLPs):
     """Every second block has no MLP."""
 
-    def __init__(
-        self, in_channels: Sequence[int] = (1, 3), *, patch_size: int, embed_dim: int, depth: int, num_heads: int
-    ) -> None:
-        super().__init__(in_channels, patch_size=patch_size, embed_dim=embed_dim, depth=depth, num_heads=num_heads)
-        for number in range(0, depth, 2):
+    def change(self, embed_dim: int, num_heads: int) -> None:
+        """Take the MLP out of every second block."""
+        for number in range(0, self.depth, 2):
             alone = AttentionAlone(embed_dim, num_heads=num_heads)
             del alone.norm2, alone.mlp
             self.blocks[number] = alone
@@ -140,7 +150,7 @@ def configuration(arm: str, folder: Path, *, steps: int = 1, seed: int = 0) -> C
     """Return the configuration of an arm's run."""
     sources = ", ".join(f"{{path: {folder / 'heads' / of}, modality: {of}}}" for of in MODALITIES)
     name = f"{arm}_{seed}"
-    # An epoch is an eighth of what the demo does: the number of steps alone ends the run.
+    # The number of steps alone ends the run.
     own = ("training.epochs=100000", f"training.max_steps={steps}", "training.checkpoint_every_epochs=100000")
     where = (f"run.out_dir={folder}", f"run.name={name}", f"run.seed={seed}", f"data.sources=[{sources}]")
     return load_config(DEMO, [*own, *where, "run.tensorboard=false", "data.num_workers=0", *ARMS[arm].settings])
@@ -226,7 +236,7 @@ def report(
     scores: dict[tuple[str, int], Scores],
     durations: dict[str, float],
     steps: dict[str, int],
-    quick: bool,
+    choice: bool,
 ) -> None:
     """Write what each arm's features are worth, and what they differ by from those of the demo as it is, by seed."""
     seeds = sorted({seed for _, seed in scores})
@@ -256,7 +266,9 @@ def report(
         "points over the demo as it is, by seed"
     )
     text = f"Seeds {', '.join(map(str, seeds))}.\n\n{table(head, rows)}\n\nRaw voxels with their place: {raw}."
-    publish("demo_settings", {"wanted": WANTED, "seeds": seeds, "arms": figures}, text, quick=quick)
+    publish(
+        "demo_settings" + "_choice" * choice, {"wanted": WANTED, "seeds": seeds, "arms": figures}, text, quick=False
+    )
 
 
 if __name__ == "__main__":
