@@ -2,11 +2,11 @@
 
 python benchmarks/busy_machine.py [--steps 12]
 
-Each figure is the demo's steps in a second, as `voxelwave pretrain` runs them, on two cores: alone, `ROUNDS` times in
-turn, and beside six processes of one thread each. The fair share of a run of two threads among six others is a quarter
-of two cores. Each is taken with GOMP_SPINCOUNT as the command sets it, and as OpenMP has it. Then, where the user may
-make a control group (of version 1), a run that may take the time of one core, beside one of one thread without a limit.
-Nothing else may run meanwhile.
+Each figure is the demo's steps in a second, as `voxelwave pretrain` runs them, on two cores: alone and beside six
+processes of one thread each, medians of `ROUNDS` in turn. The fair share of a run of two threads among six others is a
+quarter of two cores. Each is taken with GOMP_SPINCOUNT as the command sets it, with it as OpenMP has it, and on one
+thread. Then, where the user may make a control group (of version 1), a run that may take the time of one core, beside
+one of one thread without a limit. Nothing else may run meanwhile.
 """
 
 from __future__ import annotations
@@ -29,7 +29,12 @@ CONFIG = Path(__file__).parent.parent / "configs" / "pretrain" / "demo.yaml"
 OTHERS, CORES = 6, 2
 QUIET_STEPS, ROUNDS = 60, 3
 SPIN = "GOMP_SPINCOUNT"
-OPENMP = "30000000000"  # libgomp's own count, so that the command does not set one
+OWN, OPENMP, ONE = "as the command sets it", "as OpenMP has it", "one thread"
+ARMS: dict[str, dict[str, str]] = {
+    OWN: {},
+    OPENMP: {SPIN: "30000000000"},  # libgomp's own count, so that the command does not set one
+    ONE: {"OMP_NUM_THREADS": "1"},
+}
 WANTED = {"of_fair_share": 0.6, "lost_when_quiet": 0.02, "of_one_thread": 0.9}
 GROUP = Path("/sys/fs/cgroup/cpu/voxelwave_one_core")
 # In the group, and with it for the root of the hierarchy, as in a container.
@@ -80,12 +85,14 @@ def of_one_core(heads: Path, folder: Path) -> float | None:
         return None
     try:
         limited = ("unshare", "-m", "sh", "-c", LIMITED, "sh")
-        under = steps_a_second(heads, folder / "limited", QUIET_STEPS, {}, limited)
-        alone = steps_a_second(heads, folder / "one_thread", QUIET_STEPS, {"OMP_NUM_THREADS": "1"})
+        speeds: list[tuple[float, float]] = []
+        for run in range(ROUNDS):
+            under = steps_a_second(heads, folder / f"limited_{run}", QUIET_STEPS, {}, limited)
+            speeds.append((under, steps_a_second(heads, folder / f"alone_{run}", QUIET_STEPS, ARMS[ONE])))
     finally:
         GROUP.rmdir()
-    print("one core", round(under, 3), "one thread", round(alone, 3), flush=True)
-    return under / alone
+    print("one core, one thread", speeds, flush=True)
+    return median(under / alone for under, alone in speeds)
 
 
 def main() -> None:
@@ -101,10 +108,10 @@ def main() -> None:
         command = (sys.executable, "-m", "voxelwave", "synthesize", heads, "--num-mri", 4, "--num-ct", 4)
         subprocess.run(list(map(str, command)), check=True)
         # In turn, so that a machine that changes meanwhile changes both.
-        for run, number in enumerate([0] * ROUNDS + [OTHERS]):
-            for name, environment in (("as the command sets it", {}), ("as OpenMP has it", {SPIN: OPENMP})):
+        for run, number in enumerate([0, OTHERS] * ROUNDS):
+            for arm, (name, environment) in enumerate(ARMS.items()):
                 with others(number):
-                    out, steps = Path(folder) / f"{run}_{len(environment)}", arguments.steps if number else QUIET_STEPS
+                    out, steps = Path(folder) / f"{run}_{arm}", arguments.steps if number else QUIET_STEPS
                     taken[name, number].append(steps_a_second(heads, out, steps, environment))
                 print(name, number, round(taken[name, number][-1], 3), flush=True)
         limited = of_one_core(heads, Path(folder))
@@ -116,11 +123,11 @@ def main() -> None:
             name,
             f"{of['alone']:.2f}",
             f"{of['busy']:.3f}",
-            f"{of['busy'] / (fair * found['as OpenMP has it']['alone']):.0%}",
+            f"{of['busy'] / (fair * found[OPENMP]['alone']):.0%}",
         ]
         for name, of in found.items()
     ]
-    own, openmp = found["as the command sets it"], found["as OpenMP has it"]
+    own, openmp = found[OWN], found[OPENMP]
     figures = {
         "wanted": WANTED,
         "steps_a_second": found,

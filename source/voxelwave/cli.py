@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import inspect as signatures
 import io
-import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
@@ -31,8 +30,8 @@ from voxelwave.jobs.reconstruct import command as reconstruct
 from voxelwave.jobs.subsample import command as subsample
 from voxelwave.jobs.synthesize.command import synthesize
 from voxelwave.ops.loggers import printable
+from voxelwave.ops.threads import set_up_threads
 
-SPIN_COUNT = "4000"
 Commands = Mapping[str, Callable[..., None]]
 COMMANDS: Commands = {
     "pretrain": pretrain,
@@ -73,10 +72,9 @@ def main(command: Callable[[], None] | None = None) -> None:
 
     A signal that asks to stop is one line, too.
     """
-    if "OMP_WAIT_POLICY" not in os.environ:
-        # Threads of libgomp that wait for each other spin: on a busy machine, for most of the time that they are given.
-        # After so many turns they sleep; after fewer, waking them would cost a run that is alone its speed.
-        os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
+    limited = set_up_threads()
+    if limited and "--help" not in sys.argv:
+        typer.echo(limited, err=True)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a sign that a terminal's encoding lacks is no error
             stream.reconfigure(errors="backslashreplace")

@@ -102,16 +102,8 @@ def check_machine() -> Iterator[Finding]:
     """Cores and memory, as far as this process may use them."""
     cores = bound_cores()
     quota = core_limit()
-    if quota is not None and quota < cores:
-        threads = max(1, int(quota))
-        yield Finding(
-            "note",
-            "CPU",
-            f"{cores} cores, of which this container may use {quota:g}",
-            f"set OMP_NUM_THREADS={threads}, or threads wait for each other",
-        )
-    else:
-        yield Finding("ok", "CPU", f"{cores} cores")
+    limited = "" if quota is None or quota >= cores else f", of which this container may use {quota:g}"
+    yield Finding("ok", "CPU", f"{cores} cores{limited}")
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     limit = memory_limit()
     if limit is not None and limit < memory:
