@@ -14,7 +14,7 @@ from voxelwave.engine.loop import LoopSettings, Trainer
 from voxelwave.engine.run_log import RunLog, read_metrics
 from voxelwave.engine.runtime import make_fabric
 from voxelwave.engine.signals import Stopped
-from voxelwave.errors import ProcessFault
+from voxelwave.errors import InputError, ProcessFault
 from voxelwave.jobs.common.console import Console
 from voxelwave.jobs.common.run_folder import open_run
 
@@ -182,6 +182,44 @@ def test_a_step_of_which_only_the_weights_are_there_is_not_saved(tmp_path, where
     with pytest.raises(Stopped, match="SIGTERM; go on with --resume from the checkpoint before"):
         interrupted(of, iter(Numbers, None))
     assert load_checkpoint(tmp_path / "run" / "last.pth")["step"] == 4
+
+
+@pytest.mark.parametrize("error", [RuntimeError("out of memory"), OSError(5, "I/O error"), InputError("no file left")])
+def test_whatever_ends_a_run_the_last_whole_step_is_kept_and_said(tmp_path, error):
+    def batches():
+        yield from [Numbers()] * 3
+        raise error
+
+    of = trainer(tmp_path / "run", [{"params": [nn.Parameter(torch.ones(1))]}], steps=8)
+    with pytest.raises(type(error)) as raised:
+        interrupted(of, batches())
+    told = str(raised.value) if isinstance(error, InputError) else " ".join(raised.value.__notes__)
+    assert "saved at step 3, go on with --resume" in told
+    assert load_checkpoint(tmp_path / "run" / "last.pth")["step"] == 3
+
+
+def test_what_is_wrong_before_the_first_step_is_said_as_it_is(tmp_path):
+    def batches():
+        raise InputError("no file")
+        yield
+
+    of = trainer(tmp_path / "run", [{"params": [nn.Parameter(torch.ones(1))]}], steps=8)
+    with pytest.raises(InputError, match=r"^no file$"):
+        interrupted(of, batches())
+
+
+def test_a_run_that_is_told_to_end_where_it_was_stopped_ends_its_epoch_once(tmp_path):
+    of = trainer(tmp_path / "run", [{"params": [nn.Parameter(torch.ones(1))]}], steps=8)
+    assert not run(of, stop=lambda: of.state.step == 3)
+    assert not (of.folder / "best_model.pth").exists()
+    of.settings = replace(of.settings, total_steps=3, checkpoint_every_epochs=1)
+    for again in (False, True):
+        with RunLog(of.folder, start_step=3, total_steps=3, console=Console(quiet=True), tensorboard=False) as log:
+            assert of.run(iter(()), log, lambda: False)
+        assert (of.folder / "history.csv").read_text().splitlines()[1].startswith("1,2,")
+        assert load_checkpoint(of.folder / "best_model.pth")["step"] == 3
+        assert (of.folder / "checkpoint_epoch_1.pth").exists() is not again
+        (of.folder / "checkpoint_epoch_1.pth").unlink(missing_ok=True)
 
 
 def test_what_is_no_lost_process_is_raised_as_it_is(tmp_path):

@@ -1,3 +1,4 @@
+import csv
 import io
 import json
 import math
@@ -45,8 +46,27 @@ def test_a_loss_of_any_size_is_told_from_zero(tmp_path):
     stream = io.StringIO()
     with RunLog(tmp_path, start_step=0, total_steps=9, console=Console(file=stream), tensorboard=False) as log:
         log.step(record(0, loss=1.25e-5))
-        log.epoch(1)
+        log.epoch()
     assert "epoch 1: loss 1.250e-05" in stream.getvalue()
+
+
+def test_rows_are_those_of_all_epochs_before_and_after_a_resume(tmp_path):
+    records = [record(step, epoch=1 + step // 2, loss=float(step)) for step in range(6)]
+    console = Console(file=io.StringIO())
+    for start, end in ((0, 4), (3, 6)):  # the second goes on within an epoch that has a row
+        with RunLog(tmp_path, start_step=start, total_steps=6, console=console, tensorboard=False) as log:
+            assert start == 0 or log.has_epoch_until(4)
+            for one in records[start:end]:
+                log.step(one)
+                if one["step"] % 2:
+                    row = log.epoch()
+                    assert row == summarise([of for of in records if of["epoch"] == one["epoch"]])
+    rows = list(csv.DictReader((tmp_path / "history.csv").read_text().splitlines()))
+    assert [(row["epoch"], row["step"], float(row["loss"])) for row in rows] == [
+        ("1", "1", 0.5),
+        ("2", "3", 2.5),
+        ("3", "5", 4.5),
+    ]
 
 
 def lines(*steps, **more):
@@ -155,7 +175,7 @@ def test_records_of_a_rank_that_does_not_write_stay_in_memory(tmp_path):
     console = Console(quiet=True)
     with RunLog(tmp_path, start_step=0, total_steps=2, console=console, writes=False) as log:
         log.step(record(0, reconstruction=1.0, contrastive=1.0))
-        assert log.epoch(1)["loss"] == 1.0
+        assert log.epoch()["loss"] == 1.0
     assert list(tmp_path.iterdir()) == []
 
 
@@ -206,6 +226,6 @@ def test_what_overflowed_does_not_count_and_keeps_no_run_from_going_on(tmp_path)
     with RunLog(tmp_path, start_step=0, total_steps=3, console=console) as log:
         for one in records:
             log.step(one)
-        assert log.epoch(1)["grad_norm"] == 3.0
+        assert log.epoch()["grad_norm"] == 3.0
     assert recorded(tmp_path / "metrics.jsonl", 3, log.checksum) == records
     assert math.isnan(summarise(records[:2])["grad_norm"])

@@ -10,7 +10,6 @@ import torch
 from lightning_fabric.strategies.launchers import subprocess_script
 
 from voxelwave.engine import runtime
-from voxelwave.engine.loop import Trainer
 
 
 @pytest.fixture
@@ -43,7 +42,7 @@ def test_a_rank_that_waits_for_one_that_is_dead_is_ended_with_one_line(first_ran
 def test_a_rank_that_stops_as_the_others_do_has_the_time_that_it_takes_to_save(first_rank):
     fabric, _, ended = first_rank
     fabric.device, fabric.all_reduce = "cpu", lambda votes, reduce_op: votes + 1
-    assert Trainer._anyone(SimpleNamespace(fabric=fabric), False)
+    assert runtime.anyone(fabric, False)
     time.sleep(1.0)
     assert not ended
 

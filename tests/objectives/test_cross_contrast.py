@@ -320,6 +320,21 @@ def test_supervised_synthesis_learns_the_tissue_of_each_voxel():
     assert pictures["tissues"].shape == of.seen.shape
 
 
+@pytest.mark.parametrize("depth", [0, 1])
+def test_a_picture_is_predicted_from_the_features_that_training_predicts_from(depth):
+    model = build_pretrainer(config(reconstruction_depth=depth, contrastive_weight=0.0)).eval()
+    seen = view(1).seen
+    hidden = model.draw(seen, generator()).hidden
+    features, inner = model.backbone.forward_intermediates(seen, hidden, [depth or 2])
+    expected = model.backbone.norm(inner[0].movedim(1, -1)).movedim(-1, 1)
+    assert torch.equal(model._features(seen, hidden), expected)
+    assert torch.equal(expected, features) == (depth == 0)
+    with torch.no_grad():
+        picture = model.pictures(seen, generator())["reconstruction"]
+        model._features = lambda *_: expected
+        assert torch.equal(picture, model.pictures(seen, generator())["reconstruction"])
+
+
 def test_a_negative_weight_is_refused():
     for name in ("contrastive_weight", "cross_reconstruction_weight"):
         with pytest.raises(InputError, match=f"{name} is at least 0, got -1"):

@@ -43,6 +43,23 @@ def test_what_the_user_has_set_is_kept(machine, own):
     assert environment == own
 
 
+def test_a_quota_is_judged_by_the_threads_that_it_leaves(machine):
+    machine(limit=1.0, running=7)
+    environment = {}
+    threads.set_up_threads(environment)
+    assert environment["GOMP_SPINCOUNT"] == "10000"  # one thread beside seven on eight cores
+
+
+def test_processes_share_the_threads_of_a_quota_and_leave_what_the_user_set(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "5")
+    assert threads.share_threads(2) is None
+    assert threads.os.environ["OMP_NUM_THREADS"] == "5"
+    monkeypatch.setenv("VOXELWAVE_THREADS", "5")
+    assert threads.share_threads(2) == 2
+    assert threads.os.environ["OMP_NUM_THREADS"] == "2"
+    assert threads.share_threads(9) == 1
+
+
 def test_other_threads_that_want_a_core_are_counted(tmp_path, monkeypatch):
     monkeypatch.setattr(threads, "BETWEEN_LOOKS_S", 0)
     load = tmp_path / "loadavg"

@@ -50,7 +50,8 @@ def load_backbone(
     What became of every key is in `.report`, and logged in one line.
 
     Args:
-        path: of a run folder `backbone.safetensors` is read, or where the run is not finished `best_model.pth`.
+        path: of a run folder `backbone.safetensors` is read, or where the run has never come to its end
+            `best_model.pth`. One that was then given more steps writes both anew: at its end, and by its best epoch.
         in_channels: of the volumes that it will see; None keeps all patch embeddings that were trained. A count that
             was not trained gets a stem of its own.
         stem: for a count that was not trained: the 1-channel stem repeated and divided by the count ("repeat", so that

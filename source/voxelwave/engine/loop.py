@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from voxelwave.contracts import StepOutput
 from voxelwave.engine.checkpoint import BEST, LAST, PREVIOUS, save_checkpoint
 from voxelwave.engine.run_log import SPEED, WAITED, Record, RunLog
-from voxelwave.engine.runtime import ends_in_order, lost_rank
+from voxelwave.engine.runtime import anyone, ends_in_order, lost_rank, mean_over_ranks
 from voxelwave.engine.signals import Stopped
 from voxelwave.errors import DivergedError, InputError, ProcessFault
 from voxelwave.ops.texts import one_line
@@ -114,19 +115,27 @@ class Trainer:
     def run(self, batches: Iterable[TrainingBatch], log: RunLog, should_stop: Callable[[], bool]) -> bool:
         """Train from `state.step` on; True where the run came to its end, False where it was asked to stop.
 
-        What ends it in the midst of a step leaves the state after the last whole one in `last.pth`. Within an update of
-        the weights, or before its record is written, there is none, and the checkpoint before it is kept.
+        What ends it in the midst of a step, but for a loss that is not finite, leaves the state after the last whole
+        one in `last.pth`. Within an update of the weights, or before its record is written, there is none, and the
+        checkpoint before it is kept.
 
         Raises ProcessFault where a process that it needs was killed, or hangs.
         """
         stream = iter(batches)
         try:
             return self._run(stream, log, should_stop)
-        except (ProcessFault, RuntimeError) as error:
-            fault = error if isinstance(error, ProcessFault) else lost_rank(self.fabric, error)
-            if fault is None:
+        except DivergedError:
+            raise
+        except InputError as error:
+            if not (self.state.step or isinstance(error, ProcessFault)):
                 raise
-            raise ProcessFault(f"{fault}; {self._kept(log)}") from None
+            raise type(error)(f"{error}; {self._kept(log)}") from None
+        except Exception as error:
+            if (fault := lost_rank(self.fabric, error)) is not None:
+                raise ProcessFault(f"{fault}; {self._kept(log)}") from None
+            with suppress(OSError):  # of a full disk, say, which is the error itself
+                error.add_note(self._kept(log))
+            raise
         except Stopped as stopped:
             if not self._whole:
                 stopped.args = (f"{stopped}; {self._kept(log)}",)
@@ -148,6 +157,9 @@ class Trainer:
 
     def _run(self, stream: Iterator[TrainingBatch], log: RunLog, should_stop: Callable[[], bool]) -> bool:
         settings, state = self.settings, self.state
+        # A run that was stopped within an epoch may be told to end there.
+        if 0 < settings.total_steps <= state.step and not log.has_epoch_until(state.step):
+            self._end_epoch(math.ceil(state.step / settings.steps_per_epoch), log)
         while state.step < settings.total_steps:
             began = time.perf_counter()
             micro_batches = [next(stream) for _ in range(settings.accumulate)]
@@ -183,19 +195,10 @@ class Trainer:
                 self._whole = True
                 if state.step % settings.checkpoint_every_steps == 0:
                     self.save(log)
-            if self._anyone(should_stop()) and not finished:
+            if anyone(self.fabric, should_stop()) and not finished:
                 self.save(log)
                 return False
         return True
-
-    def _anyone(self, asked: bool) -> bool:
-        """True on every rank where it is on one: ranks must stop at the same step."""
-        if self.fabric.world_size == 1:
-            return asked
-        votes = self.fabric.all_reduce(torch.tensor(float(asked), device=self.fabric.device), reduce_op="sum")
-        if votes > 0:
-            ends_in_order(self.fabric)  # the others are gone sooner than the one that saves
-        return bool(votes > 0)
 
     def _step(
         self, micro_batches: Sequence[TrainingBatch], should_stop: Callable[[], bool]
@@ -210,7 +213,7 @@ class Trainer:
         logs: dict[str, float] = {}
         for micro, batch in enumerate(micro_batches):
             last = micro == len(micro_batches) - 1
-            if micro and self._anyone(should_stop()):
+            if micro and anyone(self.fabric, should_stop()):
                 return None
             with self.fabric.no_backward_sync(self.model, enabled=not last):
                 output = self.objective(batch, state.step * len(micro_batches) + micro)
@@ -226,19 +229,12 @@ class Trainer:
         # In fp16 an infinite gradient is the scaler's business: it skips the step and lowers the scale.
         if getattr(self.fabric.strategy.precision, "scaler", None) is None:
             self._check_finite(norm, "gradient", micro_batches)
-        logs = self._mean_over_ranks(logs)
+        logs = mean_over_ranks(self.fabric, logs)
         self._whole = False
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.after_step()
         return logs, norm
-
-    def _mean_over_ranks(self, logs: dict[str, float]) -> dict[str, float]:
-        """Return the logs of the batch of all ranks."""
-        if self.fabric.world_size == 1:
-            return logs
-        values = torch.tensor(list(logs.values()), dtype=torch.float64, device=self.fabric.device)
-        return dict(zip(logs, self.fabric.all_reduce(values, reduce_op="mean").tolist(), strict=True))
 
     def _check_finite(self, value: float, what: str, micro_batches: Sequence[TrainingBatch]) -> None:
         if not math.isfinite(value):
@@ -251,8 +247,8 @@ class Trainer:
             )
 
     def _end_epoch(self, epoch: int, log: RunLog) -> None:
-        row = log.epoch(epoch)
-        last = self.state.step == self.settings.total_steps
+        row = log.epoch()
+        last = self.state.step >= self.settings.total_steps
         if self.fabric.is_global_zero:
             place = {"step": self.state.step, "epoch": epoch, "loss": float(row["loss"])}
             weights = {"model": self._model_state(), **place, **self.metadata}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import json
 import math
@@ -10,6 +11,8 @@ import time
 import zlib
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
@@ -145,13 +148,14 @@ class RunLog:
         tensorboard: bool = True,
         writes: bool = True,
     ) -> None:
-        self._folder = folder
         self._writes = writes
         self._console = console
         self._total_steps, self._shown = total_steps, shown
-        self._path = folder / METRICS
+        self._path, self._history = folder / METRICS, folder / "history.csv"
         self._records = recorded(self._path, start_step, checksum)
         self._checksum = checksum_of(self._records)
+        self._rows: list[Record] = []  # of the epochs of the first `_in_rows` records
+        self._in_rows = 0
         self._metrics: IO[str] = io.StringIO()
         self._events: EventFile | None = None
         if writes:
@@ -205,16 +209,21 @@ class RunLog:
             self._last_line = time.monotonic()
             self.say(f"step {record['step'] + 1}/{self._total_steps}  {text}  {speed}")
 
-    def epoch(self, epoch: int) -> Record:
-        """Write the row of a finished epoch into `history.csv` and return it."""
-        epochs: dict[int, list[Record]] = {}
-        for record in self._records:
-            epochs.setdefault(record["epoch"], []).append(record)
-        rows = [summarise(records) for number, records in sorted(epochs.items()) if number <= epoch]
+    def has_epoch_until(self, steps: int) -> bool:
+        """Tell whether `history.csv` ends with the row of an epoch, or a part of one, that ends after so many steps."""
+        lines = self._history.read_text(encoding="utf-8").splitlines() if self._history.exists() else []
+        last = list(csv.DictReader([lines[0], lines[-1]])) if len(lines) > 1 else []
+        return bool(last) and last[0].get("step") == str(steps - 1)
+
+    def epoch(self) -> Record:
+        """Write the row of the epoch that ends with the last step into `history.csv` and return it."""
+        fresh = self._records[self._in_rows :]
+        self._rows += [summarise(list(of)) for _, of in groupby(fresh, key=itemgetter("epoch"))]
+        self._in_rows, rows = len(self._records), self._rows
         if not self._writes:
             return rows[-1]
         columns = list(dict.fromkeys(name for row in rows for name in row))
-        write_text(self._folder / "history.csv", as_csv(columns, rows))
+        write_text(self._history, as_csv(columns, rows))
         self.say(_epoch_line(rows[-1], self._shown))
         return rows[-1]
 

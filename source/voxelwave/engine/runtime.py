@@ -18,6 +18,7 @@ from voxelwave.engine.signals import code_of_stop, end_now
 from voxelwave.errors import InputError, ProcessFault
 from voxelwave.ops.loggers import logger
 from voxelwave.ops.memory import keep_freed_memory
+from voxelwave.ops.threads import share_threads
 from voxelwave.ops.workers import how_it_ended, is_stuck
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
@@ -54,6 +55,8 @@ def make_fabric(
     # A step trains one modality, so that the other one's patch embedding and head get no gradient.
     if devices > 1 and "LOCAL_RANK" not in os.environ:
         os.environ[FIRST_RANK] = str(os.getpid())
+        if (threads := share_threads(devices)) is not None:
+            torch.set_num_threads(threads)
     ranks = DDPStrategy(find_unused_parameters=True, timeout=timedelta(seconds=timeout_s))
     strategy = "auto" if devices == 1 else ranks
     try:
@@ -123,6 +126,24 @@ def lost_rank(fabric: Any, error: BaseException) -> str | None:
         time.sleep(0.05)
     stopped = [f"rank {rank} (process {pid})" for rank, pid in _other_ranks(fabric) if is_stuck(pid)]
     return f"{stopped[0] if stopped else 'another rank'} does not answer"
+
+
+def anyone(fabric: Any, asked: bool) -> bool:
+    """True on every rank where it is on one: ranks must stop at the same step."""
+    if fabric.world_size == 1:
+        return asked
+    votes = fabric.all_reduce(torch.tensor(float(asked), device=fabric.device), reduce_op="sum")
+    if votes > 0:
+        ends_in_order(fabric)  # the others are gone sooner than the one that saves
+    return bool(votes > 0)
+
+
+def mean_over_ranks(fabric: Any, logs: dict[str, float]) -> dict[str, float]:
+    """Return the logs of the batch of all ranks."""
+    if fabric.world_size == 1:
+        return logs
+    values = torch.tensor(list(logs.values()), dtype=torch.float64, device=fabric.device)
+    return dict(zip(logs, fabric.all_reduce(values, reduce_op="mean").tolist(), strict=True))
 
 
 def ends_in_order(fabric: Any) -> None:

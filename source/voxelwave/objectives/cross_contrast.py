@@ -118,8 +118,7 @@ class CrossContrast(MaskedVoxels):
         # 2. Predict the hidden patches of each, without what the scanner added.
         errors = []
         for view, hidden, (_, (inner,)) in zip(views, levels, grids, strict=True):
-            features = self.backbone.norm(inner.movedim(1, -1)).movedim(-1, 1)
-            predicted = self._predict(features, hidden, view.clean.shape[1])
+            predicted = self._predict(self._normed(inner), hidden, view.clean.shape[1])
             patches = patchify(view.clean, self.backbone.patch_size)[hidden.hidden.flatten(1)]
             errors.append(self.reconstruction(predicted, patches, hidden.hard[hidden.hidden]))
         # 3. The places of the first view that the second shows, too.
@@ -154,6 +153,14 @@ class CrossContrast(MaskedVoxels):
             **crossed,
         }
         return StepOutput(loss, {name: torch.as_tensor(value).detach() for name, value in logs.items()})
+
+    def _features(self, volume: Tensor, hidden: Tensor) -> Tensor:
+        _, (inner,) = self.backbone.forward_intermediates(volume, hidden, [self.reconstruction_depth])
+        return self._normed(inner)
+
+    def _normed(self, features: Tensor) -> Tensor:
+        normed: Tensor = self.backbone.norm(features.movedim(1, -1))
+        return normed.movedim(-1, 1)
 
     def _corresponding(self, view: PairedView, other: PairedView) -> Correspondence:
         grid = token_grid(view.clean.shape, self.backbone.patch_size)

@@ -187,6 +187,11 @@ class MaskedVoxels(MaskedModeling):
         error = self.reconstruction(predicted, patches, levels.hard[levels.hidden])
         return error, self.contrast(shallow, deep, volume, levels.visible)
 
+    def _features(self, volume: Tensor, hidden: Tensor) -> Tensor:
+        """Return what hidden patches are predicted from."""
+        deep, _ = self.backbone.forward_intermediates(volume, hidden)
+        return deep
+
     def _predict(self, deep: Tensor, levels: MaskLevels, channels: int) -> Float[Tensor, "token channel voxel"]:
         decoded = self.decode(deep, levels.visible).movedim(1, -1)[levels.hidden]
         predicted: Tensor = self.heads[str(channels)](decoded).unflatten(1, (channels, -1))
@@ -196,11 +201,11 @@ class MaskedVoxels(MaskedModeling):
     def pictures(self, volume: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
         """Show hidden patches predicted; each takes its true mean and deviation, as in MAE."""
         levels = self.draw(volume, generator)
-        deep, _ = self.backbone.forward_intermediates(volume, levels.hidden)
+        features = self._features(volume, levels.hidden)
         patches = patchify(volume, self.backbone.patch_size)
         hidden = levels.hidden.flatten(1)
         mean, std, varies = self.reconstruction.statistics(patches[hidden])
-        guess = self._predict(deep, levels, volume.shape[1]).to(patches.dtype) * std * varies.unsqueeze(-1) + mean
+        guess = self._predict(features, levels, volume.shape[1]).to(patches.dtype) * std * varies.unsqueeze(-1) + mean
         masked, predicted = patches.clone(), patches.clone()
         masked[hidden] = torch.nan
         predicted[hidden] = guess

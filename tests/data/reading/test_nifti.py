@@ -12,6 +12,7 @@ import pytest
 
 from voxelwave.data.modalities.mri import MRI
 from voxelwave.data.reading.nifti import read_header, read_volume
+from voxelwave.data.reading.volume import Volume, resample
 from voxelwave.data.recognition.labels import label_map_reason
 from voxelwave.data.scaled import read_scaled
 from voxelwave.errors import UnusableVolume
@@ -68,6 +69,12 @@ def test_a_point_keeps_its_place_in_mm_through_orientation_and_resampling(tmp_pa
     centre = (weights[..., None] * places).sum((0, 1, 2)) / weights.sum()
     assert np.allclose(volume.affine[:3, :3] @ centre + volume.affine[:3, 3], centre_mm, atol=0.1)
     assert volume.spacing_mm == pytest.approx(np.broadcast_to(spacing_mm, 3))
+
+
+def test_a_spacing_that_asks_for_too_many_voxels_is_refused_before_they_are_made(tmp_path):
+    volume = Volume(np.zeros((20, 20, 20), np.float32), np.eye(4))
+    with pytest.raises(UnusableVolume, match=r"8e\+09 voxels at the spacing asked for"):
+        resample(volume, 0.01)
 
 
 def test_channels_are_resampled_each_like_a_volume(tmp_path):

@@ -184,7 +184,13 @@ def test_what_dicom_names_comes_after_a_pattern_and_bids():
 
 @pytest.mark.parametrize(
     ("pattern", "subject"),
-    [(r"site(\d)", "3"), (r"p\d+", "p12"), (r"nobody", "p12_scan")],
+    [
+        (r"site(\d)", "3"),
+        (r"p\d+", "p12"),
+        (r"nobody", "p12_scan"),
+        (r"sub(\d+)|p(\d+)", "12"),
+        (r"site3/(x)?", "p12_scan"),
+    ],
 )
 def test_a_pattern_is_asked_first(pattern, subject):
     assert subject_by_name(ROOT / "site3/p12_scan_T1.nii", ROOT, re.compile(pattern)) == subject

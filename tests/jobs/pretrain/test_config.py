@@ -118,6 +118,7 @@ def test_mri_steps_come_first_whatever_the_order_of_the_sources(raw_config):
         ("data.sources.7.path=x", "'7' must be a position 0…1 of the list"),
         ("run.name=a/b", "key 'run.name'"),
         ("training", "--set takes KEY=VALUE"),
+        ("model.features.ema_momentum=0.9", "'model.features' is of model.target: features"),
         ("training.epochs.x=1", "'training.epochs' is a value, not a section"),
         ("training.epochs=[1", "is not a YAML value"),
     ],
@@ -126,6 +127,11 @@ def test_a_mistake_is_one_line_that_names_the_key(config_file, override, message
     with pytest.raises(ValueError, match=message) as caught:
         load_config(config_file, [override])
     assert "\n" not in str(caught.value)
+
+
+def test_a_share_of_the_crops_is_refused_where_there_are_views(config_file):
+    with pytest.raises(InputError, match=r"'data.foreground_share' is of crops"):
+        load_config(config_file, ["data.view_share=[0.5, 1]", "data.foreground_share=0.3"])
 
 
 @pytest.mark.parametrize(

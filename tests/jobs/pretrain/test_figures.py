@@ -41,6 +41,14 @@ def lines_by_title(records):
     return {axis.get_title(): {line.get_label() for line in axis.lines} for axis in figure.axes}
 
 
+def test_a_run_on_pairs_has_the_gauges_of_both_modalities():
+    records = made_records(*LOSSES, modality="mri+mri") + made_records(*LOSSES, modality="mri+ct")
+    records[0] |= {"effective_rank_mri": 1.0, "effective_rank_ct": 2.0, "feature_std_ct": 1.0}
+    panels = lines_by_title(records)
+    assert len(panels) == 6
+    assert panels["effective rank"] == {"MRI", "CT"}
+
+
 def test_each_panel_has_a_curve_of_each_modality_that_the_run_has():
     records = made_records(*LOSSES)
     for record in (records[0], records[-1]):

@@ -58,6 +58,13 @@ def test_the_loader_cuts_the_same_pairs_with_workers(raw):
     assert exact(alone) == exact(helped)
 
 
+def test_a_kind_of_pair_has_the_smaller_of_the_two_batches(raw):
+    raw["training"]["batch_size"] = {"mri": 3, "ct": 1}
+    data = RenderedPairData(check_config(raw), rank=0, world_size=1, pin_memory=False, console=QUIET)
+    sizes = {batch.modality: len(batch.files) for batch in data.batches(0, 4)}
+    assert sizes == {"mri+mri": 3, "mri+ct": 1}
+
+
 @pytest.mark.parametrize("objective", ["cross_contrast", "supervised_synthesis"])
 def test_the_backbone_of_a_run_on_pairs_reads_both_modalities(raw, objective):
     config = configured(raw, objective, objective={"name": objective})

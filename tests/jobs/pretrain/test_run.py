@@ -2,6 +2,7 @@
 
 import csv
 import io
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from support.stopping import stop_after
 from voxelwave import load_backbone, load_config
 from voxelwave.contracts import StepOutput
 from voxelwave.engine.checkpoint import load_checkpoint
-from voxelwave.errors import DivergedError
+from voxelwave.errors import DivergedError, InputError
 from voxelwave.jobs.common.console import Console
 from voxelwave.jobs.pretrain.config import check_config
 from voxelwave.jobs.pretrain.pretrainer import build_pretrainer
@@ -72,6 +73,32 @@ def test_the_best_model_is_that_of_the_lowest_epoch(raw_config):
     pretrain(config, console=QUIET)
     losses = [float(row["loss"]) for row in epochs(config)]
     assert load_checkpoint(config.run_folder() / "best_model.pth")["epoch"] == losses.index(min(losses)) + 1
+
+
+def test_a_part_of_an_epoch_is_the_best_only_where_there_is_no_whole_one(raw_config):
+    def best(max_steps, **more):
+        config = named(raw_config, "part", epochs=9, learning_rate=1e-9, max_steps=max_steps)
+        assert pretrain(config, console=QUIET, **more)
+        return load_checkpoint(config.run_folder() / "best_model.pth")["step"]
+
+    assert best(1) == 1  # an easy step of MRI
+    assert best(6, resume=True) == 6
+    assert best(7, resume=True) == 6
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"data": {"crop_size": [20000] * 3}}, r"'data.crop_size': .* has more than 1e\+09 voxels"),
+        ({"model": {"backbone": {"wavelet_levels": 3}}}, r"'model.backbone.wavelet_levels': blocks of 3 .* at most 2"),
+    ],
+)
+def test_a_size_for_which_there_is_no_memory_is_one_line(raw_config, setting, message):
+    section, ((key, value),) = next(iter(setting)), next(iter(setting.values())).items()
+    given = raw_config[section][key] | value if isinstance(value, dict) else value
+    with pytest.raises(InputError, match=message):
+        pretrain(named({**raw_config, section: {**raw_config[section], key: given}}, "large"), console=QUIET)
+    assert not (Path(raw_config["run"]["out_dir"]) / "large" / "last.pth").exists()
 
 
 def test_losses_do_not_depend_on_the_number_of_workers(whole, raw_config):

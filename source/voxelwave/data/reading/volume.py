@@ -15,9 +15,11 @@ from nibabel.affines import voxel_sizes
 from numpy import ndarray
 
 from voxelwave.contracts import Grid
+from voxelwave.errors import UnusableVolume
 
 SMALLEST_SIDE = 8
 MOST_VOXELS = 1e9  # four times a CT of a whole body at 1 mm; more would end the process for want of memory
+AT_SPACING = "at the spacing asked for; is that of its header in mm?"
 SAME_SPACING_MM = 1e-3
 BLOCK_SIDE = 32
 POSSIBLE_SPACING_MM = (0.01, 100.0)
@@ -163,10 +165,13 @@ def resample(volume: Volume, spacing_mm: Spacing | None) -> Volume:
     """Resample by trilinear interpolation to `spacing_mm` and right angles, unless they are so already.
 
     None keeps the spacing; sheared axes are put at right angles all the same.
+    Raises UnusableVolume for more than `MOST_VOXELS`.
     """
     target = volume.spacing_mm if spacing_mm is None else three(spacing_mm)
     if np.allclose(volume.spacing_mm, target, rtol=0, atol=SAME_SPACING_MM) and not is_sheared(volume.affine):
         return volume
+    if problem := too_many_voxels(volume.array.shape[:3], volume.spacing_mm, target):
+        raise UnusableVolume(problem)
     # Importing MONAI takes seconds, and most data sets are stored at their spacing already.
     from monai.data import MetaTensor
     from monai.transforms import Spacing as Resampler
@@ -178,6 +183,12 @@ def resample(volume: Volume, spacing_mm: Spacing | None) -> Volume:
     values = resampled.as_tensor().float().numpy()
     values = values[0] if single else np.ascontiguousarray(np.moveaxis(values, 0, -1))
     return Volume(values, np.asarray(resampled.affine, dtype=np.float64), volume.source)
+
+
+def too_many_voxels(grid: Sequence[int], spacing_mm: Sequence[float], asked_mm: Sequence[float]) -> str | None:
+    """Say that a volume would have more than `MOST_VOXELS` at the spacing asked for, or None."""
+    voxels = math.prod(side * own / asked for side, own, asked in zip(grid, spacing_mm, asked_mm, strict=True))
+    return f"it would have {voxels:.2g} voxels {AT_SPACING}" if voxels > MOST_VOXELS else None
 
 
 def three(spacing_mm: float | Sequence[float]) -> tuple[float, float, float]:

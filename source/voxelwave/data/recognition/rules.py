@@ -104,18 +104,20 @@ def contradiction(told: Told, array: Float32[ndarray, "..."]) -> str | None:
 def subject_by_name(path: Path, root: Path, pattern: re.Pattern[str] | None = None, *, patient: str = "") -> str:
     """Tell whose scan a file is; scans of one subject must never be parted by a split.
 
-    In this order: the first group of `pattern` in the path below `root`; BIDS' `sub-…`, with the folder of its data
-    set, since another one counts from 01 again; the `patient` that DICOM names; the subject in names of DeepLesion,
-    OASIS, ADNI and BraTS; the name of the file without words of modality, label and kind of scan (`stroke_T1`,
-    `stroke_T2_post`: stroke) or nnU-Net's number of a channel. Where nothing else is in the name, it is the highest
-    folder that says more (`patient07/month12/T1`: patient07).
+    In this order: the first group of `pattern` that holds something in the path below `root`; BIDS' `sub-…`, with the
+    folder of its data set, since another one counts from 01 again; the `patient` that DICOM names; the subject in names
+    of DeepLesion, OASIS, ADNI and BraTS; the name of the file without words of modality, label and kind of scan
+    (`stroke_T1`, `stroke_T2_post`: stroke) or nnU-Net's number of a channel. Where nothing else is in the name, it is
+    the highest folder that says more (`patient07/month12/T1`: patient07).
     """
     stem = without_suffix(path.name)
     *folders, root_name = _folders(path, root) or [""]
     folders.reverse()
     below = "/".join([*folders, stem])
     if pattern is not None and (found := pattern.search(below)):
-        return str(found[1] if found.groups() else found[0])
+        told = found.groups() if pattern.groups else (found[0],)
+        if any(told):
+            return str(next(filter(None, told)))
     for place, folder in enumerate(folders):
         if found := BIDS_SUBJECT.search(folder):
             above = takewhile(lambda name: name != "derivatives", folders[:place])

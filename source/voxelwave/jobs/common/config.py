@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -12,6 +13,7 @@ from pydantic import AfterValidator, ConfigDict, Field, PositiveFloat, field_val
 from voxelwave.contracts import Grid
 from voxelwave.data.batches.watched import WORKER_TIMEOUT_S
 from voxelwave.data.listing.discovery import home_expanded
+from voxelwave.data.reading.volume import MOST_VOXELS
 from voxelwave.engine.signals import STOPPED
 from voxelwave.errors import InputError
 from voxelwave.ops.workers import MOST_WORKERS
@@ -117,7 +119,11 @@ def check_modalities(sections: Mapping[str, Iterable[str]]) -> None:
 
 
 def check_crop(crop: Grid, patch_size: int) -> None:
-    """Raise InputError for a crop that is not cut into whole patches."""
+    """Raise InputError for a crop that is not cut into whole patches, or has more voxels than any volume."""
+    if math.prod(crop) > MOST_VOXELS:
+        raise InputError(
+            f"key 'data.crop_size': {list(crop)} has more than {MOST_VOXELS:.0e} voxels: take a smaller one"
+        )
     if any(side % patch_size for side in crop):
         raise InputError(
             f"key 'data.crop_size': {list(crop)} is not divisible by the backbone's patch_size {patch_size}: take "

@@ -13,6 +13,7 @@ from typing import NamedTuple
 from voxelwave.engine.signals import stop_on_signal
 from voxelwave.errors import InputError
 from voxelwave.jobs.common.console import Console
+from voxelwave.ops.threads import share_threads
 from voxelwave.ops.workers import STOPPING
 
 POLL_S = 0.2
@@ -46,6 +47,7 @@ def run_side_by_side(
 
     Raises InputError where one failed, once all others have ended.
     """
+    share_threads(len(places))
     waiting, free = list(commands), list(places)
     running: dict[str, tuple[Place, subprocess.Popen[bytes]]] = {}
     failed, complete = list[str](), True

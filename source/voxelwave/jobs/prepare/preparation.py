@@ -18,7 +18,16 @@ from numpy import ndarray
 from voxelwave.data.listing.scans import Scan
 from voxelwave.data.modalities import Modality
 from voxelwave.data.modalities.ct import in_hounsfield_units
-from voxelwave.data.reading.volume import MOST_VOXELS, SMALLEST_SIDE, Spacing, Volume, VolumeInfo, resample, three
+from voxelwave.data.reading.volume import (
+    AT_SPACING,
+    SMALLEST_SIDE,
+    Spacing,
+    Volume,
+    VolumeInfo,
+    resample,
+    three,
+    too_many_voxels,
+)
 from voxelwave.data.recognition.recognise import recognise
 from voxelwave.data.recognition.rules import Told
 from voxelwave.data.store import StoredInfo
@@ -167,14 +176,10 @@ def foreground_places(shown: Bool[ndarray, "..."], key: str) -> Int16[ndarray, "
 
 def _too_large(header: VolumeInfo, spacing_mm: Spacing | None) -> str | None:
     asked = three(spacing_mm or header.spacing_mm)
-    sides = np.array(header.grid) * header.spacing_mm / asked
-    if (voxels := float(sides.prod())) > MOST_VOXELS:
-        much = f"{voxels:.2g} voxels"
-    elif (longest := float(sides.max())) > LONGEST_SIDE:
-        much = f"{longest:.0f} voxels along one axis"
-    else:
-        return None
-    return f"it would have {much} at the spacing asked for; is that of its header in mm?"
+    longest = float((np.array(header.grid) * header.spacing_mm / asked).max())
+    if (problem := too_many_voxels(header.grid, header.spacing_mm, asked)) or longest <= LONGEST_SIDE:
+        return problem
+    return f"it would have {longest:.0f} voxels along one axis {AT_SPACING}"
 
 
 def _columns(told: Told) -> dict[str, str]:

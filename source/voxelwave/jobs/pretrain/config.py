@@ -210,6 +210,12 @@ def _resolve(config: Config) -> Config:
         raise InputError("data.pairs and objective go together: an objective for pairs, or none of the two")
     if pairs is not None:
         _check_no_volumes(config, rendered=pairs.of_labels)
+    if config.model.target == "voxels" and config.model.features != type(config.model.features)():
+        raise InputError("key 'model.features' is of model.target: features, and is nothing to voxels: leave it out")
+    if config.data.view_share is not None and config.data.foreground_share != 1:
+        raise InputError(
+            "key 'data.foreground_share' is of crops at native resolution: with data.view_share leave it out"
+        )
     config.model.backbone = complete(BACKBONES, config.model.backbone, "model.backbone")
     config.masking = complete(MASKINGS, config.masking, "masking")
     contrastive = CONTRASTIVE_LOSSES.settings(loss.name, loss.settings, "loss")

@@ -39,8 +39,9 @@ def curves_figure(records: Sequence[Mapping[str, Any]]) -> Figure:
     modalities = list(dict.fromkeys(record["modality"] for record in records))
     recorded = {name for record in records for name in record}
     curves = [name for name in CURVES if name in recorded]
-    gauges = [name for name in GAUGES if any(f"{name}_{modality}" in recorded for modality in modalities)]
-    probes = _probes(recorded, modalities)
+    parts = list(dict.fromkeys(part for modality in modalities for part in modality.split("+")))  # of pairs
+    gauges = [name for name in GAUGES if any(f"{name}_{modality}" in recorded for modality in parts)]
+    probes = _probes(recorded, parts)
     panels = len(curves) + len(gauges) + bool(probes)
     rows = 1 if panels <= MOST_IN_ONE_ROW else 2
     columns = math.ceil(panels / rows)
@@ -56,7 +57,7 @@ def curves_figure(records: Sequence[Mapping[str, Any]]) -> Figure:
         axis.set(title=CURVES[name], xlabel="step")
         axis.legend()
     for name, axis in zip(gauges, axes[len(curves) :], strict=False):
-        for modality in modalities:
+        for modality in parts:
             steps, values = series(records, f"{name}_{modality}")
             if steps:
                 axis.plot(steps, values, color=COLOURS.get(modality), marker=".", label=modality.upper())

@@ -54,7 +54,7 @@ class PairData(ABC):
         )
         self._schedule = AlternatingSchedule(
             {kind: [size] for kind, size in sizes.items()},
-            {kind: config.training.batch_size[kind.partition("+")[0]] for kind in sizes},
+            {kind: min(config.training.batch_size[of] for of in kind.split("+")) for kind in sizes},
             seed=config.run.seed,
             rank=rank,
             world_size=world_size,

@@ -12,7 +12,7 @@ from voxelwave.errors import InputError
 from voxelwave.jobs.common.config import check_crop
 from voxelwave.jobs.pretrain.config import Config
 from voxelwave.losses.masked_reconstruction import MaskedReconstruction
-from voxelwave.objectives.masked_modeling import MaskedFeatures, MaskedModeling, MaskedVoxels
+from voxelwave.objectives.masked_modeling import Backbone, MaskedFeatures, MaskedModeling, MaskedVoxels
 from voxelwave.objectives.supervised_synthesis import SupervisedSynthesis
 from voxelwave.ops.patches import token_grid
 from voxelwave.ops.seeding import key_to_seed
@@ -34,7 +34,7 @@ def build_pretrainer(config: Config) -> Pretrainer:
         torch.manual_seed(key_to_seed(config.run.seed, "weights"))
         backbone = BACKBONES.build(model.backbone.name, channel_counts(), **model.backbone.settings)
         masking = MASKINGS.build(config.masking.name, **config.masking.settings)
-        _check_crop(config, backbone.patch_size, masking)
+        _check_crop(config, backbone, masking)
         objective = config.objective
         if objective is not None and not OBJECTIVES.get(objective.name).hides:
             plain: Pretrainer = OBJECTIVES.build(objective.name, backbone, **objective.settings)
@@ -62,14 +62,21 @@ def build_pretrainer(config: Config) -> Pretrainer:
             raise InputError(f"loss: {error}") from error
 
 
-def _check_crop(config: Config, patch_size: int, masking: Masking) -> None:
+def _check_crop(config: Config, backbone: Backbone, masking: Masking) -> None:
     """Draw one mask for the crop, so that a crop too small for patches or blocks is refused before data is read."""
     crop = config.data.crop_size
-    check_crop(crop, patch_size)
+    check_crop(crop, backbone.patch_size)
+    grid = token_grid(crop, backbone.patch_size)
     try:
-        masking(token_grid(crop, patch_size), 1, torch.Generator())
+        masking(grid, 1, torch.Generator())
     except ValueError as error:
         raise InputError(f"keys 'data.crop_size' and 'masking' do not go together: {error}") from None
+    levels, most = getattr(backbone, "wavelet_levels", 0), (max(grid) - 1).bit_length()
+    if levels > most:
+        raise InputError(
+            f"key 'model.backbone.wavelet_levels': blocks of {levels} levels hold more than the {grid} tokens of "
+            f"data.crop_size: at most {most}"
+        )
 
 
 def count_parameters(pretrainer: Pretrainer) -> dict[str, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -120,7 +121,9 @@ def _train(config: Config, session: Session) -> bool:
 
     def score(row: Record) -> float:
         watch.end_epoch(row["epoch"])
-        return solved(row)
+        loss = solved(row)
+        # Part of an epoch, perhaps of one modality, counts where there is no whole one.
+        return loss if (row["step"] + 1) % data.steps_per_epoch == 0 else sys.float_info.max
 
     # 3. Train.
     complete = session.train(
