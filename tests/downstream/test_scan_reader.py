@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from voxelwave.backbones.waveformer import WaveFormer3D
+from voxelwave.data.foreground import is_cropped
 from voxelwave.downstream.features import FeaturePyramid
 from voxelwave.downstream.scan_reader import ScanReader
 from voxelwave.errors import UnusableVolume
@@ -38,6 +39,29 @@ def test_a_stored_scan_is_brought_to_the_spacing_of_the_backbone_as_its_file_is(
     np.testing.assert_allclose(of_store.affine, of_file.affine)
     # The bounds of intensities are those of all voxels.
     assert float((of_store.volume - of_file.volume).abs().mean()) < 0.02
+
+
+def test_a_model_that_saw_scans_without_air_sees_those_that_are_not_prepared_so_too(heads, tmp_path):
+    image = nibabel.load(heads / "mri" / "head_0000_T1.nii.gz")
+    padded = np.pad(np.asarray(image.dataobj), [(9, 20), (0, 14), (17, 3)])
+    affine = image.affine.copy()
+    affine[:3, 3] -= affine[:3, :3] @ [9, 0, 17]
+    (tmp_path / "scans").mkdir()
+    scan = tmp_path / "scans" / "head_T1.nii.gz"
+    nibabel.save(nibabel.Nifti1Image(padded, affine), scan)
+    for name, crop in (("tight", True), ("wide", False)):
+        Preparer(tmp_path / name, preparation(spacing="2.0", crop=crop), workers=1)([str(scan.parent)])
+    tight, wide = (next((tmp_path / name).rglob("*.vxw")) for name in ("tight", "wide"))
+    assert [is_cropped(path) for path in (scan, tight, wide)] == [False, True, False]
+    reader = ScanReader(pyramid(spacing_mm=2.0, cropped_to_foreground=True))
+    expected = reader(tight, "mri")
+    assert expected.volume.shape != ScanReader(pyramid(spacing_mm=2.0))(scan, "mri").volume.shape
+    for path in (scan, wide):
+        read = reader(path, "mri")
+        np.testing.assert_allclose(read.affine, expected.affine)
+        assert read.volume.shape == expected.volume.shape
+        assert float((read.volume - expected.volume).abs().max()) < 1e-3
+        assert read.source.grid == padded.shape
 
 
 def test_what_a_backbone_cannot_take_is_one_clear_line(heads, tmp_path):

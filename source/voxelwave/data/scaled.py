@@ -9,7 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from voxelwave.data.modalities import Modality
+from voxelwave.data.foreground import to_foreground, was_cropped
+from voxelwave.data.modalities import Bounds, Modality
 from voxelwave.data.reading.nifti import read_volume
 from voxelwave.data.reading.volume import Affine, Spacing, Volume, VolumeInfo, resample
 from voxelwave.data.recognition.labels import label_map_reason
@@ -45,19 +46,22 @@ def read_scaled(path: Path, modality: Modality, *, spacing_mm: Spacing | None = 
     return scale(volume, modality, spacing_mm=spacing_mm)
 
 
-def scale_stored(stored: StoredVolume, modality: Modality, *, spacing_mm: Spacing | None = None) -> Scaled:
-    """Read a stored volume whole, resample it where another `spacing_mm` is given, and scale it.
+def scale_stored(
+    stored: StoredVolume, modality: Modality, *, spacing_mm: Spacing | None = None, crop: bool = False
+) -> Scaled:
+    """Read a stored volume whole, resample it to another `spacing_mm`, `crop` it to what is shown, and scale it.
 
     Raises DamagedVolume where a chunk is damaged.
     """
     volume = Volume(stored.read(), stored.affine)
     if spacing_mm is not None:
         volume = resample(volume, spacing_mm)
-    return Scaled(torch.from_numpy(modality.scale(volume.array, stored.info.bounds)), volume.affine, stored.source)
+    # What was cropped stays so: another grid would show the foreground from other voxels on.
+    return _scaled(volume, modality, stored.info.bounds, stored.source, crop=crop and not was_cropped(stored))
 
 
-def scale(volume: Volume, modality: Modality, *, spacing_mm: Spacing | None = None) -> Scaled:
-    """Resample a volume that was read from a file, where `spacing_mm` is given, and scale it.
+def scale(volume: Volume, modality: Modality, *, spacing_mm: Spacing | None = None, crop: bool = False) -> Scaled:
+    """Resample a volume that was read from a file to another `spacing_mm`, `crop` it to what is shown, and scale it.
 
     Raises UnusableVolume where it is no image of the modality.
     """
@@ -65,4 +69,10 @@ def scale(volume: Volume, modality: Modality, *, spacing_mm: Spacing | None = No
     assert source is not None
     if spacing_mm is not None:
         volume = resample(volume, spacing_mm)
-    return Scaled(torch.from_numpy(modality(volume.array)), volume.affine, source)
+    return _scaled(volume, modality, modality.bounds(volume.array), source, crop=crop)
+
+
+def _scaled(volume: Volume, modality: Modality, bounds: Bounds, source: VolumeInfo, *, crop: bool) -> Scaled:
+    if crop:
+        volume = to_foreground(volume, modality, bounds)
+    return Scaled(torch.from_numpy(modality.scale(volume.array, bounds)), volume.affine, source)

@@ -115,7 +115,7 @@ def _data_format(content: BundleContent, modality: str) -> dict[str, Any]:
     if content.task == "segmentation":
         outputs = {"pred": _tensor("image", "labels", content.out_channels, sides) | {"channel_def": names}}
     elif content.task == "classification":
-        outputs = {"pred": _tensor("probabilities", "classes", content.out_channels, []) | {"channel_def": names}}
+        outputs = {"pred": _tensor("logits", "classes", content.out_channels, []) | {"channel_def": names}}
     else:
         # The levels of a pyramid, in order; the last is the model's own output.
         keys = [*content.outputs[:-1], "pred"]

@@ -18,6 +18,9 @@ Side = Annotated[int, Field(ge=1, le=2**16, strict=True)]
 Spacing = Annotated[float, Field(gt=0, lt=1000)]
 
 
+CROPPED = "cropped_to_foreground"  # of preprocessing: whether scans were without the air around them
+
+
 class _Part(BaseModel):
     """Holds what is read of a description; what else it has is left as it is."""
 
@@ -34,6 +37,7 @@ class _Architecture(_Part):
 class _Preprocessing(_Part):
     spacing_mm: Spacing | tuple[Spacing, Spacing, Spacing] | None = None
     crop_size: tuple[Side, Side, Side] | None = None
+    cropped_to_foreground: bool = False
     modalities: dict[str, dict[str, Any]] = {}
 
 
@@ -79,10 +83,13 @@ def channel_counts() -> tuple[int, ...]:
     return tuple(sorted({MODALITIES.get(name).channels for name in MODALITIES.names()}))
 
 
-def describe_run(config: Mapping[str, Any], *, volumes: Mapping[str, int], step: int, version: str) -> dict[str, Any]:
+def describe_run(
+    config: Mapping[str, Any], *, volumes: Mapping[str, int], cropped: bool, step: int, version: str
+) -> dict[str, Any]:
     """Return the description of the backbone of a pretraining run, from the run's resolved configuration.
 
-    `volumes` are those it saw, by modality, in `step` optimiser steps of voxelwave `version`.
+    `volumes` are those it saw, by modality, `cropped` to what they show, in `step` optimiser steps of voxelwave
+    `version`.
     """
     model, data = config["model"], config["data"]
     backbone, pairs = dict(model["backbone"]), data.get("pairs")
@@ -98,6 +105,7 @@ def describe_run(config: Mapping[str, Any], *, volumes: Mapping[str, int], step:
             "orientation": "RAS",
             "spacing_mm": pairs["spacing_mm"] if pairs else data["spacing_mm"],
             "crop_size": data["crop_size"],
+            CROPPED: cropped,
             "view_share": data["view_share"],
             "modalities": {
                 name: {"channels": MODALITIES.get(name).channels, "range": [0, 1], **settings}

@@ -111,7 +111,11 @@ def _read(path: Path) -> _Found:
     try:
         volumes = {name: int(said.partition(":")[0]) for name, said in checkpoint["files"].items()}
         description = describe_run(
-            checkpoint["config"], volumes=volumes, step=checkpoint["step"], version=checkpoint["voxelwave"]
+            checkpoint["config"],
+            volumes=volumes,
+            cropped=bool(checkpoint.get("cropped", False)),  # older ones do not say it
+            step=checkpoint["step"],
+            version=checkpoint["voxelwave"],
         )
         weights = dict(checkpoint["model"])
         if not all(isinstance(key, str) and isinstance(value, Tensor) for key, value in weights.items()):
@@ -120,6 +124,10 @@ def _read(path: Path) -> _Found:
     except InputError:
         raise
     except (KeyError, TypeError, AttributeError, ValueError) as error:
+        if "task" in checkpoint.get("config", {}):
+            raise InputError(
+                f"{path} is of a fine-tuned model, and the checkpoint of a pretraining run is wanted"
+            ) from None
         raise InputError(f"{path} is not the checkpoint of a pretraining run: {error!r} is not in it") from None
 
 

@@ -13,18 +13,19 @@ from voxelwave.data.reading.volume import Spacing, three
 from voxelwave.data.recognition.recognise import recognise
 from voxelwave.data.scaled import Scaled, scale, scale_stored
 from voxelwave.data.store import StoredVolume, is_stored
-from voxelwave.downstream.description import modality_settings
+from voxelwave.downstream.description import CROPPED, modality_settings
 from voxelwave.downstream.features import FeaturePyramid
 from voxelwave.errors import InputError, UnusableVolume
 from voxelwave.registry import MODALITIES
 
 
 class ScanReader:
-    """Reads files with the spacing and the scaling that the description of `features` names."""
+    """Reads files with the spacing, the scaling and the crop that the description of `features` names."""
 
     def __init__(self, features: FeaturePyramid) -> None:
         description, self._counts = features.description, features.in_channels
         spacing_mm = description.get("preprocessing", {}).get("spacing_mm")
+        self._crop = bool(description.get("preprocessing", {}).get(CROPPED, False))
         # JSON knows no tuples.
         self._spacing_mm: Spacing | None = three(spacing_mm) if isinstance(spacing_mm, list) else spacing_mm
         settings = modality_settings(description)
@@ -65,7 +66,7 @@ class ScanReader:
             reader = self._reader(name)
             if reason := stored_refusal(stored, name, reader):
                 raise UnusableVolume(reason)
-            return scale_stored(stored, reader, spacing_mm=self._spacing_mm)._replace(modality=name)
+            return scale_stored(stored, reader, spacing_mm=self._spacing_mm, crop=self._crop)._replace(modality=name)
         scan = Scan(path, root or path.parent, series=series)
         told, read = scan.told(modality), scan.read
         if told.modality:
@@ -73,7 +74,7 @@ class ScanReader:
         # Where somebody said what it is, and of a series, the name says nothing more.
         told, volume = recognise(told, Path() if series or modality else path, read)
         name = told.known()
-        return scale(volume, self._reader(name), spacing_mm=self._spacing_mm)._replace(modality=name)
+        return scale(volume, self._reader(name), spacing_mm=self._spacing_mm, crop=self._crop)._replace(modality=name)
 
     def _reader(self, name: str) -> Modality:
         """Return what scales a modality; raises UnusableVolume where the model does not take it."""

@@ -97,6 +97,13 @@ def test_resampling_goes_before_scaling(heads):
         read_scaled(heads / "labels" / "head_0000_T1_labels.nii.gz", MRI())
 
 
+def test_a_target_is_whole_however_a_program_writes_it_and_blank_rows_are_none(tmp_path):
+    (tmp_path / "here.nii").touch()
+    (tmp_path / "there.nii").touch()
+    (tmp_path / "cases.csv").write_text("image,modality,a,b\nhere.nii,mri, 1.0,-3\nthere.nii,mri,2.,\n,,,\n , ,,\n")
+    assert [case.targets for case in find_cases(tmp_path)] == [{"a": 1, "b": -3}, {"a": 2}]
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -107,6 +114,11 @@ def test_resampling_goes_before_scaling(heads):
         ("image\nhere.csv\n", "line 2: modality '' is none of ct, mri"),
         ("image,modality\nhere.csv,pet\n", "line 2: modality 'pet' is none of ct, mri"),
         ("image,modality,lesion\nhere.csv,mri,yes\n", "column 'lesion': a target is a whole number.*got 'yes'"),
+        ("image,modality,lesion\nhere.csv,mri,1_0\n", "column 'lesion': a target is a whole number.*got '1_0'"),
+        (
+            "image,modality,accession\nhere.csv,mri,1234567890123456\n",
+            "a target is a whole number of at most 15 digits",
+        ),
         ("image,modality\nhere.csv,mri,1\n", "line 2: more cells than columns"),
         ("image,modality\nhere.csv,mri\nhere.csv,mri\n", "twice"),
         ("image,modality\n", "holds no case"),

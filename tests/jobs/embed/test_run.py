@@ -153,7 +153,7 @@ def test_what_can_be_embedded_is_found_as_elsewhere(heads, tmp_path):
     (tmp_path / "scan.bin").write_bytes(bytes(400))  # what a list names is to be read, whatever its name
     lists.write_text("path,modality\nscan.bin,mri\n")
     assert [(case.image.name, case.modality) for case in find_images(str(lists), None)[0]] == [("scan.bin", "mri")]
-    scans, label_maps, _ = find_images(str(heads / "mri"), "ct")
+    scans, label_maps, *_ = find_images(str(heads / "mri"), "ct")
     assert {case.modality for case in scans} == {"ct"}
     assert not label_maps
 
@@ -223,7 +223,7 @@ def test_a_prepared_image_may_have_several_label_maps(heads, tmp_path):
         shutil.copy(heads / folder / f"head_0000_T1{suffix}.nii.gz", scans / f"anna_T1{suffix}.nii.gz")
     shutil.copy(heads / "labels" / "head_0000_T1_labels.nii.gz", scans / "anna_T1_seg.nii.gz")
     Preparer(tmp_path / "set", preparation(), workers=1, console=QUIET)([str(scans)])
-    cases, label_maps, _ = find_images(str(tmp_path / "set"), None)
+    cases, label_maps, *_ = find_images(str(tmp_path / "set"), None)
     assert [(case.subject, case.modality, case.image.suffix) for case in cases] == [("anna", "mri", ".vxw")]
     assert not label_maps
     with pytest.raises(ValueError, match="holds no scan of modality ct"):

@@ -142,6 +142,14 @@ def test_names_take_as_many_folders_as_tell_them_apart():
     # No folders tell these apart.
     assert named(("a", "T1"), ("a", "T1"), ("b", "T2")) == ["T1", "T1-2", "T2"]
     assert named(("a", "b_T1"), ("a_b", "T1"), ("c", "T1")) == ["b_T1", "T1", "T1-2"]
+    # What one pair leaves open costs the others nothing.
+    assert named(("a", "T1"), ("a", "T1"), ("b", "T1"), ("c", "T1")) == ["a_T1", "a_T1-2", "b_T1", "c_T1"]
+    # A name leads nowhere and is one that a file can have.
+    one, other = named(("s", "T1"), ("data", "s", "T1"))
+    assert one != other
+    assert "/" not in one + other
+    long = ["x" * 90, "y" * 90, "z" * 90]
+    assert all(len(name) < 240 for name in named(("a", *long, "T1"), ("b", *long, "T1")))
 
 
 def test_targets_are_those_of_the_list_and_unknown_ones_are_masked(heads):

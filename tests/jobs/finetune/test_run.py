@@ -26,6 +26,7 @@ from support.finetuning_runs import (
 from voxelwave.data.listing.cases import find_cases
 from voxelwave.downstream.finetuned import load_finetuned
 from voxelwave.downstream.load_backbone import load_backbone
+from voxelwave.errors import DivergedError
 from voxelwave.jobs.finetune.config import check_finetune_config, load_finetune_config
 from voxelwave.jobs.finetune.run import finetune
 from voxelwave.jobs.prepare.run import Preparer
@@ -383,6 +384,15 @@ def test_scans_that_were_prepared_are_predicted_and_told_apart(heads, tmp_path):
     assert written.name in {f"s{number}_T1.nii.gz" for number in range(3)}
     assert nib.load(written).shape == (32, 32, 32)
     assert len(rows(folder / "results.csv")) == 2
+    assert not json.loads((folder / "model.json").read_text())["preprocessing"]["cropped_to_foreground"]
+
+
+def test_an_update_that_breaks_the_weights_is_one_line(heads, tmp_path):
+    training = {"learning_rate": 1e30, "weight_decay": 0.0, "warmup_share": 0.0, "validate_every_steps": 1}
+    with pytest.raises(
+        DivergedError, match=r"(what the model predicts for .*|the loss is .*)lower training.learning_rate"
+    ):
+        run(config_of(heads, tmp_path, "broken", training=training))
 
 
 def test_half_precision_trains(heads, tmp_path):

@@ -359,6 +359,33 @@ def test_a_classification_is_a_table_of_probabilities(heads, tmp_path):
         assert (row["modality"], row["model"]) == ("mri", description["sha256"][:16])
 
 
+def test_a_row_is_of_the_modality_that_is_asked_for(heads, tmp_path):
+    run = finished_run(tmp_path / "run", CLASSIFICATION, counts=(1, 3))
+    scans = tmp_path / "scans"
+    scans.mkdir()
+    shutil.copy(heads / "ct" / "head_0000_hu.nii.gz", scans / "head.nii.gz")
+    description = described(CLASSIFICATION, counts=(1, 3))
+    description["preprocessing"]["modalities"]["ct"] = {}
+    save_finetuned(run, build_model(description), description)
+    for modality in ("mri", "ct"):
+        assert said(run, scans, tmp_path / "out.csv", modality=modality)[0].complete
+        with (tmp_path / "out.csv").open() as file:
+            assert [row["modality"] for row in csv.DictReader(file)] == [modality]
+
+
+@pytest.mark.parametrize("column", ["image", "path"])
+def test_images_of_another_modality_are_left_out_and_listed(run, heads, threshold, tmp_path, column):
+    table = tmp_path / "list.csv"
+    rows = [("mri", "head_0000_T1", "mri"), ("ct", "head_0000_hu", "ct"), ("mri", "head_0001_T2", "")]
+    lines = [f"{heads / folder / name}.nii.gz,{modality}" for folder, name, modality in rows]
+    table.write_text("\n".join([f"{column},modality", *lines]) + "\n")
+    outcome, output = said(run, table, tmp_path / "out", modality="mri")
+    assert outcome.complete
+    assert "of another modality than --modality, left out: 1" in output
+    assert "head_0000_hu.nii.gz: ct" in output
+    assert "2 images" in output
+
+
 def test_files_that_cannot_be_used_are_named_and_the_others_done(run, heads, threshold, tmp_path):
     scans = tmp_path / "scans"
     scans.mkdir()

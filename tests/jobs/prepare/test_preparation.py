@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from voxelwave.data.foreground import foreground_box
 from voxelwave.data.label_maps import as_labels, in_smallest_type, onto_grid
 from voxelwave.data.listing.scans import Scan
 from voxelwave.data.modalities.ct import CT
@@ -22,7 +23,6 @@ from voxelwave.errors import UnusableVolume
 from voxelwave.jobs.prepare.preparation import (
     Preparation,
     content_hash,
-    foreground_box,
     foreground_places,
     prepare,
 )

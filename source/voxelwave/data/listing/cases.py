@@ -27,6 +27,9 @@ SUBJECT = re.compile(
     r"(subjects?|patients?|participants?|cases?)([ _-]?(id|no|nr|number|name))?|sub|pid", re.IGNORECASE
 )
 
+# Not more digits than a number in a table of any program has without rounding.
+WHOLE_NUMBER = re.compile(r"([+-]?\d{1,15})(?:\.0*)?", re.ASCII)
+
 
 @dataclass(frozen=True)
 class Case:
@@ -167,32 +170,30 @@ def _case(row: Mapping[str, str], folder: Path, where: str, targets: Sequence[st
 
 
 def _target(text: str, where: str) -> int:
-    try:
-        # Tables with gaps are often written with 1.0 for 1.
-        if (value := float(text)).is_integer():
-            return int(value)
-        raise ValueError
-    except (ValueError, OverflowError):
-        raise InputError(f"{where}: a target is a whole number, or empty where it is not known, got '{text}'") from None
+    # Tables with gaps are often written with 1.0 for 1.
+    found = WHOLE_NUMBER.fullmatch(text.strip())
+    if found is None:
+        raise InputError(
+            f"{where}: a target is a whole number of at most 15 digits, or empty where it is not known, got '{text}'"
+        )
+    return int(found[1])
 
 
 def named_apart(cases: Sequence[Case]) -> list[Case]:
     """Put folders before the names of all cases until no two are alike: results are written by name.
 
-    What no folders tell apart, such as T1.nii and T1.nii.gz of one folder, is numbered.
+    What no folders tell apart, such as T1.nii and T1.nii.gz of one folder, is numbered, and long names are cut.
     """
-    parents = [case.image.absolute().parent.parts for case in cases]
-    for folders in range(max(map(len, parents), default=0) + 1):
-        names = [
-            "_".join([*parts[max(len(parts) - folders, 0) :], case.name])
-            for parts, case in zip(parents, cases, strict=True)
-        ]
-        if len(set(names)) == len(names):
-            break
-    else:
-        taken: set[str] = set()
-        names = [free_stem(case.name, taken) for case in cases]
-    return [replace(case, name=name) for case, name in zip(cases, names, strict=True)]
+    parents = [case.image.absolute().parent.parts[1:] for case in cases]  # without the root
+
+    def names_with(folders: int) -> list[str]:
+        told = zip(parents, cases, strict=True)
+        return ["_".join([*parts[max(len(parts) - folders, 0) :], case.name]) for parts, case in told]
+
+    # Of the numbers of folders that part the most of them the lowest.
+    names = max(map(names_with, range(max(map(len, parents), default=0) + 1)), key=lambda names: len(set(names)))
+    taken: set[str] = set()
+    return [replace(case, name=free_stem(name, taken)) for case, name in zip(cases, names, strict=True)]
 
 
 def prepared_cases(folder: Path, *, label: str | None) -> list[Case]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,13 +24,15 @@ class Listed(NamedTuple):
     cases: list[Case]
     label_maps: Sequence[str] = ()
     unread: Sequence[str] = ()
+    others: Sequence[str] = ()  # of another modality than the one asked for
 
 
 def find_images(source: str, modality: str | None) -> Listed:
     """List the images at `source`, in every format that is read.
 
     `source` is a file, a folder, a glob, a CSV list of files or of cases, or a folder that `voxelwave prepare` wrote.
-    The modality of an image is "" where neither `modality` nor a list says it.
+    The modality of an image is "" where neither `modality` nor a list says it; an image of another modality than
+    `modality`, as a list says, is passed over.
 
     Raises InputError where there is no image, or no such modality.
     """
@@ -37,20 +40,17 @@ def find_images(source: str, modality: str | None) -> Listed:
         MODALITIES.get(modality)
     place = home_expanded(source)
     if (place / CASES).is_file() or _lists_cases(place):
-        return Listed(find_cases(source, modality=modality or "", needs_modality=False))
+        return _of_modality(Listed(find_cases(source, needs_modality=False)), modality, place)
     if is_prepared(place):
         # As cases of a task they could have but one label map each.
-        cases = [case for case in prepared_cases(place, label=None) if modality in (None, case.modality)]
-        if not cases:
-            raise InputError(f"{place} holds no scan{f' of modality {modality}' if modality else ''}")
-        return Listed(cases)
-    of, root = Source(source, modality or ""), base_folder(source)
+        return _of_modality(Listed(prepared_cases(place, label=None)), modality, place)
+    of, root = Source(source, ""), base_folder(source)
     if place.suffix.lower() == ".csv" and place.is_file():
         listed = {file.path: file.modality for file in find_files(of)}
         files, empty = list(listed), "list names no"
     else:
         files, empty = files_at(of, lambda path: could_be_a_scan(path) or is_stored(path))
-        listed = dict.fromkeys(files, of.modality)
+        listed = {}
     stored = {path for path in files if is_stored(path)}
     scans, unusable = scans_among([path for path in files if path not in stored], root)
     unread = [f"{scan.path}: {reason}" for scan, reason in unusable]
@@ -69,13 +69,24 @@ def find_images(source: str, modality: str | None) -> Listed:
             continue
         below = root if scan.path.is_relative_to(root) else scan.path.parent
         subject = subject_by_name(scan.path, below, patient=scan.series.patient if scan.series else "")
-        named = listed.get(scan.files[0], of.modality)
+        named = listed.get(scan.files[0], "")
         cases.append(Case(without_suffix(scan.path.name), scan.path, named, subject, series=scan.series))
     if not cases:
         if label_maps:
             raise InputError(f"'{source}' holds label maps alone: {label_maps[0]}")
         raise InputError(f"{of}: the {empty} scan that can be read" + (f"; the first, {unread[0]}" if unread else ""))
-    return Listed(cases, label_maps, unread)
+    return _of_modality(Listed(cases, label_maps, unread), modality, place)
+
+
+def _of_modality(listed: Listed, modality: str | None, place: Path) -> Listed:
+    """Pass over images of another modality, and take the others for it; raises InputError where there is none."""
+    if modality is None:
+        return listed
+    own = [replace(case, modality=modality) for case in listed.cases if case.modality in ("", modality)]
+    if not own:
+        raise InputError(f"{place} holds no scan of modality {modality}")
+    others = [f"{case.image}: {case.modality}" for case in listed.cases if case.modality not in ("", modality)]
+    return listed._replace(cases=own, others=others)
 
 
 def _lists_cases(place: Path) -> bool:

@@ -26,7 +26,7 @@ class Images:
     """
 
     def __init__(self, source: str, modality: str | None) -> None:
-        self.cases, self._label_maps, self._unread = find_images(source, modality)
+        self.cases, self._label_maps, self._unread, self._others = find_images(source, modality)
         self.refused, self._notes = list[str](), list[str]()
         self._source, place = source, home_expanded(source)
         self._root = place if place.is_dir() else None
@@ -83,6 +83,7 @@ class Images:
         """List what was left out, and why; raises InputError where that is all there is."""
         for title, lines in (
             ("label maps, left out", self._label_maps),
+            ("of another modality than --modality, left out", self._others),
             ("notes", self._notes),
             ("cannot be used", self.unusable),
         ):

@@ -114,7 +114,7 @@ def image_source(settings: MagnitudeConfig) -> ImageSource:
         more = len(stack) - len(starts) * settings.slices
         read = partial(_part_of_stack, settings, stack)
         return ImageSource(origins, [""] * len(origins), read, unused=f"{more} images" if more else "")
-    found, label_maps, unread = find_images(settings.source, None)
+    found, label_maps, unread, _ = find_images(settings.source, None)
     cases = found[: settings.volumes]
     origins, subjects = [str(case.image) for case in cases], [case.subject for case in cases]
     more = len(found) - len(cases)

@@ -14,7 +14,9 @@ def embed(
     weights: Weights,
     source: Annotated[str, typer.Argument(help="A file, folder, glob, CSV list, list of cases or prepared folder.")],
     out: Annotated[Path, typer.Argument(help="A .parquet, .csv or .npz file, written over.")],
-    modality: Annotated[str | None, typer.Option(help="Of scans that do not say it, instead of telling it.")] = None,
+    modality: Annotated[
+        str | None, typer.Option(help="Of scans of which no list says another; those are left out.")
+    ] = None,
     depth: Depth = None,
 ) -> None:
     """Write the features of whole scans, a row each, for search, clustering and simple classifiers.

@@ -22,7 +22,7 @@ from voxelwave.errors import InputError, UnusableVolume
 from voxelwave.evaluation.classification import areas_under_curve
 from voxelwave.evaluation.overlap import mean_of_known
 from voxelwave.jobs.finetune.config import CasesConfig, ClassificationTask
-from voxelwave.jobs.finetune.data import Held, Task
+from voxelwave.jobs.finetune.data import Held, Task, checked_finite
 from voxelwave.ops.files import write_text
 from voxelwave.ops.tables import as_csv
 
@@ -128,7 +128,8 @@ class Classification(Task):
         return np.array([case.targets.get(name, math.nan) for name in self._targets], dtype=np.float32)
 
     def _logits(self, model: nn.Module, cases: Sequence[Held]) -> Tensor:
-        return torch.stack([predict_targets(model, held.content, size=self._size) for held in cases])
+        predicted = ((predict_targets(model, held.content, size=self._size), held.case) for held in cases)
+        return torch.stack([checked_finite(logits, case) for logits, case in predicted])
 
     def _row(self, part: str, held: Held, probabilities: ndarray, truth: ndarray) -> dict[str, Any]:
         named = zip(self._targets, probabilities.tolist(), truth.tolist(), strict=True)

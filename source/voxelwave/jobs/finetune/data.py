@@ -19,6 +19,7 @@ from voxelwave.data.batches.alternating import AlternatingSchedule
 from voxelwave.data.listing.cases import Case
 from voxelwave.data.listing.splits import Split
 from voxelwave.data.reading.volume import Affine
+from voxelwave.errors import DivergedError
 from voxelwave.ops.files import MARK_DIGITS, content_mark
 from voxelwave.ops.seeding import key_to_seed, number_and_checksum, torch_generator
 from voxelwave.registry import AUGMENTATIONS
@@ -31,6 +32,15 @@ class Held:
     case: Case
     content: Any
     affine: Affine
+
+
+def checked_finite(logits: Tensor, case: Case) -> Tensor:
+    """Return logits; raises DivergedError where one is not finite, as after an update that was too large."""
+    if not logits.isfinite().all():
+        raise DivergedError(
+            f"what the model predicts for {case.image} is not finite; lower training.learning_rate, and start again"
+        )
+    return logits
 
 
 class LabelledBatch(NamedTuple):

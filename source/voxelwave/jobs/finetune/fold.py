@@ -6,8 +6,10 @@ from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
 from typing import Any
 
+from voxelwave.data.foreground import is_cropped
 from voxelwave.data.listing.cases import find_cases
 from voxelwave.data.listing.splits import split_cases
+from voxelwave.downstream.description import CROPPED
 from voxelwave.downstream.features import FeaturePyramid
 from voxelwave.downstream.finetuned import build_model
 from voxelwave.downstream.scan_reader import ScanReader
@@ -80,7 +82,11 @@ def prepare_fold(
     check_crop(config.data.crop_size, features.strides[-1])
 
     # 2. The task reads as the model will be told to.
-    preprocessing = describe_model(config, features, {})["preprocessing"]
+    if checkpoint is None:
+        cropped = any(is_cropped(case.image) for case in found)
+    else:
+        cropped = checkpoint["description"]["preprocessing"].get(CROPPED, False)
+    preprocessing = describe_model(config, features, {}, cropped=cropped)["preprocessing"]
     reader = ScanReader(FeaturePyramid(features.backbone, description={"preprocessing": preprocessing}))
     task = _task(config, reader)
     cases = task.accept(found)
@@ -103,7 +109,7 @@ def prepare_fold(
     )
     task.check_held(fold.train)
     counts = {"train": len(split.train), "validation": len(split.validation), "test": len(split.test)}
-    description = describe_model(config, features, counts) if checkpoint is None else checkpoint["description"]
+    description = checkpoint["description"] if checkpoint else describe_model(config, features, counts, cropped=cropped)
     return Fold(config, features, description, task, fold, len(found) - len(cases))
 
 

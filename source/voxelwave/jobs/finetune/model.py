@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from voxelwave import __version__
+from voxelwave.downstream.description import CROPPED
 from voxelwave.downstream.features import FeaturePyramid, LoadReport
 from voxelwave.downstream.load_backbone import NEW_STEM, load_backbone
 from voxelwave.errors import InputError
@@ -48,13 +49,16 @@ def make_features(choice: BackboneChoice, modalities: Sequence[str], seed: int) 
     return features
 
 
-def describe_model(config: FinetuneConfig, features: FeaturePyramid, counts: Mapping[str, int]) -> dict[str, Any]:
+def describe_model(
+    config: FinetuneConfig, features: FeaturePyramid, counts: Mapping[str, int], *, cropped: bool
+) -> dict[str, Any]:
     """Return what `model.json` will hold, but the checksum.
 
     Args:
         config: with all defaults.
         features: as `make_features` returned them; their description says where they come from.
         counts: of the cases of each part.
+        cropped: whether scans are read without the air around them.
     """
     given, task, data = features.description, config.task, config.data
     if isinstance(task, SegmentationTask):
@@ -75,6 +79,7 @@ def describe_model(config: FinetuneConfig, features: FeaturePyramid, counts: Map
             "orientation": "RAS",
             "spacing_mm": None if data.spacing_mm == "native" else data.spacing_mm,
             "crop_size": list(data.crop_size),
+            CROPPED: cropped,
             "modalities": {
                 name: {"channels": MODALITIES.get(name).channels, "range": [0, 1], **settings}
                 for name, settings in data.modalities.items()

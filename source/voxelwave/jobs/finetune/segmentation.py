@@ -25,7 +25,7 @@ from voxelwave.errors import InputError, UnusableVolume
 from voxelwave.evaluation.overlap import dice_scores, mean_of_known
 from voxelwave.evaluation.segmentation import score_segmentation
 from voxelwave.jobs.finetune.config import CasesConfig, SegmentationTask
-from voxelwave.jobs.finetune.data import Held, Task
+from voxelwave.jobs.finetune.data import Held, Task, checked_finite
 from voxelwave.ops.files import write_text
 from voxelwave.ops.tables import as_csv
 from voxelwave.ops.texts import to_json
@@ -159,7 +159,9 @@ class Segmentation(Task):
     def _logits(self, model: nn.Module, held: Held, *, overlap: float = OVERLAP) -> Tensor:
         device = next(model.parameters()).device
         volume = held.content.volume.to(device).float()
-        return predict_volume(model, volume, window=self._window, overlap=overlap, num_classes=len(self._classes))
+        number = len(self._classes)
+        logits = predict_volume(model, volume, window=self._window, overlap=overlap, num_classes=number)
+        return checked_finite(logits, held.case)
 
     def _segmented(self, model: nn.Module, held: Held) -> Tensor:
         return self._logits(model, held, overlap=VALIDATION_OVERLAP).argmax(0).byte().cpu()

@@ -16,7 +16,9 @@ def predict(
     out: Annotated[
         Path, typer.Argument(help="Folder for label maps; a .csv for the probabilities of a classification.")
     ],
-    modality: Annotated[str | None, typer.Option(help="Of every image, instead of telling it by rule.")] = None,
+    modality: Annotated[
+        str | None, typer.Option(help="Of images of which no list says another; those are left out.")
+    ] = None,
     overlap: Annotated[float, typer.Option(help="Of windows, as a share of their side.")] = 0.5,
     batch_size: Annotated[int, typer.Option(help="Windows at a time.")] = 2,
 ) -> None:

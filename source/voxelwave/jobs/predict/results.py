@@ -179,12 +179,13 @@ class TargetTable:
             self._rows = {printable(row["image"]): row for row in self._read()}
 
     def has(self, case: Case) -> bool:
-        """Tell whether a case has a row, and of its image as it is now."""
+        """Tell whether a case has a row, of its image as it is now, and read as the modality that it is said to be."""
         row = self._rows.get(printable(case.place))
         if row is None:
             return False
         now = origin_of(case)
-        return (row["bytes"], row["sha256"]) == (str(now.bytes), now.sha256)
+        same = (row["bytes"], row["sha256"]) == (str(now.bytes), now.sha256)
+        return same and case.modality in ("", row["modality"])
 
     def add(self, case: Case, scan: Scaled) -> None:
         """Classify a scan; the table is on disk before the next."""

@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, Int16, Shaped
 from numpy import ndarray
 
+from voxelwave.data.foreground import STRIDE, to_foreground
 from voxelwave.data.listing.scans import Scan
 from voxelwave.data.modalities import Modality
 from voxelwave.data.modalities.ct import in_hounsfield_units
@@ -35,9 +36,6 @@ from voxelwave.errors import UnusableVolume
 from voxelwave.ops.seeding import numpy_generator
 from voxelwave.registry import MODALITIES
 
-MARGIN_MM = 5.0
-PLANE_SHARE = 0.002  # of a plane must be foreground for the box to reach it: single bright voxels do not count
-STRIDE = 2
 PLACES = 1024
 LONGEST_SIDE = np.iinfo(np.int16).max - 1  # the places are int16
 
@@ -117,9 +115,7 @@ def prepare(scan: Scan, how: Preparation, readers: Mapping[str, Modality], facts
     bounds = modality.bounds(resampled.array)
 
     # 4. Cropped to the foreground.
-    shown = modality.foreground(resampled.array[::STRIDE, ::STRIDE, ::STRIDE], bounds)
-    box = foreground_box(shown, resampled) if how.crop else tuple(slice(0, side) for side in resampled.array.shape[:3])
-    cropped = _cropped(resampled, box)
+    cropped = to_foreground(resampled, modality, bounds) if how.crop else resampled
     if min(cropped.array.shape[:3]) < SMALLEST_SIDE:
         raise UnusableVolume(f"too small at the spacing asked for: shape {cropped.array.shape}")
     facts |= _statistics(cropped.array, modality.foreground(cropped.array[::STRIDE, ::STRIDE, ::STRIDE], bounds))
@@ -153,18 +149,6 @@ def content_hash(volume: Volume) -> str:
     return digest.hexdigest()
 
 
-def foreground_box(shown: Bool[ndarray, "..."], volume: Volume) -> tuple[slice, ...]:
-    """Return the box of `volume` around the foreground, which is given at every second voxel, with a margin."""
-    box = []
-    for axis, (side, spacing) in enumerate(zip(volume.array.shape[:3], volume.spacing_mm, strict=True)):
-        others = tuple(other for other in range(3) if other != axis)
-        planes = np.flatnonzero(shown.mean(axis=others) > PLANE_SHARE) * STRIDE
-        margin = math.ceil(MARGIN_MM / spacing) + STRIDE
-        first, last = (planes[0], planes[-1]) if planes.size else (0, side)
-        box.append(slice(max(0, int(first) - margin), min(side, int(last) + margin + 1)))
-    return tuple(box)
-
-
 def foreground_places(shown: Bool[ndarray, "..."], key: str) -> Int16[ndarray, "place 3"]:
     """Draw voxels of the foreground, the same for the same `key`, to centre crops on."""
     found = np.flatnonzero(shown)
@@ -196,12 +180,6 @@ def _mended(array: Float32[ndarray, "..."], lowest: float) -> tuple[Float32[ndar
         low, high = array.min(where=finite, initial=np.inf), array.max(where=finite, initial=-np.inf)
         array = np.nan_to_num(array, nan=max(float(low), lowest), posinf=float(high), neginf=float(low))
     return array, count
-
-
-def _cropped(volume: Volume, box: tuple[slice, ...]) -> Volume:
-    shift = np.eye(4)
-    shift[:3, 3] = [side.start for side in box]
-    return Volume(volume.array[box], volume.affine @ shift)
 
 
 def _statistics(array: Float32[ndarray, "..."], shown: Bool[ndarray, "..."]) -> dict[str, float]:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from voxelwave import __version__
+from voxelwave.data.foreground import is_cropped
 from voxelwave.data.listing.cases import Case, find_cases
 from voxelwave.downstream.description import describe_run
 from voxelwave.downstream.embedding import embed_volume, fitted_size, frame, random_crops
@@ -61,7 +62,13 @@ class OnlineProbe:
     ) -> None:
         self._config, self._pretrainer, self._data = config, pretrainer, data
         self._writes, self._console = writes, console
-        described = describe_run(config.model_dump(mode="json"), volumes=data.counts(), step=0, version=__version__)
+        described = describe_run(
+            config.model_dump(mode="json"),
+            volumes=data.counts(),
+            cropped=any(map(is_cropped, data.trained_on())),
+            step=0,
+            version=__version__,
+        )
         depth = pretrainer.backbone.depth
         self._features = FeaturePyramid(pretrainer.backbone, depths=[depth], description=described)
         self._reader, self._size = ScanReader(self._features), fitted_size(self._features)

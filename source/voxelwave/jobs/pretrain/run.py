@@ -11,6 +11,7 @@ from rich.table import Table
 
 from voxelwave import __version__
 from voxelwave.contracts import StepOutput
+from voxelwave.data.foreground import is_cropped
 from voxelwave.downstream.description import describe_run
 from voxelwave.downstream.load_backbone import save_backbone
 from voxelwave.engine.loop import LoopSettings
@@ -87,6 +88,7 @@ def _train(config: Config, session: Session) -> bool:
         console=console,
     )
     files, contents = data.fingerprint(), data.contents()
+    cropped = any(map(is_cropped, data.trained_on()))
     session.check_continues(FREE_TO_CHANGE, files=files, contents=contents)
     total_steps = training.epochs * data.steps_per_epoch
     total_steps = min(total_steps, training.max_steps or total_steps)
@@ -140,7 +142,7 @@ def _train(config: Config, session: Session) -> bool:
             checkpoint_optimizer=training.checkpoint_optimizer,
         ),
         shown=("reconstruction", "contrastive"),
-        metadata={"files": files, "contents": marks_of(contents), "sparse": sparse.name},
+        metadata={"files": files, "contents": marks_of(contents), "sparse": sparse.name, "cropped": cropped},
         after_step=pretrainer.after_step,
         probe=OnlineProbe(config, pretrainer, data, writes=session.is_first, console=console),
         score=score,
@@ -149,7 +151,11 @@ def _train(config: Config, session: Session) -> bool:
     # 4. What the run leaves.
     if complete and session.is_first:
         described = describe_run(
-            config.model_dump(mode="json"), volumes=data.counts(), step=session.steps, version=__version__
+            config.model_dump(mode="json"),
+            volumes=data.counts(),
+            cropped=cropped,
+            step=session.steps,
+            version=__version__,
         )
         save_backbone(session.folder, pretrainer.backbone.state_dict(), described)  # type: ignore[attr-defined]
         _draw(session, pretrainer, data)

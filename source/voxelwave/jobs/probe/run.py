@@ -73,6 +73,7 @@ def probe(
     # 1. What is asked, before anything is computed.
     if out.suffix != ".json":
         raise InputError(f"--out is a file that ends in .json, got '{out}'")
+    out.parent.mkdir(parents=True, exist_ok=True)
     if modality and modality not in MODALITIES.names():
         raise InputError(f"unknown modality '{modality}'; known: {', '.join(MODALITIES.names())}")
     classes = parse_classes(label_classes)
@@ -181,7 +182,6 @@ def _write(out: Path, comparison: Comparison, probed: Mapping[str, Probed], of: 
         "results": [result.as_json() for result in comparison.results],
         "not_probed": comparison.problems,
     }
-    out.parent.mkdir(parents=True, exist_ok=True)
     write_text(out, to_json(record))
 
 
