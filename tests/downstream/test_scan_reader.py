@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from voxelwave.backbones.waveformer import WaveFormer3D
-from voxelwave.data.foreground import is_cropped
+from voxelwave.data.foreground import cropped_at
 from voxelwave.downstream.features import FeaturePyramid
 from voxelwave.downstream.scan_reader import ScanReader
 from voxelwave.errors import UnusableVolume
@@ -41,7 +41,8 @@ def test_a_stored_scan_is_brought_to_the_spacing_of_the_backbone_as_its_file_is(
     assert float((of_store.volume - of_file.volume).abs().mean()) < 0.02
 
 
-def test_a_model_that_saw_scans_without_air_sees_those_that_are_not_prepared_so_too(heads, tmp_path):
+@pytest.mark.parametrize("spacing_mm", [2.0, 3.0])
+def test_a_model_that_saw_scans_without_air_sees_those_that_are_not_prepared_so_too(heads, tmp_path, spacing_mm):
     image = nibabel.load(heads / "mri" / "head_0000_T1.nii.gz")
     padded = np.pad(np.asarray(image.dataobj), [(9, 20), (0, 14), (17, 3)])
     affine = image.affine.copy()
@@ -52,10 +53,11 @@ def test_a_model_that_saw_scans_without_air_sees_those_that_are_not_prepared_so_
     for name, crop in (("tight", True), ("wide", False)):
         Preparer(tmp_path / name, preparation(spacing="2.0", crop=crop), workers=1)([str(scan.parent)])
     tight, wide = (next((tmp_path / name).rglob("*.vxw")) for name in ("tight", "wide"))
-    assert [is_cropped(path) for path in (scan, tight, wide)] == [False, True, False]
-    reader = ScanReader(pyramid(spacing_mm=2.0, cropped_to_foreground=True))
+    assert cropped_at([scan, wide]) is None
+    assert cropped_at([scan, tight, wide]) == (2, 2, 2)
+    reader = ScanReader(pyramid(spacing_mm=spacing_mm, cropped_at_mm=[2.0, 2.0, 2.0]))
     expected = reader(tight, "mri")
-    assert expected.volume.shape != ScanReader(pyramid(spacing_mm=2.0))(scan, "mri").volume.shape
+    assert expected.volume.shape != ScanReader(pyramid(spacing_mm=spacing_mm))(scan, "mri").volume.shape
     for path in (scan, wide):
         read = reader(path, "mri")
         np.testing.assert_allclose(read.affine, expected.affine)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Bool
@@ -11,10 +14,11 @@ from nibabel.affines import voxel_sizes
 from numpy import ndarray
 
 from voxelwave.data.modalities import Bounds, Modality
-from voxelwave.data.reading.volume import Volume
+from voxelwave.data.reading.volume import Volume, three
 from voxelwave.data.store import StoredVolume, is_stored
 from voxelwave.errors import UnusableVolume
 
+CroppedAt = tuple[float, float, float] | Literal["native"]
 MARGIN_MM = 5.0
 PLANE_SHARE = 0.002  # of a plane must be foreground for the box to reach it: single bright voxels do not count
 STRIDE = 2
@@ -45,17 +49,17 @@ def to_foreground(volume: Volume, modality: Modality, bounds: Bounds) -> Volume:
     return cropped(volume, foreground_box(shown, volume))
 
 
-def is_cropped(path: Path) -> bool:
-    """Tell whether what is at `path` was stored, and cropped.
+def cropped_at(paths: Iterable[Path]) -> CroppedAt | None:
+    """Return the spacing at which those of the volumes were cropped that are stored so, in mm; None where none is.
 
-    False for what cannot be read, which reading says.
+    "native" where they do not have one spacing. What cannot be read counts as not cropped: reading says why.
     """
-    if not is_stored(path):
-        return False
-    try:
-        return was_cropped(StoredVolume(path))
-    except UnusableVolume:
-        return False
+    found = set[tuple[float, ...]]()
+    for path in filter(is_stored, paths):
+        with suppress(UnusableVolume):
+            if was_cropped(stored := StoredVolume(path)):
+                found.add(tuple(voxel_sizes(stored.affine).round(3).tolist()))
+    return three(found.pop()) if len(found) == 1 else "native" if found else None
 
 
 def was_cropped(stored: StoredVolume) -> bool:

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from voxelwave.data.foreground import to_foreground, was_cropped
+from voxelwave.data.foreground import CroppedAt, to_foreground, was_cropped
 from voxelwave.data.modalities import Bounds, Modality
 from voxelwave.data.reading.nifti import read_volume
 from voxelwave.data.reading.volume import Affine, Spacing, Volume, VolumeInfo, resample
@@ -47,32 +47,46 @@ def read_scaled(path: Path, modality: Modality, *, spacing_mm: Spacing | None = 
 
 
 def scale_stored(
-    stored: StoredVolume, modality: Modality, *, spacing_mm: Spacing | None = None, crop: bool = False
+    stored: StoredVolume, modality: Modality, *, spacing_mm: Spacing | None = None, crop_at: CroppedAt | None = None
 ) -> Scaled:
-    """Read a stored volume whole, resample it to another `spacing_mm`, `crop` it to what is shown, and scale it.
+    """Read a stored volume whole, resample it to another `spacing_mm`, and scale it; see `scale`.
 
     Raises DamagedVolume where a chunk is damaged.
     """
     volume = Volume(stored.read(), stored.affine)
-    if spacing_mm is not None:
-        volume = resample(volume, spacing_mm)
-    # What was cropped stays so: another grid would show the foreground from other voxels on.
-    return _scaled(volume, modality, stored.info.bounds, stored.source, crop=crop and not was_cropped(stored))
+    # What was cropped stays so: on another grid the foreground would begin elsewhere.
+    crop_at = None if was_cropped(stored) else crop_at
+    return _scaled(volume, modality, stored.info.bounds, stored.source, spacing_mm=spacing_mm, crop_at=crop_at)
 
 
-def scale(volume: Volume, modality: Modality, *, spacing_mm: Spacing | None = None, crop: bool = False) -> Scaled:
-    """Resample a volume that was read from a file to another `spacing_mm`, `crop` it to what is shown, and scale it.
+def scale(
+    volume: Volume, modality: Modality, *, spacing_mm: Spacing | None = None, crop_at: CroppedAt | None = None
+) -> Scaled:
+    """Resample a volume that was read from a file to another `spacing_mm`, and scale it.
+
+    With `crop_at` it is brought to that spacing before, and loses the air around it, as `voxelwave prepare` does it.
 
     Raises UnusableVolume where it is no image of the modality.
     """
     source = volume.source
     assert source is not None
+    return _scaled(volume, modality, None, source, spacing_mm=spacing_mm, crop_at=crop_at)
+
+
+def _scaled(
+    volume: Volume,
+    modality: Modality,
+    bounds: Bounds | None,
+    source: VolumeInfo,
+    *,
+    spacing_mm: Spacing | None,
+    crop_at: CroppedAt | None,
+) -> Scaled:
+    if crop_at is not None:
+        volume = resample(volume, None if crop_at == "native" else crop_at)
+        bounds = bounds or modality.bounds(volume.array)
+        volume = to_foreground(volume, modality, bounds)
     if spacing_mm is not None:
         volume = resample(volume, spacing_mm)
-    return _scaled(volume, modality, modality.bounds(volume.array), source, crop=crop)
-
-
-def _scaled(volume: Volume, modality: Modality, bounds: Bounds, source: VolumeInfo, *, crop: bool) -> Scaled:
-    if crop:
-        volume = to_foreground(volume, modality, bounds)
+    bounds = bounds or modality.bounds(volume.array)
     return Scaled(torch.from_numpy(modality.scale(volume.array, bounds)), volume.affine, source)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from voxelwave.contracts import Grid
+from voxelwave.data.foreground import CroppedAt
 from voxelwave.errors import InputError
 from voxelwave.registry import MODALITIES, first_problem
 
@@ -18,7 +19,7 @@ Side = Annotated[int, Field(ge=1, le=2**16, strict=True)]
 Spacing = Annotated[float, Field(gt=0, lt=1000)]
 
 
-CROPPED = "cropped_to_foreground"  # of preprocessing: whether scans were without the air around them
+CROPPED = "cropped_at_mm"  # of preprocessing: at which spacing scans lost the air around them, null where they have it
 
 
 class _Part(BaseModel):
@@ -37,7 +38,7 @@ class _Architecture(_Part):
 class _Preprocessing(_Part):
     spacing_mm: Spacing | tuple[Spacing, Spacing, Spacing] | None = None
     crop_size: tuple[Side, Side, Side] | None = None
-    cropped_to_foreground: bool = False
+    cropped_at_mm: tuple[Spacing, Spacing, Spacing] | Literal["native"] | None = None
     modalities: dict[str, dict[str, Any]] = {}
 
 
@@ -84,11 +85,11 @@ def channel_counts() -> tuple[int, ...]:
 
 
 def describe_run(
-    config: Mapping[str, Any], *, volumes: Mapping[str, int], cropped: bool, step: int, version: str
+    config: Mapping[str, Any], *, volumes: Mapping[str, int], cropped: CroppedAt | None, step: int, version: str
 ) -> dict[str, Any]:
     """Return the description of the backbone of a pretraining run, from the run's resolved configuration.
 
-    `volumes` are those it saw, by modality, `cropped` to what they show, in `step` optimiser steps of voxelwave
+    `volumes` are those it saw, by modality, `cropped` at which spacing, in `step` optimiser steps of voxelwave
     `version`.
     """
     model, data = config["model"], config["data"]

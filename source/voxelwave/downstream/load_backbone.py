@@ -113,7 +113,7 @@ def _read(path: Path) -> _Found:
         description = describe_run(
             checkpoint["config"],
             volumes=volumes,
-            cropped=bool(checkpoint.get("cropped", False)),  # older ones do not say it
+            cropped=checkpoint.get("cropped"),  # older ones do not say it
             step=checkpoint["step"],
             version=checkpoint["voxelwave"],
         )

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
+from voxelwave.data.foreground import CroppedAt
 from voxelwave.data.listing.scans import Scan
 from voxelwave.data.listing.selection import stored_refusal
 from voxelwave.data.modalities import Modality
@@ -25,9 +28,10 @@ class ScanReader:
     def __init__(self, features: FeaturePyramid) -> None:
         description, self._counts = features.description, features.in_channels
         spacing_mm = description.get("preprocessing", {}).get("spacing_mm")
-        self._crop = bool(description.get("preprocessing", {}).get(CROPPED, False))
+        crop_at = description.get("preprocessing", {}).get(CROPPED)
         # JSON knows no tuples.
         self._spacing_mm: Spacing | None = three(spacing_mm) if isinstance(spacing_mm, list) else spacing_mm
+        self._crop_at: CroppedAt | None = crop_at if crop_at in (None, "native") else three(crop_at)
         settings = modality_settings(description)
         # A model of a task knows what it was trained on; a backbone may be tried on anything of as many channels.
         names = ("task" in description and settings) or MODALITIES.names()
@@ -66,7 +70,7 @@ class ScanReader:
             reader = self._reader(name)
             if reason := stored_refusal(stored, name, reader):
                 raise UnusableVolume(reason)
-            return scale_stored(stored, reader, spacing_mm=self._spacing_mm, crop=self._crop)._replace(modality=name)
+            return self._scaled(scale_stored, stored, reader, name)
         scan = Scan(path, root or path.parent, series=series)
         told, read = scan.told(modality), scan.read
         if told.modality:
@@ -74,7 +78,10 @@ class ScanReader:
         # Where somebody said what it is, and of a series, the name says nothing more.
         told, volume = recognise(told, Path() if series or modality else path, read)
         name = told.known()
-        return scale(volume, self._reader(name), spacing_mm=self._spacing_mm, crop=self._crop)._replace(modality=name)
+        return self._scaled(scale, volume, self._reader(name), name)
+
+    def _scaled(self, how: Callable[..., Scaled], of: Any, reader: Modality, name: str) -> Scaled:
+        return how(of, reader, spacing_mm=self._spacing_mm, crop_at=self._crop_at)._replace(modality=name)
 
     def _reader(self, name: str) -> Modality:
         """Return what scales a modality; raises UnusableVolume where the model does not take it."""

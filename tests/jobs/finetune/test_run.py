@@ -384,7 +384,7 @@ def test_scans_that_were_prepared_are_predicted_and_told_apart(heads, tmp_path):
     assert written.name in {f"s{number}_T1.nii.gz" for number in range(3)}
     assert nib.load(written).shape == (32, 32, 32)
     assert len(rows(folder / "results.csv")) == 2
-    assert not json.loads((folder / "model.json").read_text())["preprocessing"]["cropped_to_foreground"]
+    assert not json.loads((folder / "model.json").read_text())["preprocessing"]["cropped_at_mm"]
 
 
 def test_an_update_that_breaks_the_weights_is_one_line(heads, tmp_path):

@@ -6,7 +6,7 @@ from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
 from typing import Any
 
-from voxelwave.data.foreground import is_cropped
+from voxelwave.data.foreground import cropped_at
 from voxelwave.data.listing.cases import find_cases
 from voxelwave.data.listing.splits import split_cases
 from voxelwave.downstream.description import CROPPED
@@ -83,9 +83,9 @@ def prepare_fold(
 
     # 2. The task reads as the model will be told to.
     if checkpoint is None:
-        cropped = any(is_cropped(case.image) for case in found)
+        cropped = cropped_at(case.image for case in found)
     else:
-        cropped = checkpoint["description"]["preprocessing"].get(CROPPED, False)
+        cropped = checkpoint["description"]["preprocessing"].get(CROPPED)
     preprocessing = describe_model(config, features, {}, cropped=cropped)["preprocessing"]
     reader = ScanReader(FeaturePyramid(features.backbone, description={"preprocessing": preprocessing}))
     task = _task(config, reader)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from voxelwave import __version__
+from voxelwave.data.foreground import CroppedAt
 from voxelwave.downstream.description import CROPPED
 from voxelwave.downstream.features import FeaturePyramid, LoadReport
 from voxelwave.downstream.load_backbone import NEW_STEM, load_backbone
@@ -50,7 +51,7 @@ def make_features(choice: BackboneChoice, modalities: Sequence[str], seed: int) 
 
 
 def describe_model(
-    config: FinetuneConfig, features: FeaturePyramid, counts: Mapping[str, int], *, cropped: bool
+    config: FinetuneConfig, features: FeaturePyramid, counts: Mapping[str, int], *, cropped: CroppedAt | None
 ) -> dict[str, Any]:
     """Return what `model.json` will hold, but the checksum.
 
@@ -58,7 +59,7 @@ def describe_model(
         config: with all defaults.
         features: as `make_features` returned them; their description says where they come from.
         counts: of the cases of each part.
-        cropped: whether scans are read without the air around them.
+        cropped: at which spacing scans lose the air around them, in mm.
     """
     given, task, data = features.description, config.task, config.data
     if isinstance(task, SegmentationTask):

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from voxelwave import __version__
-from voxelwave.data.foreground import is_cropped
+from voxelwave.data.foreground import cropped_at
 from voxelwave.data.listing.cases import Case, find_cases
 from voxelwave.downstream.description import describe_run
 from voxelwave.downstream.embedding import embed_volume, fitted_size, frame, random_crops
@@ -65,7 +65,7 @@ class OnlineProbe:
         described = describe_run(
             config.model_dump(mode="json"),
             volumes=data.counts(),
-            cropped=any(map(is_cropped, data.trained_on())),
+            cropped=cropped_at(data.trained_on()),
             step=0,
             version=__version__,
         )

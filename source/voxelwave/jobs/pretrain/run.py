@@ -11,7 +11,7 @@ from rich.table import Table
 
 from voxelwave import __version__
 from voxelwave.contracts import StepOutput
-from voxelwave.data.foreground import is_cropped
+from voxelwave.data.foreground import cropped_at
 from voxelwave.downstream.description import describe_run
 from voxelwave.downstream.load_backbone import save_backbone
 from voxelwave.engine.loop import LoopSettings
@@ -88,7 +88,7 @@ def _train(config: Config, session: Session) -> bool:
         console=console,
     )
     files, contents = data.fingerprint(), data.contents()
-    cropped = any(map(is_cropped, data.trained_on()))
+    cropped = cropped_at(data.trained_on())
     session.check_continues(FREE_TO_CHANGE, files=files, contents=contents)
     total_steps = training.epochs * data.steps_per_epoch
     total_steps = min(total_steps, training.max_steps or total_steps)
