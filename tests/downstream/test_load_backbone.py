@@ -325,6 +325,9 @@ def test_other_files_are_one_clear_line(trained, tmp_path):
     save_checkpoint(tmp_path / "other.pth", {"model": {}})
     with pytest.raises(ValueError, match="is not the checkpoint of a pretraining run"):
         load_backbone(tmp_path / "other.pth")
+    save_checkpoint(tmp_path / "tuned.pth", {"model": {}, "config": {"task": {"name": "segmentation"}}})
+    with pytest.raises(ValueError, match="is of a fine-tuned model, and"):
+        load_backbone(tmp_path / "tuned.pth")
     torch.save({"state_dict": {}}, tmp_path / "foreign.pth")
     with pytest.raises(ValueError, match="has checkpoint format None"):
         load_backbone(tmp_path / "foreign.pth")

@@ -222,6 +222,13 @@ def test_a_label_map_that_lies_elsewhere_leaves_its_case_out(weights, cases, tmp
     assert "scan0.nii.gz: its label map moved.nii.gz: it lies up to 5 mm from its image" in problems[0]
 
 
+def test_a_place_that_cannot_be_is_told_before_anything_is_computed(weights, cases, tmp_path, monkeypatch):
+    monkeypatch.setattr("voxelwave.jobs.probe.run.load_backbone", lambda *_, **__: pytest.fail("too late"))
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="file"):
+        probe(weights, cases, out=tmp_path / "file" / "probe.json", console=QUIET)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
