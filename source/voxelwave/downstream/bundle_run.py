@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -50,7 +51,7 @@ class Scans:
         if not self._files:
             raise InputError(f"no scan in {place}: set dataset_dir to a folder of NIfTI files")
         names = [self._name(file) for file in self._files]
-        if twice := next((name for name in names if names.count(name) > 1), None):
+        if twice := next((name for name, number in Counter(names).items() if number > 1), None):
             raise InputError(f"{place} holds '{twice}' in two formats, and results go by that name: take one out")
 
     def __len__(self) -> int:

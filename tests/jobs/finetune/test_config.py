@@ -80,6 +80,7 @@ def test_overrides_reach_every_section(tmp_path):
         ("task", {"name": "segmentation", "classes": {"": 1}}, "class '' needs a name"),
         ("task", {"name": "classification", "targets": []}, "key 'task.targets'"),
         ("task", {"name": "classification", "targets": ["a", "a"]}, "a target is named twice"),
+        ("task", {"name": "classification", "targets": ["sha256"]}, "'sha256' is a column of the tables of results"),
         ("data", {"cases": "d", "crop": 3}, "unknown key 'data.crop'; known here: cases, modality"),
         ("data", {"cases": "d", "fold": 5}, "key 'data.fold' is 0…4 or all"),
         ("data", {"cases": "d", "fold": "some"}, "key 'data.fold"),

@@ -23,13 +23,14 @@ from voxelwave.jobs.common.config import (
     complete,
 )
 from voxelwave.jobs.common.config_file import naming, read_config, validated
+from voxelwave.ops.tables import CHECKSUM
 from voxelwave.registry import AUGMENTATIONS, BACKBONES, MODALITIES
 
 # Nothing that turns a head around: names of classes and targets may say left or right.
 DEFAULT_AUGMENTATIONS: dict[str, dict[str, Any]] = {"gamma": {}, "noise": {}}
 
 LabelValue = StrictInt | str  # and no true, which YAML makes of yes and on, too
-RESERVED = ("case", "subject", "part", "image", "modality", "model")
+RESERVED = ("case", "subject", "part", "image", "modality", "model", "bytes", "sha256", CHECKSUM)
 
 
 class FinetuneRun(RunConfig):
