@@ -198,6 +198,17 @@ def test_whatever_ends_a_run_the_last_whole_step_is_kept_and_said(tmp_path, erro
     assert load_checkpoint(tmp_path / "run" / "last.pth")["step"] == 3
 
 
+def test_what_cannot_be_saved_hides_nothing_of_what_ended_the_run(tmp_path, monkeypatch):
+    def batches():
+        yield from [Numbers()] * 3
+        raise InputError("no file left")
+
+    of = trainer(tmp_path / "run", [{"params": [nn.Parameter(torch.ones(1))]}], steps=8)
+    monkeypatch.setattr(of, "save", lambda log: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    with pytest.raises(InputError, match=r"^no file left; nothing was saved yet$"):
+        interrupted(of, batches())
+
+
 def test_what_is_wrong_before_the_first_step_is_said_as_it_is(tmp_path):
     def batches():
         raise InputError("no file")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -133,8 +132,7 @@ class Trainer:
         except Exception as error:
             if (fault := lost_rank(self.fabric, error)) is not None:
                 raise ProcessFault(f"{fault}; {self._kept(log)}") from None
-            with suppress(OSError):  # of a full disk, say, which is the error itself
-                error.add_note(self._kept(log))
+            error.add_note(self._kept(log))
             raise
         except Stopped as stopped:
             if not self._whole:
@@ -151,8 +149,11 @@ class Trainer:
         """Save the state where it is whole, and say from where the run goes on."""
         last = self.folder / LAST
         if self._whole and self.state.step and self.fabric.is_global_zero:
-            self.save(log)
-            return f"saved at step {self.state.step}, go on with --resume"
+            try:
+                self.save(log)
+                return f"saved at step {self.state.step}, go on with --resume"
+            except (OSError, InputError):  # of a full disk, say, which may be what ends the run
+                pass
         return "go on with --resume from the checkpoint before" if last.exists() else "nothing was saved yet"
 
     def _run(self, stream: Iterator[TrainingBatch], log: RunLog, should_stop: Callable[[], bool]) -> bool:
