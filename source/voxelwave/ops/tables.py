@@ -86,7 +86,7 @@ def read_csv(path: Path, text: str | None = None) -> Iterator[tuple[int, list[st
             raise InputError(f"{path}, line {lines.line_num}, cannot be read as CSV: {error}") from None
         if cells is None:
             return
-        if any(map(str.strip, cells)):
+        if cells:
             yield lines.line_num, cells
 
 

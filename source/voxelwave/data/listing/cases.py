@@ -129,6 +129,8 @@ def _listed(table: Path, modality: str, *, needs_modality: bool) -> list[Case]:
     cases = []
     for line, cells in rows:
         where = f"list '{table}', line {line}"
+        if not any(map(str.strip, cells)):
+            continue  # as spreadsheets leave them
         if len(cells) > len(columns):
             raise InputError(f"{where}: more cells than columns")
         row = dict.fromkeys(columns, "") | dict(zip(columns, cells, strict=False))

@@ -182,6 +182,8 @@ def _listed(table: Path, modality: str) -> list[VolumeFile]:
     if "path" not in columns:
         raise InputError(f"list '{table}' needs a column 'path' in its first line, got {columns}")
     for line, cells in rows:
+        if not any(map(str.strip, cells)):
+            continue  # as spreadsheets leave them
         row = dict(zip(columns, cells, strict=False))
         given = row.get("modality", "").strip().lower()
         if given and given not in MODALITIES.names():
