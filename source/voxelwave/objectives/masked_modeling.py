@@ -202,13 +202,11 @@ class MaskedVoxels(MaskedModeling):
         """Show hidden patches predicted; each takes its true mean and deviation, as in MAE."""
         levels = self.draw(volume, generator)
         features = self._features(volume, levels.hidden)
-        patches = patchify(volume, self.backbone.patch_size)
-        hidden = levels.hidden.flatten(1)
+        patches, hidden = patchify(volume, self.backbone.patch_size), levels.hidden.flatten(1)
         mean, std, varies = self.reconstruction.statistics(patches[hidden])
         guess = self._predict(features, levels, volume.shape[1]).to(patches.dtype) * std * varies.unsqueeze(-1) + mean
         masked, predicted = patches.clone(), patches.clone()
-        masked[hidden] = torch.nan
-        predicted[hidden] = guess
+        masked[hidden], predicted[hidden] = torch.nan, guess
         grid = token_grid(volume.shape, self.backbone.patch_size)
         return {
             "input": volume,

@@ -114,7 +114,7 @@ def test_a_run_may_go_on_with_other_cases_or_none(probed):
 
 def online(config, writes=True, console=QUIET):
     data = TrainingData(config, rank=0, world_size=1, pin_memory=False, console=QUIET)
-    return OnlineProbe(config, build_pretrainer(config), data, writes=writes, console=console)
+    return OnlineProbe(config, build_pretrainer(config), data, cropped=None, writes=writes, console=console)
 
 
 def test_what_is_probed_is_said(probed, heads, tmp_path):

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from voxelwave import __version__
-from voxelwave.data.foreground import cropped_at
+from voxelwave.data.foreground import CroppedAt
 from voxelwave.data.listing.cases import Case, find_cases
 from voxelwave.downstream.description import describe_run
 from voxelwave.downstream.embedding import embed_volume, fitted_size, frame, random_crops
@@ -48,6 +48,8 @@ class OnlineProbe:
     generators of their own, so that a run with other probes has the same losses. Where `writes` is False, as on all
     ranks but the first, there are the first two alone.
 
+    `cropped` says at which spacing the volumes of the run were cropped, so that scans are read so, too.
+
     Raises InputError where `data.probe_cases` cannot be used.
     """
 
@@ -57,6 +59,7 @@ class OnlineProbe:
         pretrainer: Pretrainer,
         data: TrainingData | PairData,
         *,
+        cropped: CroppedAt | None,
         writes: bool,
         console: Console,
     ) -> None:
@@ -65,7 +68,7 @@ class OnlineProbe:
         described = describe_run(
             config.model_dump(mode="json"),
             volumes=data.counts(),
-            cropped=cropped_at(data.trained_on()),
+            cropped=cropped,
             step=0,
             version=__version__,
         )

@@ -144,7 +144,7 @@ def _train(config: Config, session: Session) -> bool:
         shown=("reconstruction", "contrastive"),
         metadata={"files": files, "contents": marks_of(contents), "sparse": sparse.name, "cropped": cropped},
         after_step=pretrainer.after_step,
-        probe=OnlineProbe(config, pretrainer, data, writes=session.is_first, console=console),
+        probe=OnlineProbe(config, pretrainer, data, cropped=cropped, writes=session.is_first, console=console),
         score=score,
     )
 
