@@ -12,6 +12,11 @@ seeds = st.integers(0, 2**31)
 names = st.sets(st.text("abc123", min_size=1, max_size=4), min_size=1, max_size=20)
 
 
+# Where all are alike in what is spread, they are dealt in turn.
+def alike(subjects):
+    return {key: {"mri"} for key in subjects}
+
+
 def cases_of(subjects, *, scans=2, split=""):
     return [
         Case(name=f"{subject}_{scan}", image=Path("x.nii"), modality="mri", subject=subject, split=split)
@@ -53,16 +58,57 @@ def test_few_subjects_are_nested_whatever_the_order_of_the_cases(subjects, seed,
     assert [len(set(one)) for one in chosen] == counts
     turned = data.draw(st.permutations(sorted(subjects)))
     assert few(turned, counts[-1], seed=seed) == chosen[-1]
-    assert k_folds(turned, folds=2, seed=seed) == k_folds(subjects, folds=2, seed=seed)
+    assert k_folds(alike(turned), folds=2, seed=seed) == k_folds(alike(subjects), folds=2, seed=seed)
+
+
+@given(names, seeds, st.integers(2, 5))
+def test_subjects_that_are_alike_are_dealt_in_turn(subjects, seed, folds):
+    groups = k_folds(alike(subjects), folds=folds, seed=seed)
+    in_turn = [group[turn] for turn in range(len(groups[0])) for group in groups if turn < len(group)]
+    assert sorted(in_turn) == sorted(subjects)
+    assert [len(group) for group in groups] == sorted(map(len, groups), reverse=True)
+    assert len(groups[0]) - len(groups[-1]) <= 1
+
+
+@given(st.dictionaries(st.text("abc123", min_size=1), st.sets(st.sampled_from("pqrst"), min_size=1)), seeds)
+def test_the_rarest_trait_is_spread_evenly_and_no_fold_is_empty(traits, seed):
+    groups = k_folds(traits, folds=3, seed=seed)
+    assert sorted(subject for group in groups for subject in group) == sorted(traits)
+    assert all(groups) == (len(traits) >= 3)
+    counts = {trait: sum(trait in of for of in traits.values()) for of in traits.values() for trait in of}
+    if counts:
+        rarest = min(counts, key=lambda trait: (counts[trait], trait))
+        held = [sum(rarest in traits[subject] for subject in group) for group in groups]
+        assert max(held) - min(held) <= 1
+
+
+def test_every_fold_has_its_share_of_rare_targets_and_of_modalities():
+    # Of 100 subjects 5 have one target, 10 another; 20 have a CT beside the MRI of all.
+    def case(number, modality):
+        targets = {"rare": int(number % 20 == 0), "less": int(number % 10 == 3)}
+        return Case(f"{number}_{modality}", Path("x.nii"), modality, f"s{number}", targets=targets)
+
+    cases = [case(number, "mri") for number in range(100)] + [case(number, "ct") for number in range(1, 100, 5)]
+    for seed in range(3):
+        for fold in range(5):
+            held = split_cases(cases, folds=5, fold=fold, seed=seed, targets=("rare", "less")).validation
+            mri = [case for case in held if case.modality == "mri"]
+            assert sum(case.targets["rare"] for case in mri) == 1
+            assert sum(case.targets["less"] for case in mri) == 2
+            assert len(held) - len(mri) == 4
+            assert len(mri) == 20
+    # Not without being told of them.
+    unaware = [split_cases(cases, folds=5, fold=fold, seed=0).validation for fold in range(5)]
+    assert {sum(case.targets["rare"] for case in of if case.modality == "mri") for of in unaware} != {1}
 
 
 def test_another_seed_gives_other_folds_and_other_subjects():
     subjects = [f"s{number}" for number in range(30)]
-    assert k_folds(subjects, folds=3, seed=0) != k_folds(subjects, folds=3, seed=1)
+    assert k_folds(alike(subjects), folds=3, seed=0) != k_folds(alike(subjects), folds=3, seed=1)
     assert few(subjects, 5, seed=0) != few(subjects, 5, seed=1)
     # How the folds were made does not tell which subjects are the few.
-    assert set(few(subjects, 10, seed=0)) != set(k_folds(subjects, folds=3, seed=0)[0])
-    assert {len(fold) for fold in k_folds(subjects, folds=4, seed=0)} == {7, 8}
+    assert set(few(subjects, 10, seed=0)) != set(k_folds(alike(subjects), folds=3, seed=0)[0])
+    assert {len(fold) for fold in k_folds(alike(subjects), folds=4, seed=0)} == {7, 8}
 
 
 def test_few_are_taken_of_what_the_fold_leaves_and_validation_stays():

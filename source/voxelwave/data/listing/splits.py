@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import NamedTuple
 
 from voxelwave.data.listing.cases import Case
@@ -21,10 +22,28 @@ class Split(NamedTuple):
     test: list[Case]
 
 
-def k_folds(subjects: Iterable[str], *, folds: int, seed: int) -> list[list[str]]:
-    """Divide the subjects at random into `folds` groups whose sizes differ by one at most."""
-    order = _shuffled(subjects, seed, "folds")
-    return [order[fold::folds] for fold in range(folds)]
+def k_folds(traits: Mapping[str, Set[str]], *, folds: int, seed: int) -> list[list[str]]:
+    """Divide subjects at random into `folds` groups, so that every trait is spread over them as evenly as can be.
+
+    Those with the rarest trait that is left are dealt first, each to the group that has fewest of them, and of these to
+    the smallest (Sechidis, Tsoumakas and Vlahavas 2011, "On the stratification of multi-label data"). Where there are
+    as many subjects as groups, none is empty.
+
+    Args:
+        traits: of every subject, one at least.
+    """
+    groups: list[list[str]] = [[] for _ in range(folds)]
+    left = _shuffled(traits, seed, "folds")
+    while left:
+        counts = Counter(trait for subject in left for trait in traits[subject])
+        rarest = min(counts, key=lambda trait: (counts[trait], trait))
+        held = [sum(rarest in traits[subject] for subject in group) for group in groups]
+        for subject in (one for one in left if rarest in traits[one]):
+            fewest = min(range(folds), key=lambda number: (held[number], len(groups[number])))
+            groups[fewest].append(subject)
+            held[fewest] += 1
+        left = [subject for subject in left if rarest not in traits[subject]]
+    return groups
 
 
 def few(subjects: Iterable[str], count: int, *, seed: int) -> list[str]:
@@ -33,13 +52,21 @@ def few(subjects: Iterable[str], count: int, *, seed: int) -> list[str]:
 
 
 def split_cases(
-    cases: Sequence[Case], *, folds: int, fold: int = 0, seed: int = 0, num_train_subjects: int | None = None
+    cases: Sequence[Case],
+    *,
+    folds: int,
+    fold: int = 0,
+    seed: int = 0,
+    num_train_subjects: int | None = None,
+    targets: Sequence[str] = (),
 ) -> Split:
     """Return the cases for training, validation and test in `fold` of `folds`.
 
     Cases whose split is "test" are in no fold. With one fold there is no validation: all other cases are for training.
+    Each fold has its share of every modality, and of the subjects of which a target is true, and false.
 
     Args:
+        targets: names of those that are spread over the folds.
         num_train_subjects: how many of the fold's training subjects are used; None uses all.
 
     Raises InputError where there are not enough subjects, or the test has one that is also elsewhere, in one line.
@@ -52,7 +79,11 @@ def split_cases(
             )
     test = [case for case in cases if case.split == TEST]
     rest = [case for case in cases if case.split != TEST]
-    subjects = {case.subject for case in rest}
+    traits: dict[str, set[str]] = {}
+    for case in rest:
+        known = {f"{name}: {case.targets[name]}" for name in targets if name in case.targets}
+        traits.setdefault(case.subject, set()).update(known, [case.modality])
+    subjects = set(traits)
     if both := sorted(subjects & {case.subject for case in test}):
         raise InputError(f"subject '{both[0]}' has cases with split test and cases without: give all of them one split")
     if not rest:
@@ -61,7 +92,7 @@ def split_cases(
         raise InputError(f"fold is 0…{folds - 1}, got {fold}")
     if len(subjects) < folds:
         raise InputError(f"{folds} folds need as many subjects, got {len(subjects)}: ask for fewer folds")
-    held_out = set(k_folds(subjects, folds=folds, seed=seed)[fold]) if folds > 1 else set()
+    held_out = set(k_folds(traits, folds=folds, seed=seed)[fold]) if folds > 1 else set()
     trained = subjects - held_out
     if num_train_subjects is not None:
         if not 1 <= num_train_subjects <= len(trained):

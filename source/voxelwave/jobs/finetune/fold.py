@@ -95,7 +95,12 @@ def prepare_fold(
     data = config.data
     assert data.fold != "all"
     split = split_cases(
-        cases, folds=data.folds, fold=data.fold, seed=config.run.seed, num_train_subjects=data.num_train_subjects
+        cases,
+        folds=data.folds,
+        fold=data.fold,
+        seed=config.run.seed,
+        num_train_subjects=data.num_train_subjects,
+        targets=() if isinstance(config.task, SegmentationTask) else config.task.targets,
     )
     task.check_split(split)
     console.say(f"reading {sum(map(len, split))} cases")
