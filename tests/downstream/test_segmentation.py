@@ -43,16 +43,27 @@ def test_what_is_fine_in_the_image_reaches_the_voxels_though_no_token_says_it():
     assert changed.argmax() == 3 * 64 + 3 * 8 + 3
 
 
-def test_an_image_that_is_constant_has_no_high_bands_and_its_own_value_as_the_low_one():
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_step_is_the_inverse_transform_of_predicted_bands_and_those_of_the_image(channels):
+    step = model(in_channels=(1, 3)).steps[0].double()
+    step.refine = torch.nn.Identity()
+    x = torch.randn(2, 16, 3, 4, 5, dtype=torch.float64)
+    octets = torch.randn(2, 3, 4, 5, 8, channels, dtype=torch.float64)
+    predicted = step.predict(x.movedim(1, -1)).unflatten(-1, (8, 8))
+    of_image = step.image[str(channels)](haar(octets) / 8**0.5)
+    torch.testing.assert_close(step(x, octets), _from_octets(inverse_haar(predicted + of_image)))
+
+
+def test_the_image_is_seen_at_every_scale_and_keeps_its_means():
     seen = {}
     segment = model()
     for number, step in enumerate(segment.steps):
         step.register_forward_pre_hook(lambda _, args, number=number: seen.update({number: args[1]}))
-    segment(torch.full((1, 1, 8, 8, 8), 0.7))
-    assert [seen[0].shape[1], seen[1].shape[1]] == [2, 4]  # coarse to fine
-    for bands in seen.values():
-        torch.testing.assert_close(bands[..., 0, 0], torch.full(bands.shape[:4], 0.7))
-        torch.testing.assert_close(bands[..., 1:, 0], torch.zeros_like(bands[..., 1:, 0]), atol=1e-6, rtol=0)
+    volume = torch.rand(1, 1, 8, 8, 8)
+    segment(volume)
+    # Coarse to fine.
+    torch.testing.assert_close(_from_octets(seen[0]), torch.nn.functional.avg_pool3d(volume, 2))
+    torch.testing.assert_close(_from_octets(seen[1]), volume)
 
 
 def test_every_weight_but_the_other_modalitys_learns():

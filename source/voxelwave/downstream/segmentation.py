@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from voxelwave.downstream.features import FeaturePyramid
-from voxelwave.ops.wavelets import haar, inverse_haar
+from voxelwave.ops.wavelets import inverse_haar
 
 
 class SegmentationModel(nn.Module):
@@ -48,14 +48,14 @@ class SegmentationModel(nn.Module):
         """Return logits; raises ValueError for another channel count or a side that the patch does not divide."""
         # 1. One grid of tokens from the features of all depths.
         x = self.refine(self.spread(_pointwise(self.join, torch.cat(self.features(volume), dim=1))))
-        # 2. The image's own bands at every scale, fine to coarse; a low-pass band is 8 neighbours over √8: keep means.
-        bands, image = [], volume
+        # 2. The image itself at every scale, fine to coarse.
+        octets, image = [], volume
         for _ in self.steps:
-            bands.append(haar(_octets(image)) / 8**0.5)
-            image = bands[-1][:, :, :, :, 0].movedim(-1, 1)
+            octets.append(_octets(image))
+            image = octets[-1].mean(dim=4).movedim(-1, 1)
         # 3. Back up to full resolution.
         for step in self.steps:
-            x = step(x, bands.pop())
+            x = step(x, octets.pop())
         return _pointwise(self.classify, x)
 
 
@@ -73,7 +73,11 @@ class _Refine(nn.Module):
 
 
 class _InverseStep(nn.Module):
-    """Twice as fine, half as wide: predicted bands and those of the image, through the inverse transform."""
+    """Twice as fine, half as wide: predicted bands and those of the image, through the inverse transform.
+
+    All of it is linear, and one product: transforming weights takes less than transforming bands, and the bands of the
+    image (over √8, so that the low-pass one is a mean) are transformed back into its voxels.
+    """
 
     def __init__(self, width: int, in_channels: tuple[int, ...]) -> None:
         super().__init__()
@@ -82,11 +86,19 @@ class _InverseStep(nn.Module):
         self.image = nn.ModuleDict({str(count): nn.Linear(count, self.width, bias=False) for count in in_channels})
         self.refine = _Refine(self.width)
 
-    def forward(self, x: Tensor, bands: Float[Tensor, "batch d h w 8 channel"]) -> Tensor:
-        predicted = self.predict(x.movedim(1, -1)).unflatten(-1, (8, self.width))
-        joined = inverse_haar(predicted + self.image[str(bands.shape[-1])](bands))
+    def forward(self, x: Tensor, octets: Float[Tensor, "batch d h w 8 channel"]) -> Tensor:
+        of_image = self.image[str(octets.shape[-1])].get_parameter("weight") / 8**0.5
+        each = torch.eye(8, dtype=of_image.dtype, device=of_image.device)
+        weight = torch.cat([_inverse(self.predict.weight), torch.kron(each, of_image)], dim=1)
+        both = torch.cat([x.movedim(1, -1), octets.flatten(4)], dim=-1)
+        joined = F.linear(both, weight, _inverse(self.predict.bias)).unflatten(-1, (8, self.width))
         refined: Tensor = self.refine(_from_octets(joined))
         return refined
+
+
+def _inverse(bands: Tensor) -> Tensor:
+    """Transform the weights of eight bands, that lie behind one another, into those of eight voxels."""
+    return inverse_haar(bands.reshape(8, -1)).view_as(bands)
 
 
 def _pointwise(
