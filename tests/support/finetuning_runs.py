@@ -103,7 +103,7 @@ def list_cases(heads: Path, folder: Path, *, modality: str = "mri", folds: int =
     cases = find_cases(heads, modality=modality)
     rest = cases[: len(cases) - test]
     lines = ["image,label,subject,modality,split,present,fine"]
-    for subjects in k_folds([case.subject for case in rest], folds=folds, seed=0):
+    for subjects in k_folds({case.subject: {case.modality} for case in rest}, folds=folds, seed=0):
         own = [case for case in rest if case.subject in subjects]
         for number, case in enumerate(own):
             fine = "" if number == 0 and len(own) > 2 else 1 - number % 2

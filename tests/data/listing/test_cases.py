@@ -104,6 +104,19 @@ def test_a_target_is_whole_however_a_program_writes_it_and_blank_rows_are_none(t
     assert [case.targets for case in find_cases(tmp_path)] == [{"a": 1, "b": -3}, {"a": 2}]
 
 
+def test_columns_that_nobody_asks_for_may_hold_anything(tmp_path):
+    (tmp_path / "here.nii").touch()
+    (tmp_path / "cases.csv").write_text(
+        "image,modality,SeriesInstanceUID,sex,age,fold,a\nhere.nii,mri,1.2.3,F,45,2,1\n"
+    )
+    (case,) = find_cases(tmp_path, targets=["a"])
+    assert (case.targets, case.fold) == ({"age": 45, "a": 1}, 2)
+    assert find_cases(tmp_path, targets=())[0].targets == case.targets
+    for targets in (None, ["sex", "a"]):
+        with pytest.raises(ValueError, match=r"column '(sex|SeriesInstanceUID)': a target is a whole number"):
+            find_cases(tmp_path, targets=targets)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -119,6 +132,7 @@ def test_a_target_is_whole_however_a_program_writes_it_and_blank_rows_are_none(t
             "image,modality,accession\nhere.csv,mri,1234567890123456\n",
             "a target is a whole number of at most 15 digits",
         ),
+        ("image,modality,fold\nhere.csv,mri,first\n", "line 2: a fold is a whole number.*got 'first'"),
         ("image,modality\nhere.csv,mri,1\n", "line 2: more cells than columns"),
         ("image,modality\nhere.csv,mri\nhere.csv,mri\n", "twice"),
         ("image,modality\n", "holds no case"),

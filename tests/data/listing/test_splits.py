@@ -1,3 +1,4 @@
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -82,6 +83,34 @@ def test_the_rarest_trait_is_spread_evenly_and_no_fold_is_empty(traits, seed):
         assert max(held) - min(held) <= 1
 
 
+def test_targets_that_are_true_together_are_spread_each_for_itself():
+    # Of 20 subjects five have each of three targets, most of them two at once.
+    true = {"A": {0, 1, 2, 3, 4}, "B": {2, 3, 4, 5, 6}, "C": {0, 4, 6, 7, 8}}
+    traits = {
+        f"s{number}": {"ct", *(f"{name}: {int(number in of)}" for name, of in true.items())} for number in range(20)
+    }
+    for seed in range(20):
+        groups = k_folds(traits, folds=5, seed=seed)
+        assert {len(group) for group in groups} == {4}
+        for name in true:
+            assert [sum(f"{name}: 1" in traits[subject] for subject in group) for group in groups] == [1] * 5
+
+
+def test_folds_that_a_list_names_are_taken_as_they_are():
+    cases = [replace(case, fold=1 + "abc".index(case.subject)) for case in cases_of("abc")]
+    cases += [replace(case, fold=0) for case in cases_of("xyz")] + cases_of("t", split="test")
+    for fold, held in enumerate([{"x", "y", "z"}, {"a"}, {"b"}, {"c"}]):
+        train, validation, test = split_cases(cases, folds=4, fold=fold, seed=fold)
+        assert subjects_of(validation) == held
+        assert subjects_of(train) == set("abcxyz") - held
+        assert subjects_of(test) == {"t"}
+    assert not split_cases(cases, folds=1).validation
+
+
+def in_folds(*folds):
+    return [replace(case, fold=fold) for case, fold in zip(cases_of("abcd"[: len(folds)], scans=1), folds, strict=True)]
+
+
 def test_every_fold_has_its_share_of_rare_targets_and_of_modalities():
     # Of 100 subjects 5 have one target, 10 another; 20 have a CT beside the MRI of all.
     def case(number, modality):
@@ -145,6 +174,11 @@ def test_test_cases_are_in_no_fold_and_one_fold_validates_on_none():
         (cases_of("abcd"), {"folds": 2, "fold": 2}, "fold is 0…1, got 2"),
         (cases_of("abc") + cases_of("a", split="test"), {"folds": 2}, "subject 'a' has cases with split test and"),
         (cases_of("abc", split="val"), {"folds": 2}, "case 'a_0' has the split 'val'"),
+        (in_folds(0, None), {"folds": 2}, "case 'b_0' has no fold: where a list names folds, each case has one of 0…1"),
+        (in_folds(0, 1, 2), {"folds": 2}, "case 'c_0' has the fold 2"),
+        (in_folds(0, -1), {"folds": 2}, "case 'b_0' has the fold -1"),
+        (in_folds(0, 2, 2), {"folds": 3}, "no case has the fold 1, and there are to be 3"),
+        (in_folds(0, 1) + in_folds(1), {"folds": 2}, "subject 'a' has cases of fold 0 and of fold 1: give all one"),
     ],
 )
 def test_a_split_that_cannot_be_is_one_clear_line(cases, settings, message):

@@ -95,6 +95,18 @@ def test_classes_that_no_training_case_has(heads, tmp_path):
     refused(config_of(heads, tmp_path, "run", nothing, data=one), "the training case 'head_.*' hold no voxel of any")
 
 
+def test_validation_cases_that_hold_no_class(heads, tmp_path):
+    def without(array, affine):
+        return np.zeros_like(array), affine
+
+    path = with_label(heads, tmp_path, without) / "cases.csv"
+    lines = path.read_text().splitlines()
+    folds = ["fold", *(str(int(number != 2)) for number in range(1, len(lines)))]
+    path.write_text("\n".join(f"{line},{fold}" for line, fold in zip(lines, folds, strict=True)) + "\n")
+    message = "the 1 validation cases of this fold hold no voxel of any class: take other data.folds or another"
+    refused(config_of(tmp_path, tmp_path, "run", data={"folds": 2, "fold": 0}), message)
+
+
 def changed_targets(heads, folder, change):
     path = list_cases(heads, folder)
     head, *lines = path.read_text().splitlines()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from voxelwave.registry import MODALITIES
 
 CASES = "cases.csv"
 NAME_IT = "name it in a column 'modality', or for all (data.modality, --modality)"
-COLUMNS = ("image", "label", "subject", "session", "modality", "split")
+COLUMNS = ("image", "label", "subject", "session", "modality", "split", "fold")
 # What is no target, whatever numbers it holds, but whose scan it is by another name.
 SUBJECT = re.compile(
     r"(subjects?|patients?|participants?|cases?)([ _-]?(id|no|nr|number|name))?|sub|pid", re.IGNORECASE
@@ -43,6 +43,7 @@ class Case:
         session: which visit of the subject it is of; "" where nothing tells.
         targets: whole numbers by name, for classification; a target that is not known is not there.
         split: as the list has it: "train", "test", … or "".
+        fold: which one the list puts it in; None where it says none.
         series: the files of a DICOM series, of which `image` is the folder.
     """
 
@@ -54,6 +55,7 @@ class Case:
     label: Path | None = None
     targets: Mapping[str, int] = field(default_factory=dict)
     split: str = ""
+    fold: int | None = None
     series: Series | None = None
 
     @property
@@ -68,18 +70,26 @@ class Case:
 
 
 def find_cases(
-    path: str | Path, *, modality: str = "", label: str | None = "", needs_modality: bool = True
+    path: str | Path,
+    *,
+    modality: str = "",
+    label: str | None = "",
+    targets: Collection[str] | None = None,
+    needs_modality: bool = True,
 ) -> list[Case]:
     """List the cases of a CSV, of a folder with a `cases.csv`, or of one that `voxelwave prepare` wrote, in order.
 
-    A CSV has a column `image` and may have `label`, `subject`, `session`, `modality` and `split`; every other column is
-    a target of whole numbers, empty where it is not known. Paths are relative to the CSV. An image without a subject is
-    taken as the only one of its subject, one without a session as of that which BIDS' `ses-…` in its path names.
+    A CSV has a column `image` and may have `label`, `subject`, `session`, `modality`, `split` and `fold`; every other
+    column is a target of whole numbers, empty where it is not known. Paths are relative to the CSV. An image without a
+    subject is taken as the only one of its subject, one without a session as of that which BIDS' `ses-…` in its path
+    names.
 
     Args:
         modality: of the images for which the list says none; images of other modalities are left out. "" takes all.
         label: a word of the names of the label maps to take, where a prepared image has several; None takes none of a
             prepared folder.
+        targets: names of the targets that are needed; of other columns what is no whole number is passed over. With
+            None all are.
         needs_modality: raises for an image of which neither `modality` nor the list says it; else it is "".
 
     Raises InputError for a file that is missing or not such a list, in one line.
@@ -93,7 +103,7 @@ def find_cases(
                 f"'{label}' is to choose among the label maps of a prepared folder (data.label), and the list {place} "
                 "names them in its column 'label'"
             )
-        cases = _listed(place, modality, needs_modality=needs_modality)
+        cases = _listed(place, modality, targets, needs_modality=needs_modality)
     elif is_prepared(place):
         cases = named_apart(prepared_cases(place, label=label))
     else:
@@ -113,7 +123,7 @@ def columns_of(table: Path) -> list[str]:
     return [name.lower() if name.lower() in COLUMNS else name for name in names]
 
 
-def _listed(table: Path, modality: str, *, needs_modality: bool) -> list[Case]:
+def _listed(table: Path, modality: str, wanted: Collection[str] | None, *, needs_modality: bool) -> list[Case]:
     columns, rows = columns_of(table), read_csv(table)
     next(rows, None)
     if twice := next((name for name in columns if columns.count(name) > 1), None):
@@ -125,7 +135,7 @@ def _listed(table: Path, modality: str, *, needs_modality: bool) -> list[Case]:
         )
     if "image" not in columns:
         raise InputError(f"list '{table}' needs a column 'image' in its first line, got {columns}")
-    targets = [column for column in columns if column not in COLUMNS]
+    needed = {column: wanted is None or column in wanted for column in columns if column not in COLUMNS}
     cases = []
     for line, cells in rows:
         where = f"list '{table}', line {line}"
@@ -134,7 +144,7 @@ def _listed(table: Path, modality: str, *, needs_modality: bool) -> list[Case]:
         if len(cells) > len(columns):
             raise InputError(f"{where}: more cells than columns")
         row = dict.fromkeys(columns, "") | dict(zip(columns, cells, strict=False))
-        case = _case(row, table.parent, where, targets, modality)
+        case = _case(row, table.parent, where, needed, modality)
         if not case.modality and needs_modality:
             raise InputError(f"{where}: modality '' is none of {', '.join(MODALITIES.names())}: {NAME_IT}")
         cases.append(case)
@@ -146,7 +156,7 @@ def _listed(table: Path, modality: str, *, needs_modality: bool) -> list[Case]:
     return [replace(case, subject=case.subject or case.name) for case in named_apart(cases)]
 
 
-def _case(row: Mapping[str, str], folder: Path, where: str, targets: Sequence[str], modality: str) -> Case:
+def _case(row: Mapping[str, str], folder: Path, where: str, needed: Mapping[str, bool], modality: str) -> Case:
     files = {}
     for column in ("image", "label"):
         given = (row.get(column) or "").strip()
@@ -166,19 +176,24 @@ def _case(row: Mapping[str, str], folder: Path, where: str, targets: Sequence[st
         subject=(row.get("subject") or "").strip(),
         session=(row.get("session") or "").strip() or session_by_name(image.as_posix()),
         label=files["label"],
-        targets={name: _target(row[name], f"{where}, column '{name}'") for name in targets if row[name].strip()},
+        targets={
+            name: number
+            for name, is_needed in needed.items()
+            if (number := _number(row[name], f"{where}, column '{name}': a target", needed=is_needed)) is not None
+        },
         split=(row.get("split") or "").strip(),
+        fold=_number(row.get("fold") or "", f"{where}: a fold"),
     )
 
 
-def _target(text: str, where: str) -> int:
+def _number(text: str, what: str, *, needed: bool = True) -> int | None:
+    """Return the number in a cell, None for an empty one, and for what is none and is not `needed`."""
     # Tables with gaps are often written with 1.0 for 1.
-    found = WHOLE_NUMBER.fullmatch(text.strip())
-    if found is None:
-        raise InputError(
-            f"{where}: a target is a whole number of at most 15 digits, or empty where it is not known, got '{text}'"
-        )
-    return int(found[1])
+    if found := WHOLE_NUMBER.fullmatch(text.strip()):
+        return int(found[1])
+    if needed and text.strip():
+        raise InputError(f"{what} is a whole number of at most 15 digits, or empty where it is not known, got '{text}'")
+    return None
 
 
 def named_apart(cases: Sequence[Case]) -> list[Case]:

@@ -40,7 +40,7 @@ def find_images(source: str, modality: str | None) -> Listed:
         MODALITIES.get(modality)
     place = home_expanded(source)
     if (place / CASES).is_file() or _lists_cases(place):
-        return _of_modality(Listed(find_cases(source, needs_modality=False)), modality, place)
+        return _of_modality(Listed(find_cases(source, targets=(), needs_modality=False)), modality, place)
     if is_prepared(place):
         # As cases of a task they could have but one label map each.
         return _of_modality(Listed(prepared_cases(place, label=None)), modality, place)

@@ -25,23 +25,27 @@ class Split(NamedTuple):
 def k_folds(traits: Mapping[str, Set[str]], *, folds: int, seed: int) -> list[list[str]]:
     """Divide subjects at random into `folds` groups, so that every trait is spread over them as evenly as can be.
 
-    Those with the rarest trait that is left are dealt first, each to the group that has fewest of them, and of these to
-    the smallest (Sechidis, Tsoumakas and Vlahavas 2011, "On the stratification of multi-label data"). Where there are
-    as many subjects as groups, none is empty.
+    Those with the rarest trait that is left are dealt first, each to the group that has fewest of them (Sechidis,
+    Tsoumakas and Vlahavas 2011, "On the stratification of multi-label data"); of these to the one that has fewest with
+    the subject's other traits, the rarest first, and then to the smallest. Where there are as many subjects as groups,
+    none is empty.
 
     Args:
         traits: of every subject, one at least.
     """
     groups: list[list[str]] = [[] for _ in range(folds)]
+    held: list[Counter[str]] = [Counter() for _ in range(folds)]
+    counts = Counter(trait for of in traits.values() for trait in of)
+    by_rarity = {subject: sorted(of, key=lambda trait: (counts[trait], trait)) for subject, of in traits.items()}
     left = _shuffled(traits, seed, "folds")
     while left:
-        counts = Counter(trait for subject in left for trait in traits[subject])
-        rarest = min(counts, key=lambda trait: (counts[trait], trait))
-        held = [sum(rarest in traits[subject] for subject in group) for group in groups]
+        still = Counter(trait for subject in left for trait in traits[subject])
+        rarest = min(still, key=lambda trait: (still[trait], trait))
         for subject in (one for one in left if rarest in traits[one]):
-            fewest = min(range(folds), key=lambda number: (held[number], len(groups[number])))
+            own = [rarest, *by_rarity[subject]]
+            fewest = min(range(folds), key=lambda fold: ([held[fold][of] for of in own], len(groups[fold])))
             groups[fewest].append(subject)
-            held[fewest] += 1
+            held[fewest].update(traits[subject])
         left = [subject for subject in left if rarest not in traits[subject]]
     return groups
 
@@ -63,7 +67,8 @@ def split_cases(
     """Return the cases for training, validation and test in `fold` of `folds`.
 
     Cases whose split is "test" are in no fold. With one fold there is no validation: all other cases are for training.
-    Each fold has its share of every modality, and of the subjects of which a target is true, and false.
+    Folds are those that the cases name; where they name none, each has its share of every modality, and of the subjects
+    of which a target is true, and false.
 
     Args:
         targets: names of those that are spread over the folds.
@@ -92,7 +97,8 @@ def split_cases(
         raise InputError(f"fold is 0…{folds - 1}, got {fold}")
     if len(subjects) < folds:
         raise InputError(f"{folds} folds need as many subjects, got {len(subjects)}: ask for fewer folds")
-    held_out = set(k_folds(traits, folds=folds, seed=seed)[fold]) if folds > 1 else set()
+    groups = _named_folds(rest, folds) or k_folds(traits, folds=folds, seed=seed)
+    held_out = set(groups[fold]) if folds > 1 else set()
     trained = subjects - held_out
     if num_train_subjects is not None:
         if not 1 <= num_train_subjects <= len(trained):
@@ -105,6 +111,28 @@ def split_cases(
         [case for case in rest if case.subject in held_out],
         test,
     )
+
+
+def _named_folds(cases: Sequence[Case], folds: int) -> list[set[str]] | None:
+    """Return the subjects of each fold as the cases name them, or None where none does; raises InputError."""
+    if all(case.fold is None for case in cases) or folds == 1:
+        return None
+    groups: list[set[str]] = [set() for _ in range(folds)]
+    fold_of: dict[str, int] = {}
+    for case in cases:
+        if case.fold is None or not 0 <= case.fold < folds:
+            named = "no fold" if case.fold is None else f"the fold {case.fold}"
+            raise InputError(
+                f"case '{case.name}' has {named}: where a list names folds, each case has one of 0…{folds - 1}"
+            )
+        if (other := fold_of.setdefault(case.subject, case.fold)) != case.fold:
+            raise InputError(
+                f"subject '{case.subject}' has cases of fold {other} and of fold {case.fold}: give all one"
+            )
+        groups[case.fold].add(case.subject)
+    if empty := [fold for fold, group in enumerate(groups) if not group]:
+        raise InputError(f"no case has the fold {empty[0]}, and there are to be {folds} (data.folds)")
+    return groups
 
 
 def _shuffled(subjects: Iterable[str], seed: int, what: str) -> list[str]:

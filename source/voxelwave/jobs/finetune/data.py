@@ -75,8 +75,8 @@ class Task(ABC):
     def hold(self, case: Case) -> Held:
         """Read a case; raises InputError, naming the file, where it cannot be used."""
 
-    def check_held(self, train: Sequence[Held]) -> None:
-        """Raise InputError where the training cases cannot serve, by what their files hold."""
+    def check_held(self, train: Sequence[Held], validation: Sequence[Held]) -> None:
+        """Raise InputError where cases cannot serve to train or to validate on, by what their files hold."""
         return
 
     @abstractmethod

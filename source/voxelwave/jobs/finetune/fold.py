@@ -72,7 +72,8 @@ def prepare_fold(
         InputError: for whatever cannot be used, in one line.
     """
     # 1. The cases, as their list has them, and the backbone.
-    found = find_cases(config.data.cases, modality=config.data.modality or "", label=config.data.label)
+    targets = [] if isinstance(config.task, SegmentationTask) else config.task.targets
+    found = find_cases(config.data.cases, modality=config.data.modality or "", label=config.data.label, targets=targets)
     modalities = sorted({case.modality for case in found}, key=lambda name: (MODALITIES.get(name).channels, name))
     if checkpoint is None:
         features = make_features(config.backbone, modalities, config.run.seed)
@@ -100,7 +101,7 @@ def prepare_fold(
         fold=data.fold,
         seed=config.run.seed,
         num_train_subjects=data.num_train_subjects,
-        targets=() if isinstance(config.task, SegmentationTask) else config.task.targets,
+        targets=targets,
     )
     task.check_split(split)
     console.say(f"reading {sum(map(len, split))} cases")
@@ -112,7 +113,7 @@ def prepare_fold(
         augment=data.augment,
         kept=kept,
     )
-    task.check_held(fold.train)
+    task.check_held(fold.train, fold.validation)
     counts = {"train": len(split.train), "validation": len(split.validation), "test": len(split.test)}
     description = checkpoint["description"] if checkpoint else describe_model(config, features, counts, cropped=cropped)
     return Fold(config, features, description, task, fold, len(found) - len(cases))

@@ -76,10 +76,15 @@ class Segmentation(Task):
         content = LabelledVolume(scan.volume, torch.from_numpy(labels), source=scan.source)
         return Held(case, content, scan.affine)
 
-    def check_held(self, train: Sequence[Held]) -> None:
-        """Raise InputError where a class is in no training case."""
+    def check_held(self, train: Sequence[Held], validation: Sequence[Held]) -> None:
+        """Raise InputError where a class is in no training case, or none at all in those for validation."""
         present = {label for held in train for label in held.content.present}
         missing = [name for index, name in enumerate(self._classes.names) if index and index not in present]
+        if not missing and validation and not any(held.content.present for held in validation):
+            raise InputError(
+                f"the {len(validation)} validation cases of this fold hold no voxel of any class: take other "
+                f"data.folds or another run.seed, or give the list a column 'fold'"
+            )
         if not missing:
             return
         cases = f"the {len(train)} training cases" if len(train) > 1 else f"the training case '{train[0].case.name}'"
@@ -112,8 +117,7 @@ class Segmentation(Task):
         by_class = [mean_of_known(list(of)) for of in zip(*scores, strict=True)]
         named = zip(self._classes.names[1:], by_class, strict=True)
         known = {f"{self.score}_{name}": value for name, value in named if not math.isnan(value)}
-        mean = mean_of_known(by_class)
-        return {self.score: 0.0 if math.isnan(mean) else mean, **known}
+        return {self.score: mean_of_known(by_class), **known}
 
     def evaluate(self, model: nn.Module, cases: Mapping[str, Sequence[Held]], folder: Path) -> dict[str, Any]:
         """Write label maps in the space of the images and scores in that of their label maps."""

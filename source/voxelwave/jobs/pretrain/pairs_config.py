@@ -69,7 +69,7 @@ class PairsConfig(Section):
 
     def find_cases(self) -> list[Case]:
         """Return the cases of `cases` and `split`; raises InputError where there is none."""
-        cases = find_cases(self.cases, label=(self.label or "") if self.of_labels else None)
+        cases = find_cases(self.cases, label=(self.label or "") if self.of_labels else None, targets=())
         chosen = [case for case in cases if self.split in (None, case.split)]
         if not chosen:
             known = ", ".join(sorted({case.split or "none" for case in cases}))

@@ -78,7 +78,7 @@ def probe(
         raise InputError(f"unknown modality '{modality}'; known: {', '.join(MODALITIES.names())}")
     classes = parse_classes(label_classes)
     features = load_backbone(weights, depths=None if depth is None else [depth]).to(best_device()).eval()
-    listed = find_cases(cases, modality=modality, label=label)
+    listed = find_cases(cases, modality=modality, label=label, targets=targets)
     asked = _asked(listed, targets, str(cases))
     if classes is not None and not any(case.label for case in listed):
         raise InputError(f"--label-classes: no case of {cases} has a label map")
