@@ -127,7 +127,7 @@ def write_probabilities(
 ) -> Path:
     """Write the probability of each target, by its name."""
     out = place.with_name(f"{place.name}.json")
-    write_text(out, to_json(dict(zip(targets, result.sigmoid().tolist(), strict=True))))
+    write_text(out, to_json(dict(zip(targets, result.double().sigmoid().tolist(), strict=True))))
     return out
 
 

@@ -149,6 +149,15 @@ def test_each_slice_has_its_own_slope_and_intercept(tmp_path):
     assert np.allclose(read_series(only(files)).array, expected.transpose(2, 1, 0)[::-1, ::-1], rtol=1e-6)
 
 
+def test_a_slice_whose_values_mean_nothing_is_refused_by_itself(tmp_path):
+    found, unreadable = find_series(write(tmp_path / "s", noise(), stack(), RescaleSlope=[1] * 4 + [0] + [1] * 5))
+    assert unreadable == []
+    assert sorted(len(series.files) for series in found) == [1, 9]
+    whole, alone = sorted(found, key=lambda series: series.problem or "")
+    assert alone.problem == "its RescaleSlope is 0.0, so what its values mean is unknown"
+    assert whole.note == "slices 2.50 to 5.00 mm apart, interpolated to 2.50 mm"
+
+
 def lossless_jpeg(frame):
     return imagecodecs.jpeg8_encode(frame.view(np.uint16), lossless=True)
 
@@ -584,6 +593,7 @@ def test_time_points_of_an_enhanced_file_are_parted(tmp_path):
         ({"ImagePositionPatient": None}, "no ImagePositionPatient, so where its voxels lie is unknown"),
         ({"ImageOrientationPatient": None}, "no ImageOrientationPatient"),
         ({"PixelSpacing": None}, "no PixelSpacing"),
+        ({"RescaleSlope": 0}, "its RescaleSlope is 0.0, so what its values mean is unknown"),
         ({"PixelSpacing": [1, 0]}, "its PixelSpacing is not positive"),
         ({"ImageOrientationPatient": [1, 0, 0, 1, 0, 0]}, "not two directions at right angles"),
         ({"ImageOrientationPatient": [0] * 6}, "not two directions at right angles"),

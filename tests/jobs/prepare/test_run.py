@@ -195,18 +195,19 @@ def test_a_folder_is_asked_however_it_is_written(tmp_path, monkeypatch):
 # Formats
 
 
-def test_a_dicom_series_is_prepared_as_one_scan(tmp_path):
+def dicom_series(folder, values, **tags):
+    """Write the slices of a CT, with tags beside those that every image has."""
     pydicom = pytest.importorskip("pydicom", reason="reading DICOM is an extra: pip install 'voxelwave[dicom]'")
-    folder = tmp_path / "in/MR of patient/tumour"
     folder.mkdir(parents=True)
-    values = ct(shape=(12, 13, 10))
-    for number in range(10):
+    for number in range(values.shape[2]):
         dataset = pydicom.Dataset()
         dataset.file_meta = pydicom.dataset.FileMetaDataset()
         dataset.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
-        dataset.SOPClassUID, dataset.SOPInstanceUID = "1.2.840.10008.5.1.4.1.1.2", f"1.2.3.{number}"
-        dataset.SeriesInstanceUID, dataset.Modality, dataset.PatientID = "1.2.3", "CT", "Doe^Jane"
-        dataset.SeriesDescription, dataset.ImageType = "Head of Jane Doe", ["ORIGINAL", "PRIMARY"]
+        dataset.SOPClassUID, dataset.SOPInstanceUID = (
+            "1.2.840.10008.5.1.4.1.1.2",
+            f"{tags['SeriesInstanceUID']}.{number}",
+        )
+        dataset.Modality, dataset.ImageType = "CT", ["ORIGINAL", "PRIMARY"]
         dataset.PhotometricInterpretation, dataset.SamplesPerPixel = "MONOCHROME2", 1
         dataset.Columns, dataset.Rows = values.shape[:2]
         dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit, dataset.PixelRepresentation = 16, 16, 15, 1
@@ -214,7 +215,15 @@ def test_a_dicom_series_is_prepared_as_one_scan(tmp_path):
         dataset.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
         dataset.RescaleSlope, dataset.RescaleIntercept = 1, 0
         dataset.PixelData = values[:, :, number].T.tobytes()
+        for tag, value in tags.items():
+            setattr(dataset, tag, value)
         dataset.save_as(folder / f"slice{number}.dcm", enforce_file_format=True)
+
+
+def test_a_dicom_series_is_prepared_as_one_scan(tmp_path):
+    folder = tmp_path / "in/MR of patient/tumour"
+    values = ct(shape=(12, 13, 10))
+    dicom_series(folder, values, SeriesInstanceUID="1.2.3", PatientID="Doe^Jane", SeriesDescription="Head of Jane Doe")
     (folder / "broken.dcm").write_bytes(b"no DICOM at all")
     out = tmp_path / "out"
     outcome = prepare(out, tmp_path / "in", crop=False)
@@ -230,6 +239,43 @@ def test_a_dicom_series_is_prepared_as_one_scan(tmp_path):
     assert (out / MANIFEST).read_bytes() == before
     with pytest.raises(InputError, match=r"broken\.dcm: .*--strict"):
         prepare(out, tmp_path / "in", crop=False, strict=True)
+
+
+def test_series_without_a_patient_are_of_the_subject_of_their_study(tmp_path):
+    values = ct(shape=(12, 13, 10))
+    for study, series in enumerate(["1.2.1", "1.2.2", "1.2.3", "1.2.4"]):
+        tags = {"SeriesInstanceUID": series, "StudyInstanceUID": f"9.{study // 2}", "PatientID": ""}
+        dicom_series(tmp_path / "in/series" / series, np.roll(values, study, axis=0), **tags)
+    dicom_series(tmp_path / "in/patient7/ct", values + 1, SeriesInstanceUID="1.2.5", StudyInstanceUID="9.7")
+    prepare(tmp_path / "out", tmp_path / "in", crop=False)
+    subjects = {row.subject for row in table(tmp_path / "out", tmp_path / "in").values()}
+    assert len(subjects) == 3
+    assert "patient7" in subjects  # which is no name of a series
+    of = {name: row.subject for name, row in table(tmp_path / "out", tmp_path / "in").items()}
+    assert of["series/1.2.1#1.2.1"] == of["series/1.2.2#1.2.2"] != of["series/1.2.3#1.2.3"] == of["series/1.2.4#1.2.4"]
+
+
+def test_a_label_map_is_given_to_the_series_whose_uid_its_name_begins_with(tmp_path):
+    values = ct(shape=(12, 13, 10))
+    for number, series in enumerate(["1.2.3", "1.2.3.4"]):
+        tags = {"SeriesInstanceUID": series, "PatientID": f"p{series}"}
+        dicom_series(tmp_path / "in/series" / f"scan {number}", np.roll(values, number, axis=0), **tags)
+    labels = np.zeros(values.shape, np.uint8)
+    labels[4:8, 4:8, 4:8] = 3
+    to_mm = np.diag([1.0, 1, 2, 1])
+    to_mm[:2, 3] = -11, -12  # LPS to RAS
+    for name in ("1.2.3_seg.nii", "1.2.3.4/cow_seg.nii", "1.2.3.4_seg.nii", "1.2.3.45_seg.nii", "other_seg.nii"):
+        save(tmp_path / "in/segmentations" / name, labels, affine=to_mm)
+    prepare(tmp_path / "out", tmp_path / "in", crop=False)
+    rows = table(tmp_path / "out", tmp_path / "in")
+    given = {name.split()[0]: Path(row.label_for).name for name, row in rows.items() if row.modality == "label"}
+    assert given == {
+        "segmentations/1.2.3_seg.nii": "scan 0#1.2.3",
+        "segmentations/1.2.3.4/cow_seg.nii": "scan 1#1.2.3.4",
+        "segmentations/1.2.3.4_seg.nii": "scan 1#1.2.3.4",
+        "segmentations/1.2.3.45_seg.nii": "",
+        "segmentations/other_seg.nii": "",
+    }
 
 
 def test_nrrd_is_prepared_like_nifti(tmp_path):
@@ -536,7 +582,9 @@ def test_label_maps_lie_on_the_grid_of_their_image_and_are_no_source_of_training
     assert np.array_equal(label.read(), bright * 3)
     alone = rows["labels/by_values.nii"]
     assert (alone.status, alone.modality, alone.output) == ("refused", LABEL, "")
-    assert alone.reason == "a label map by its content: 2 whole numbers from 0 to 3, with no image of its grid"
+    assert (
+        alone.reason == "a label map by its content: 2 whole numbers from 0 to 3, with no image of its grid and subject"
+    )
     assert [file.path for file in find_files(Source(str(out), ""))] == [out / "mri/a_T1.vxw"]
 
 
@@ -560,7 +608,9 @@ def test_a_label_map_of_another_grid_or_of_another_subject_has_no_image(tmp_path
     prepare(tmp_path / "out", tmp_path / "in")
     rows = table(tmp_path / "out", tmp_path / "in")
     assert [name for name, row in rows.items() if row.status == "accepted"] == ["a_T1.nii"]
-    assert all(row.reason.endswith("with no image of its grid") for name, row in rows.items() if name != "a_T1.nii")
+    assert all(
+        row.reason.endswith("with no image of its grid and subject") for name, row in rows.items() if name != "a_T1.nii"
+    )
 
 
 def test_a_label_map_is_not_given_to_the_next_person_of_the_same_grid(tmp_path):
@@ -680,7 +730,7 @@ def test_a_copy_found_later_leaves_what_a_single_call_would(tmp_path):
             "a_T1.nii": "",
             "b_T1.nii": f"the same content as {scans}/a_T1.nii",
             "c_T1.nii": f"the same content as {scans}/a_T1.nii",
-            "b_seg.nii": "a label map by its name ('seg'), with no image of its grid",
+            "b_seg.nii": "a label map by its name ('seg'), with no image of its grid and subject",
         }
         assert [path.relative_to(out).as_posix() for path in out.rglob("*.vxw")] == ["mri/a_T1.vxw"]
 

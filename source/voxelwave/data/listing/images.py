@@ -12,7 +12,6 @@ from voxelwave.data.listing.discovery import Source, base_folder, files_at, find
 from voxelwave.data.listing.manifest import is_prepared
 from voxelwave.data.listing.scans import Scan, could_be_a_scan, scans_among
 from voxelwave.data.recognition.labels import label_map_reason, without_suffix
-from voxelwave.data.recognition.rules import subject_by_name
 from voxelwave.data.store import is_stored
 from voxelwave.errors import InputError
 from voxelwave.registry import MODALITIES
@@ -68,9 +67,8 @@ def find_images(source: str, modality: str | None) -> Listed:
             label_maps.append(f"{scan.path}: {reason}")
             continue
         below = root if scan.path.is_relative_to(root) else scan.path.parent
-        subject = subject_by_name(scan.path, below, patient=scan.series.patient if scan.series else "")
         named = listed.get(scan.files[0], "")
-        cases.append(Case(without_suffix(scan.path.name), scan.path, named, subject, series=scan.series))
+        cases.append(Case(without_suffix(scan.path.name), scan.path, named, scan.subject(below), series=scan.series))
     if not cases:
         if label_maps:
             raise InputError(f"'{source}' holds label maps alone: {label_maps[0]}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from voxelwave.data.reading.unreadable import unread_format
 from voxelwave.data.reading.volume import Volume, VolumeInfo
 from voxelwave.data.recognition.labels import without_suffix
 from voxelwave.data.recognition.recognise import told_beforehand
-from voxelwave.data.recognition.rules import Told
+from voxelwave.data.recognition.rules import Told, subject_by_name
 from voxelwave.errors import DamagedVolume, InputError, UnusableVolume
 from voxelwave.ops.files import absolute
 from voxelwave.ops.loggers import printable
@@ -66,6 +67,11 @@ class Scan:
         except OSError:
             return 0, 0
         return sum(stat.st_size for stat in stats), max(stat.st_mtime_ns for stat in stats)
+
+    def subject(self, root: Path, pattern: re.Pattern[str] | None = None) -> str:
+        """Tell whose scan it is, by its path below `root` and by DICOM."""
+        told = {} if self.series is None else {"patient": self.series.patient, "study": self.series.study_token}
+        return subject_by_name(self.path, root, pattern, **told)
 
     def told(self, given: str | None = None) -> Told:
         """Tell the modality before the values are read, where it is not `given`: by DICOM tag, or by name."""

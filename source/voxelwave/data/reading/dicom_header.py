@@ -82,6 +82,11 @@ class Series:
     note: str = ""
 
     @property
+    def study_token(self) -> str:
+        """A token for the StudyInstanceUID ("" for none)."""
+        return _token(self.study)
+
+    @property
     def files(self) -> tuple[Path, ...]:
         """The files in the order of position."""
         return tuple(dict.fromkeys(piece.file for piece in self.slices))
@@ -122,7 +127,7 @@ def _plane(file: Path, frame: int, values: Mapping[str, Any], problem: str | Non
         uid=_text(values["SeriesInstanceUID"]),
         modality=_text(values.get("Modality")),
         description=_text(values.get("SeriesDescription")),
-        patient=sha256(patient.encode()).hexdigest()[:12] if patient else "",
+        patient=_token(patient),
         study=_text(values.get("StudyInstanceUID")),
         instance=_text(values.get("SOPInstanceUID")) if int(values.get("NumberOfFrames") or 1) > 1 else "",
         problem=problem,
@@ -167,6 +172,10 @@ def _refusal(values: Mapping[str, Any]) -> str | None:
         return "its pixels are MONOCHROME1, so its values may be inverted Hounsfield units: store it as MONOCHROME2"
     if values.get("HighBit") is not None and values["HighBit"] != values.get("BitsStored", 0) - 1:
         return "its HighBit is not BitsStored - 1, so which bits of a pixel are its value is unknown"
+    scale = {name: values.get(name) for name in ("RescaleSlope", "RescaleIntercept")}
+    for name, value in scale.items():
+        if value is not None and not (np.isfinite(float(value)) and (value or name == "RescaleIntercept")):
+            return f"its {name} is {value}, so what its values mean is unknown"
     for name in PLACE:
         if not _text(values.get(name)):
             return f"no {name}, so where its voxels lie is unknown"
@@ -231,6 +240,11 @@ def _numbers(value: Any) -> Float64[ndarray, "number"]:
 def _vector(values: Float64[ndarray, "3"]) -> Vector:
     x, y, z = values.tolist()
     return x, y, z
+
+
+def _token(text: str) -> str:
+    """Return a token for a text, and nothing for none."""
+    return sha256(text.encode()).hexdigest()[:12] if text else ""
 
 
 def _text(value: Any) -> str:

@@ -101,14 +101,17 @@ def contradiction(told: Told, array: Float32[ndarray, "..."]) -> str | None:
     return None
 
 
-def subject_by_name(path: Path, root: Path, pattern: re.Pattern[str] | None = None, *, patient: str = "") -> str:
+def subject_by_name(
+    path: Path, root: Path, pattern: re.Pattern[str] | None = None, *, patient: str = "", study: str = ""
+) -> str:
     """Tell whose scan a file is; scans of one subject must never be parted by a split.
 
     In this order: the first group of `pattern` that holds something in the path below `root`; BIDS' `sub-…`, with the
     folder of its data set, since another one counts from 01 again; the `patient` that DICOM names; the subject in names
     of DeepLesion, OASIS, ADNI and BraTS; the name of the file without words of modality, label and kind of scan
     (`stroke_T1`, `stroke_T2_post`: stroke) or nnU-Net's number of a channel. Where nothing else is in the name, it is
-    the highest folder that says more (`patient07/month12/T1`: patient07).
+    the highest folder that says more (`patient07/month12/T1`: patient07). What the folder of a series says is mostly
+    the name of the series: its `study`, where DICOM names one, comes before that.
     """
     stem = without_suffix(path.name)
     *folders, root_name = _folders(path, root) or [""]
@@ -132,6 +135,8 @@ def subject_by_name(path: Path, root: Path, pattern: re.Pattern[str] | None = No
             return found[1]
     if (folders or [root_name])[-1] in ("imagesTr", "imagesTs"):
         stem = CHANNEL.sub("", stem)
+    if study and own_words(stem):
+        return study
     names = (stem, *folders, root_name)
     return next(("_".join(words) for name in names if (words := own_words(name))), stem)
 

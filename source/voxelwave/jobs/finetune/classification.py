@@ -87,7 +87,7 @@ class Classification(Task):
         """Return the mean area over the targets, that of each, and the loss."""
         logits = self._logits(model, cases)
         truth = torch.from_numpy(np.stack([self._truth(held.case) for held in cases]))
-        areas = areas_under_curve(logits.sigmoid().double().numpy(), truth.double().numpy())
+        areas = areas_under_curve(logits.double().sigmoid().numpy(), truth.double().numpy())
         named = zip(self._targets, areas, strict=True)
         known = {f"{self.score}_{name}": area for name, area in named if not math.isnan(area)}
         return {
@@ -100,7 +100,7 @@ class Classification(Task):
         """Write the probabilities of every case and the area of every target."""
         rows, areas, summary = [], [], {}
         for part, of in cases.items():
-            probabilities = self._logits(model, of).sigmoid().double().numpy()
+            probabilities = self._logits(model, of).double().sigmoid().numpy()
             truth = np.stack([self._truth(held.case) for held in of]).astype(np.float64)
             rows += [self._row(part, *one) for one in zip(of, probabilities, truth, strict=True)]
             by_target = dict(zip(self._targets, areas_under_curve(probabilities, truth), strict=True))
@@ -120,7 +120,7 @@ class Classification(Task):
         """Draw the ROC curve of every target."""
         from voxelwave.jobs.finetune.figures import draw_roc
 
-        probabilities = self._logits(model, cases).sigmoid().double().numpy()
+        probabilities = self._logits(model, cases).double().sigmoid().numpy()
         truth = np.stack([self._truth(held.case) for held in cases])
         draw_roc(probabilities, truth, self._targets, path)
 
@@ -135,5 +135,5 @@ class Classification(Task):
         named = zip(self._targets, probabilities.tolist(), truth.tolist(), strict=True)
         row: dict[str, Any] = {"part": part, "case": held.case.name, "subject": held.case.subject}
         for name, probability, true in named:
-            row |= {name: f"{probability:.6f}", f"{name}_truth": true if math.isnan(true) else int(true)}
+            row |= {name: f"{probability:.12g}", f"{name}_truth": true if math.isnan(true) else int(true)}
         return row

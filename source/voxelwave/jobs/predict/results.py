@@ -189,11 +189,11 @@ class TargetTable:
 
     def add(self, case: Case, scan: Scaled) -> None:
         """Classify a scan; the table is on disk before the next."""
-        probabilities = predict_targets(self._model, scan.volume, size=self._size).sigmoid().tolist()
+        probabilities = predict_targets(self._model, scan.volume, size=self._size).double().sigmoid().tolist()
         origin = origin_of(case)
         row = {"modality": case.modality, "model": self._name, **origin._asdict(), "bytes": str(origin.bytes)}
         named = zip(self._targets, probabilities, strict=True)
-        self._rows[origin.image] = row | {target: f"{probability:.6f}" for target, probability in named}
+        self._rows[origin.image] = row | {target: f"{probability:.12g}" for target, probability in named}
         write_text(self._out, as_csv(self._columns, self._rows.values(), checked=True))
 
     def _read(self) -> list[dict[str, str]]:

@@ -15,7 +15,6 @@ from voxelwave.data.listing.manifest import LABEL, Row
 from voxelwave.data.listing.scans import Scan
 from voxelwave.data.reading.volume import spacing_of
 from voxelwave.data.recognition.recognise import NotAnImage
-from voxelwave.data.recognition.rules import subject_by_name
 from voxelwave.data.store import SUFFIX, StoredInfo, StoredVolume, write_stored
 from voxelwave.errors import DamagedVolume, UnusableVolume
 from voxelwave.jobs.prepare.contact_sheet import save_strip, three_slices
@@ -114,10 +113,9 @@ def refused(scan: Scan, how: Preparation, reason: UnusableVolume, facts: dict[st
 def described(scan: Scan, how: Preparation, facts: dict[str, Any], **columns: Any) -> Row:
     """Return a row of what is known of `scan`."""
     file_bytes, file_mtime_ns = scan.stamp()
-    patient = scan.series.patient if scan.series else ""
     return Row(
         file=scan.name,
-        subject=subject_by_name(scan.path, scan.root, how.subject, patient=patient),
+        subject=scan.subject(scan.root, how.subject),
         file_bytes=file_bytes,
         file_mtime_ns=file_mtime_ns,
         **{"note": scan.series.note if scan.series else "", **facts},
