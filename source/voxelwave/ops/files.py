@@ -184,8 +184,10 @@ def content_mark(path: Path, *, blocks: int | None = None) -> str:
     """Return `MARK_DIGITS` hex digits that follow from the size and the content of a file.
 
     The ends of what gzip compressed and of a stored volume hold checksums of all the rest. Of any other file all is
-    read, or that many `blocks` at even distances.
+    read, or that many `blocks` at even distances. Raises OSError for what is no file.
     """
+    if not path.is_file() and path.exists():  # opening a pipe would wait for its writer
+        raise OSError(errno.EINVAL, "not a file but a folder, a pipe or a device", str(path))
     digest = hashlib.blake2b(digest_size=MARK_DIGITS // 2)
     with path.open("rb") as file:
         checked = file.read(BLOCK).startswith(CHECKED)

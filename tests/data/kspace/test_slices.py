@@ -147,6 +147,40 @@ def test_what_was_not_measured_is_neither_sampled_nor_moved(tmp_path):
     assert not (drawn & ~partial_fourier).any()
 
 
+@pytest.mark.parametrize(
+    "kept",
+    [
+        torch.rand(ROWS, COLUMNS, generator=torch_generator("places")) > 0.7,
+        (torch.arange(ROWS) % 4 == 0)[:, None].expand(ROWS, COLUMNS),
+    ],
+    ids=["single places", "rows"],
+)
+@pytest.mark.parametrize("sampling", [None, EquispacedLines(acceleration=2)])
+def test_kspace_of_which_places_within_columns_are_left_out_is_refused(tmp_path, kept, sampling):
+    write_fastmri(tmp_path / "test.h5", kspace() * kept, plain_header(kspace()))
+    with pytest.raises(InputError, match=r"test\.h5: within its columns places are 0: it was sampled place by place"):
+        KspaceSlices([KspaceFile(tmp_path / "test.h5")], sampling)[0]
+
+
+def test_an_echo_that_was_cut_and_a_place_that_is_0_by_chance_are_measured(tmp_path):
+    values = kspace() * (torch.arange(ROWS) > 4)[:, None]
+    values[..., ROWS // 2, 3] = 0
+    write_fastmri(tmp_path / "test.h5", values, plain_header(values))
+    assert KspaceSlices([KspaceFile(tmp_path / "test.h5")])[0].sampled.all()
+
+
+def test_a_mask_is_not_that_of_kspace_that_was_turned(tmp_path):
+    write_challenge(tmp_path, "a.h5", kspace(), centre_and_every_fourth(), size=(20, 20))
+    file = KspaceFile(tmp_path / "kspace" / "a.h5")
+    turn = MRAugment(chances={"rotate90": Chance(p_max=1.0)}, num_epochs=1)
+    slices = KspaceSlices([file], augment=turn, seed=1)
+    slices.set_epoch(1)
+    with pytest.raises(
+        InputError, match=rf"a\.h5: augmentation turned it to {ROWS} columns, and its mask has {COLUMNS}"
+    ):
+        [slices[index] for index in range(len(slices))]
+
+
 def test_the_data_range_is_that_of_the_file_the_volume_or_the_slice(files, tmp_path):
     target = target_of(kspace(), (ROWS, COLUMNS))
     expected = {"attribute": target.max(), "volume": target.max(), "slice": target[1].max()}
@@ -160,6 +194,10 @@ def test_the_data_range_is_that_of_the_file_the_volume_or_the_slice(files, tmp_p
         KspaceSlices([KspaceFile(path)])[0]
     found = KspaceSlices([KspaceFile(path)], data_range="volume")[0].data_range
     assert found == pytest.approx(float(target.max()))
+    with h5py.File(path, "r+") as file:
+        file["reconstruction_rss"][...] = 0
+    with pytest.raises(InputError, match=r"none\.h5: its target has no value above 0, and shows nothing"):
+        KspaceSlices([KspaceFile(path)], data_range="volume")[0]
 
 
 def test_what_cannot_be_used_is_named(files, tmp_path):

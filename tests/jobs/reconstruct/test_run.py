@@ -1,4 +1,5 @@
 import json
+import os
 import shutil
 
 import h5py
@@ -102,6 +103,24 @@ def test_classical_methods_see_the_same_samples(runs, files, tmp_path):
     wanted = zero_filled(crop_readout(file.slice(1), 30)[None] * sampled, sampled[None])
     np.testing.assert_allclose(found.images[1], center_crop(wanted, (28, 24))[0].numpy(), atol=1e-6)
     assert (found.method, found.specialist) == ("zero_filled", "")
+
+
+def test_a_classical_method_needs_no_anatomy(runs, files, tmp_path):
+    of = load_reconstruction(runs / "rate4").config.model_dump(mode="json")
+    anatomies = {"one": {"data.anatomy": "brain"}, "other": {"data.anatomy": "knee", "data.acceleration": 8}}
+    (tmp_path / "both.yaml").write_text(yaml.safe_dump(of | {"specialists": anatomies}))
+    reconstruct_files(tmp_path / "both.yaml", str(files), tmp_path / "both", method="sense", console=QUIET)
+    reconstruct_files(runs / "rate4", str(files), tmp_path / "one", method="sense", console=QUIET)
+    both, one = (read_hdf5(tmp_path / out / "volume0.h5") for out in ("both", "one"))
+    np.testing.assert_array_equal(both.images, one.images)
+    assert both.anatomy == ""
+
+
+def test_a_pipe_among_the_kspace_is_refused(runs, files, tmp_path):
+    folder = shutil.copytree(files, tmp_path / "files")
+    os.mkfifo(folder / "kspace" / "pipe.h5")
+    outcome = reconstruct_files(runs / "rate4", str(folder), tmp_path / "out", method="zero_filled", console=QUIET)
+    assert outcome.unusable == 1
 
 
 def test_a_configuration_will_do_for_a_classical_method(runs, files, tmp_path):

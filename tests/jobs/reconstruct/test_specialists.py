@@ -59,6 +59,19 @@ def test_a_later_block_of_all_goes_on_from_the_router_that_is_there(tmp_path):
         assert {record["epoch"] for record in measured(config)} == {1, 2}
 
 
+def test_the_files_of_all_are_made_before_the_router_is_trained_on_them(tmp_path):
+    made = {"volumes": 2, "slices": 1, "size": 32, "coils": 2}
+    anatomies = {
+        name: {"data.files": str(tmp_path / name), "data.anatomy": name, "data.synthesize": made | {"seed": seed}}
+        for seed, name in enumerate(("brain", "knee"))
+    }
+    base = reconstruction(tmp_path, tmp_path / "runs", blocks=[{"epochs": 1}]).model_dump(mode="json")
+    base["router"] = {"data": {"image_size": 16, "validation_share": 0}, "training": {"epochs": 1}}
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(base | {"specialists": anatomies}))
+    assert train_specialists(path, load_plan(path), router=True, console=QUIET).exit_code == 0
+
+
 @pytest.mark.parametrize(
     ("asked", "said"),
     [

@@ -10,7 +10,7 @@ from support.command import voxelwave
 from support.kspace_files import centre_and_every_fourth, kspace
 from support.reconstruction_runs import TINY, measured, reconstruction, same_weights, write_volumes
 from support.stopping import stop_after
-from voxelwave.data.kspace.writing import plain_header, write_mrd
+from voxelwave.data.kspace.writing import plain_header, write_fastmri, write_mrd
 from voxelwave.engine.checkpoint import load_checkpoint
 from voxelwave.errors import InputError
 from voxelwave.jobs.common.console import Console
@@ -287,6 +287,47 @@ def test_validation_leaves_files_to_train_on(files, tmp_path):
     ):
         with pytest.raises(InputError, match=said):
             train_reconstruction(reconstruction(place, tmp_path, data={"validation": validation}), console=QUIET)
+
+
+def test_a_file_is_trained_or_validated_on_whatever_its_path_says(files, tmp_path):
+    folder = shutil.copytree(files, tmp_path / "files")
+    (folder / "kspace" / "again.h5").symlink_to("volume0.h5")
+    one = f"{folder}/../files/kspace/volume0.h5"
+    found = find_files(reconstruction(folder, tmp_path, data={"validation": one}).data, seed=0, console=QUIET)
+    assert [file.path.name for file in found.training] == ["volume1.h5", "volume2.h5"]
+    assert len(found.validation) == 1
+
+
+def test_files_of_one_subject_are_trained_or_validated_on(files, tmp_path):
+    folder = shutil.copytree(files, tmp_path / "files")
+    for number in range(3):
+        shutil.copy(folder / "kspace" / f"volume{number}.h5", folder / "kspace" / f"volume{number + 3}.h5")
+    for number in range(6):
+        with h5py.File(folder / "kspace" / f"volume{number}.h5", "r+") as file:
+            file.attrs["patient_id"] = f"patient {number % 3}"
+    of = reconstruction(folder, tmp_path, data={"validation": 0.3})
+    for seed in range(4):
+        found = find_files(of.data, seed=seed, console=QUIET)
+        numbers = [{int(file.path.stem[-1]) % 3 for file in part} for part in found]
+        assert len(found.validation) == 2
+        assert not numbers[0] & numbers[1]
+    for number in range(6):
+        with h5py.File(folder / "kspace" / f"volume{number}.h5", "r+") as file:
+            file.attrs["patient_id"] = "the only one"
+    with pytest.raises(InputError, match=r"all 6 files of '.*' are of one subject: set data.validation to 0"):
+        find_files(of.data, seed=0, console=QUIET)
+
+
+def test_a_slice_that_is_turned_keeps_the_rows_of_its_target(tmp_path):
+    folder = tmp_path / "files"
+    folder.mkdir()
+    values = kspace(columns=40)
+    write_fastmri(folder / "wide.h5", values, plain_header(values))
+    blocks = [{"epochs": 1, "augment": {"moves": {"rotate90": {"p_max": 1}}}}]
+    of = reconstruction(folder, tmp_path, blocks=blocks, data={"readout_rows": 32}, run={"seed": 1})
+    steps = ReconstructionSteps(of, find_files(of.data, seed=0, console=QUIET).training, neighbours=1)
+    shapes = {tuple(steps.whole(micro).target.shape[1:]) for micro in range(steps.steps_per_epoch)}
+    assert (40, 32) in shapes
 
 
 def test_masks_that_do_not_fit_a_file_name_it(files, tmp_path):

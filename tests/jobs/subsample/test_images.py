@@ -239,6 +239,23 @@ def test_several_coils_or_a_mask_are_refused(tmp_path):
     write(tmp_path / "file.h5", torch.rand(1, 1, 32, 32), (torch.arange(32) - 16).abs() < 10)
     with pytest.raises(InputError, match="is undersampled by its mask"):
         load_images(SubsampleData(source=str(tmp_path / "file.h5")))
+    for number in range(4):
+        (tmp_path / "some").mkdir(exist_ok=True)
+        write(tmp_path / "some" / f"file{number}.h5", torch.rand(1, 1, 32, 32), single_coil=True)
+        with h5py.File(tmp_path / "some" / f"file{number}.h5", "r+") as file:
+            file["kspace"][..., ::4] = 0
+    with pytest.raises(InputError, match="is undersampled already, and nothing tells what that leaves out"):
+        load_images(SubsampleData(source=str(tmp_path / "some"), slices=1, size=32))
+
+
+def test_of_an_archive_the_first_stack_alone_is_unpacked(tmp_path, monkeypatch):
+    images = np.random.default_rng(0).random((6, 32, 32)).astype(np.float32)
+    np.savez(tmp_path / "a.npz", names=np.zeros(3), large=np.zeros((2, 2, 2, 2)), images=images, later=images + 1)
+    data = SubsampleData(source=str(tmp_path / "a.npz"), slices=1, size=32, volumes=6)
+    assert load_images(data).training.shape == (32, 32)
+    monkeypatch.setattr("voxelwave.jobs.common.magnitude_images.MOST_STACKED", 1000)
+    with pytest.raises(InputError, match=r"'images.npy' holds 6,144 values, more than is read: 1,000"):
+        load_images(data)
 
 
 def test_the_test_is_opened_with_one_set_of_weights(tmp_path):

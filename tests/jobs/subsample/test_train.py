@@ -1,4 +1,5 @@
 import json
+import os
 
 import numpy as np
 import pytest
@@ -11,11 +12,11 @@ from voxelwave.engine.checkpoint import load_checkpoint
 from voxelwave.errors import InputError
 from voxelwave.jobs.common.console import Console
 from voxelwave.jobs.subsample import model
-from voxelwave.jobs.subsample.model import load_subsampled
+from voxelwave.jobs.subsample.model import Built, load_subsampled
 from voxelwave.jobs.subsample.own_model import read_own_model
 from voxelwave.jobs.subsample.parts import load_images
 from voxelwave.jobs.subsample.scoring import by_network, score
-from voxelwave.jobs.subsample.train import train_subsampled
+from voxelwave.jobs.subsample.train import _as_it_began, train_subsampled
 from voxelwave.objectives.subsampled_reconstruction import SubsampledReconstruction
 
 QUIET = Console(quiet=True)
@@ -206,6 +207,28 @@ def test_a_file_may_say_its_encoding_and_may_not_end_the_process(tmp_path):
     assert "# für" in read_own_model(path).source
     with pytest.raises(InputError, match=r"mine.py, line 2: SystemExit: 3"):
         own(tmp_path, text="import sys\nsys.exit(3)")
+
+
+def test_what_is_no_file_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "mine.py")
+    with pytest.raises(InputError, match=r"cannot read the model .*mine.py: not a file but a folder, a pipe"):
+        read_own_model(tmp_path / "mine.py")
+
+
+def test_a_network_that_was_moved_begins_anew_with_its_buffers():
+    layer, objective = torch.nn.Linear(2, 2), torch.nn.Sequential()
+    layer.register_buffer("mask", torch.ones(2))
+    objective.add_module("layer", layer)
+    objective.add_module("norm", torch.nn.BatchNorm1d(2))
+    begin = _as_it_began(Built(layer, objective))
+    objective.double()  # as moving it to a device does, that replaces buffers
+    with torch.no_grad():
+        for value in (*objective.parameters(), *objective.buffers()):
+            value.fill_(7)
+    begin()
+    assert objective.norm.running_mean.tolist() == [0, 0]
+    assert objective.norm.weight.tolist() == [1, 1]
+    assert layer.mask.tolist() == [7, 7]
 
 
 def test_a_file_that_is_not_there_is_one_line(tmp_path):

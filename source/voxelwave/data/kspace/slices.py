@@ -21,6 +21,7 @@ from voxelwave.physics.acquisition import sample
 from voxelwave.physics.samplings import Sampling
 
 DataRange = Literal["attribute", "volume", "slice"]
+HOLES = 0.01  # of the places within columns, that may be 0 by chance
 
 
 class KspaceItem(NamedTuple):
@@ -54,9 +55,19 @@ class SamplingByFile(Protocol):
         ...
 
 
-def measured_columns(kspace: Complex64[Tensor, "slice coil height width"]) -> Bool[Tensor, " width"]:
-    """Return which columns hold anything but 0."""
-    return kspace.ne(0).any(dim=0).any(dim=0).any(dim=0)
+def measured_columns(kspace: Complex64[Tensor, "slice coil height width"], path: Path) -> Bool[Tensor, " width"]:
+    """Return which columns hold anything but 0; margins of a column may, as of an echo that was cut.
+
+    Raises InputError, which names the file, where places within columns were left out.
+    """
+    places = kspace.ne(0).any(dim=0).any(dim=0)
+    inside = (places.cumsum(0) > 0) & (places.flip(0).cumsum(0).flip(0) > 0)
+    if int((inside & ~places).sum()) > HOLES * int(inside.sum()):
+        raise InputError(
+            f"{path}: within its columns places are 0: it was sampled place by place, or its lines lie along the "
+            "width; whole columns alone can be read"
+        )
+    return places.any(dim=0)
 
 
 def has_gaps(columns: Bool[Tensor, " width"]) -> bool:
@@ -123,7 +134,7 @@ class KspaceSlices(Dataset[KspaceItem]):
         # 1. All that was measured.
         kspace, target = file.slice(index, neighbours=self.neighbours), file.target(index)
         largest = 0.0 if target is None else self._largest(file, target)
-        measured = measured_columns(kspace)
+        measured = measured_columns(kspace, file.path)
         if has_gaps(measured) and (self.augment is not None or self.sampling is not None):
             raise InputError(
                 f"{file.path}: is undersampled already: only whole images can be augmented or undersampled; leave it "
@@ -150,7 +161,12 @@ class KspaceSlices(Dataset[KspaceItem]):
         if self.sampling is None:
             chosen = torch.ones(shape[1], dtype=torch.bool)
             first, last = file.info.measured_columns
-            if file.info.sampled is not None and len(file.info.sampled) == shape[1]:
+            if file.info.sampled is not None:
+                if len(file.info.sampled) != shape[1]:
+                    raise ValueError(
+                        f"augmentation turned it to {shape[1]} columns, and its mask has {len(file.info.sampled)}: "
+                        "take no 'rotate90', or name samplings"
+                    )
                 chosen = torch.tensor(file.info.sampled)
                 chosen[:first] = chosen[last:] = False
             return chosen.repeat(shape[0], 1)
@@ -172,4 +188,6 @@ class KspaceSlices(Dataset[KspaceItem]):
         if file.path not in self._maxima:
             images = (file.target(index) for index in range(len(file)))
             self._maxima[file.path] = max(float(image.max()) for image in images if image is not None)
+        if not self._maxima[file.path] > 0:
+            raise InputError(f"{file.path}: its target has no value above 0, and shows nothing: leave it out")
         return self._maxima[file.path]

@@ -6,16 +6,20 @@ import glob
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+import torch
+
 from voxelwave.data.kspace.files import IMAGE_FOLDER, KSPACE_FOLDER, KspaceFile
+from voxelwave.data.kspace.hdf5 import opened
 from voxelwave.data.kspace.twix import SUFFIX as TWIX
 from voxelwave.data.kspace.twix import is_twix
 from voxelwave.data.listing.discovery import home_expanded, walk
-from voxelwave.errors import InputError
+from voxelwave.errors import InputError, UnusableVolume
 from voxelwave.jobs.common.console import Console
-from voxelwave.ops.files import content_mark
+from voxelwave.ops.files import content_mark, real_path
 from voxelwave.ops.seeding import number_and_checksum
 
 SUFFIX = ".h5"
+SUBJECT = "patient_id"
 RESULTS = "reconstruct.json"  # the record of a folder of reconstructions
 MARKED_BLOCKS = 16  # parts of a file that its mark follows from
 
@@ -24,7 +28,7 @@ def find_kspace(source: str) -> list[Path]:
     """Return the files of k-space of a folder (to its bottom), of a glob, or the one file, sorted.
 
     A folder `image` beside a folder `kspace` holds the images of those files, and is left out, as are folders below it
-    that reconstructions were written to.
+    that reconstructions were written to. A file that links lead to, too, is there once.
     Raises InputError where there is none.
     """
     place = home_expanded(source)
@@ -41,7 +45,30 @@ def find_kspace(source: str) -> list[Path]:
             f"'{source}' holds no k-space ({SUFFIX}, or {TWIX} of Siemens; working folder: {Path.cwd()}): give a file, "
             "a folder or a glob in quotes, or make some with `voxelwave reconstruct synthesize`"
         )
-    return found
+    return list({real_path(path): path for path in reversed(found)}.values())[::-1]
+
+
+def subject_of(path: Path) -> str:
+    """Return whose scan a file is, as an attribute of fastMRI's files says; "" where nothing does."""
+    try:
+        with opened(path) as file:
+            said = file.attrs.get(SUBJECT, "")
+    except (UnusableVolume, OSError):  # of formats that say it elsewhere, or not
+        return ""
+    return said.decode("utf-8", "replace") if isinstance(said, bytes) else str(said)
+
+
+def drawn_to_validate(paths: Sequence[Path], count: int, generator: torch.Generator) -> set[int]:
+    """Draw the numbers of about `count` files to validate on: all of a subject or none, and one subject is left."""
+    groups: dict[str, list[int]] = {}
+    for number, path in enumerate(paths):
+        groups.setdefault(subject_of(path) or f"{number} {path}", []).append(number)
+    order = list(groups.values())
+    drawn = set[int]()
+    for group in torch.randperm(len(order), generator=generator).tolist()[:-1]:
+        if len(drawn) < count:
+            drawn.update(order[group])
+    return drawn
 
 
 def _is_result(path: Path, source: Path) -> bool:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import math
+import zipfile
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -34,6 +36,7 @@ HEADS, PHANTOMS = "heads", "phantoms"
 GENERATED = (HEADS, PHANTOMS)
 SMALLEST_SIDE, LARGEST_SIDE = 32, 512
 MOST_VOLUMES = 100_000
+MOST_STACKED = 2**29  # values of a stack
 CONTRASTS = ("T1", "T2", "FLAIR")
 STACKS = (".npy", ".npz")
 PHANTOM_MM = 230.0
@@ -175,8 +178,9 @@ def _stack(path: Path, slices: int) -> Real[ndarray, "image rows columns"]:
     """Return the array of a file, of an archive the first with three axes."""
     with as_unusable(path):
         loaded = np.load(path, allow_pickle=False)
-        arrays = [loaded] if isinstance(loaded, ndarray) else (loaded[name] for name in loaded.files)
-        stack = next((array for array in arrays if array.ndim == 3), None)
+        if not isinstance(loaded, ndarray):
+            loaded = next((loaded[name] for name, shape in _shapes(path).items() if len(shape) == 3), None)
+        stack = None if loaded is None or loaded.ndim != 3 else loaded
     if stack is None:
         raise UnusableVolume("holds no array of three axes, images × rows × columns")
     if stack.dtype.kind not in "fiu":
@@ -184,6 +188,21 @@ def _stack(path: Path, slices: int) -> Real[ndarray, "image rows columns"]:
     if len(stack) < slices:
         raise UnusableVolume(f"too few images for a volume: {len(stack)}, and {slices} slices are asked for")
     return np.asarray(stack)
+
+
+def _shapes(archive: Path) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of the arrays in an archive, of which none is unpacked; raises UnusableVolume."""
+    shapes = {}
+    with zipfile.ZipFile(archive) as members:
+        for name in members.namelist():
+            with members.open(name) as stream:
+                newer = np.lib.format.read_magic(stream) > (1, 0)
+                read = np.lib.format.read_array_header_2_0 if newer else np.lib.format.read_array_header_1_0
+                shape, _, _ = read(stream)
+            if math.prod(shape) > MOST_STACKED:
+                raise UnusableVolume(f"'{name}' holds {math.prod(shape):,} values, more than is read: {MOST_STACKED:,}")
+            shapes[name.removesuffix(".npy")] = shape
+    return shapes
 
 
 def _check(images: Real[ndarray, "first second third"]) -> None:

@@ -24,7 +24,7 @@ from voxelwave.jobs.common.config_file import apply_override, naming, read_confi
 from voxelwave.ops.seeding import torch_generator
 from voxelwave.registry import EMBEDDINGS, METRIC_LOSSES, SAMPLINGS
 
-MOST_PHANTOMS, LARGEST_SIDE = 10_000_000, 2048  # beyond that a number is a slip, and memory ends first
+MOST_PHANTOMS, MOST_COILS, LARGEST_SIDE = 10_000_000, 256, 2048  # beyond that a number is a slip, and memory ends first
 
 
 class PhantomRun(RunConfig):
@@ -78,7 +78,7 @@ class PhantomData(Section):
     train_length: Annotated[int, Field(ge=2, le=MOST_PHANTOMS)] = 800
     val_length: Annotated[int, Field(ge=2, le=MOST_PHANTOMS)] = 200
     image_size: Annotated[int, Field(ge=16, le=LARGEST_SIDE)] = 128
-    num_coils: PositiveInt = 8
+    num_coils: Annotated[int, Field(ge=1, le=MOST_COILS)] = 8
     num_virtual_coils: PositiveInt | None = None
     noise: Annotated[float, Field(ge=0, le=100)] = 0.02
     rescan: bool = True

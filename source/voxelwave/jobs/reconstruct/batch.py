@@ -50,7 +50,9 @@ def batch_of(slices: KspaceSlices, index: int, prepare: Preparation, modality: s
     """Return one item as a batch; raises InputError, which names the file, for one that cannot be used."""
     file, _ = slices.place(index)
     item: KspaceItem = slices[index]
-    kspace, sampled = prepare(item.kspace, item.sampled, file)
+    # The target of a slice that augmentation turned has other rows than that of its file.
+    rows = 0 if item.target is None else item.target.shape[0]
+    kspace, sampled = prepare(item.kspace, item.sampled, file, least_rows=rows)
     return ReconstructionBatch(
         kspace[None],
         sampled[None],

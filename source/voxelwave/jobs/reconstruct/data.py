@@ -15,11 +15,12 @@ from voxelwave.data.kspace.files import KspaceFile
 from voxelwave.data.kspace.slices import KspaceSlices
 from voxelwave.errors import InputError
 from voxelwave.jobs.common.console import Console
-from voxelwave.jobs.common.kspace_files import find_kspace, open_kspace
+from voxelwave.jobs.common.kspace_files import drawn_to_validate, find_kspace, open_kspace
 from voxelwave.jobs.reconstruct.batch import ReconstructionBatch, band_of, batch_of
 from voxelwave.jobs.reconstruct.config import ReconstructionConfig, ReconstructionData
 from voxelwave.jobs.reconstruct.preparation import Preparation, check_target
 from voxelwave.jobs.reconstruct.schedule import Block, block_at, blocks_of
+from voxelwave.ops.files import real_path
 from voxelwave.ops.loggers import logger
 from voxelwave.ops.memory import one_thread
 from voxelwave.ops.seeding import torch_generator
@@ -47,16 +48,19 @@ def find_files(
     paths, held_out = find_kspace(data.files), []
     if isinstance(data.validation, str):
         held_out = find_kspace(data.validation)
-        paths = [path for path in paths if path not in set(held_out)]
+        validated = set(map(real_path, held_out))
+        paths = [path for path in paths if real_path(path) not in validated]
         if not paths:
             raise InputError(f"all files of '{data.files}' are those of data.validation: give others to train on")
     elif data.validation:
         if len(paths) == 1:
             raise InputError(f"{paths[0]} is the only file, and data.validation={data.validation:g}: set it to 0")
         count = min(max(round(data.validation * len(paths)), 1), len(paths) - 1)
-        drawn = torch.randperm(len(paths), generator=torch_generator(seed, "validation"))[:count].tolist()
+        drawn = drawn_to_validate(paths, count, torch_generator(seed, "validation"))
+        if not drawn:
+            raise InputError(f"all {len(paths)} files of '{data.files}' are of one subject: set data.validation to 0")
         held_out = [paths[index] for index in sorted(drawn)]
-        paths = [path for path in paths if path not in set(held_out)]
+        paths = [path for index, path in enumerate(paths) if index not in drawn]
     check = partial(check_target, readout_rows=data.readout_rows, needed=needs_target, data_range=data.data_range)
     training, validation = (
         open_kspace(places, skip_unusable=data.skip_unusable, console=console, check=check) if places else []

@@ -177,10 +177,15 @@ class Specialists:
         return {name: content_mark(path / BEST if path.is_dir() else path) for name, path in self.paths.items()}
 
     def anatomy(self, file: KspaceFile) -> str:
-        """Return the anatomy of a file, "" where nothing says it: the router's, or the only one that is known."""
+        """Return the anatomy of a file, "" where nothing says it: the router's, or the only one that is known.
+
+        Raises InputError where networks are of several anatomies and there is no router.
+        """
         known = {config.data.anatomy or "" for config in self.configs.values()}
         if len(known) == 1:
             return known.pop()
+        if self.router is None and self.method != NETWORK:
+            return ""
         if self.router is None:
             names = ", ".join(sorted(known - {""}))
             raise InputError(
@@ -190,8 +195,11 @@ class Specialists:
         return anatomy_of(self.router, file)[0]
 
     def pick(self, anatomy: str, acceleration: Acceleration | None, width: int) -> Specialist:
-        """Return the specialist for an anatomy and the rate of so many lines; None is that of the first."""
-        drawn = {name: (of.data.anatomy or "", drawn_rate(of, width)) for name, of in self.configs.items()}
+        """Return the specialist for an anatomy, "" for any, and the rate of lines; None is that of the first."""
+        drawn = {
+            name: ((of.data.anatomy or "") if anatomy else "", drawn_rate(of, width))
+            for name, of in self.configs.items()
+        }
         wanted, error = next(rate for _, rate in drawn.values()), 0.0
         if acceleration is not None:
             wanted, error = acceleration.nominal, acceleration.error

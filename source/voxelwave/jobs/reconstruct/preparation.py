@@ -36,8 +36,10 @@ class Preparation:
         kspace: Complex64[Tensor, "slice coil height width"],
         sampled: Bool[Tensor, "height width"],
         file: KspaceFile,
+        *,
+        least_rows: int = 0,
     ) -> tuple[Complex64[Tensor, "slice virtual rows width"], Bool[Tensor, "rows width"]]:
-        """Return what is left of undersampled k-space, and where it is sampled.
+        """Return what is left of undersampled k-space, of `least_rows` or more, and where it is sampled.
 
         Raises InputError where nothing is sampled around the origin that maps could be made of, where the file has no
         noise scan and one is needed, and where single places are sampled of a read-out that is to be cropped.
@@ -50,6 +52,7 @@ class Preparation:
                 "and no maps can be made of the others; is its centre fraction too small?"
             )
         if rows is not None:
+            rows = max(rows, least_rows)
             rows += (kspace.shape[-2] - rows) % 2
         try:
             if self.coils.prewhiten:

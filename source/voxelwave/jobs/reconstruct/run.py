@@ -214,10 +214,11 @@ def _reconstruct_file(
 
 
 def own_lines(file: KspaceFile) -> Bool[Tensor, " width"] | None:
-    """Return the lines that a file itself chooses, by its mask or by holding no others; None where it holds all."""
+    """Return the lines that a file itself chooses, by its mask or by holding no others; None without gaps."""
     if file.info.sampled is not None:
-        return None if all(file.info.sampled) else torch.tensor(file.info.sampled)
-    lines = measured_columns(file.slice(len(file) // 2))
+        lines = torch.tensor(file.info.sampled)
+    else:
+        lines = measured_columns(file.slice(len(file) // 2), file.path)
     return lines if has_gaps(lines) else None
 
 

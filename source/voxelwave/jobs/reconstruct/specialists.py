@@ -17,7 +17,7 @@ from voxelwave.jobs.common.side_by_side import Place, run_side_by_side
 from voxelwave.jobs.reconstruct.plan import Plan
 from voxelwave.jobs.reconstruct.router.config import router_config_of
 from voxelwave.jobs.reconstruct.router.training import train_router_from
-from voxelwave.jobs.reconstruct.train import train_reconstruction
+from voxelwave.jobs.reconstruct.train import made_missing, train_reconstruction
 
 
 def train_specialists(
@@ -46,6 +46,12 @@ def train_specialists(
         )
     # What is wrong with the router is said before anything is trained.
     wanted = router_config_of(plan, str(path)) if plan.router or router else None
+    anatomies = {config.data.anatomy for config in configs.values()}
+    if router or (every and len(anatomies) > 1):
+        # It is trained on the files of all of them.
+        code = next(iter(configs.values())).run.exit_code_when_stopped
+        if not all(made_missing(config.data, console) for config in configs.values()):
+            return Outcome(complete=False, when_stopped=code)
     if router and wanted is not None:
         exit_code_when_stopped(wanted.run.exit_code_when_stopped)
         complete = train_router_from(wanted, resume=resume, console=console)
@@ -57,7 +63,7 @@ def train_specialists(
         raise InputError(f"{path}: {asked}: --specialist takes one of {names}; --all trains all of them")
     code = configs[chosen[0]].run.exit_code_when_stopped
     exit_code_when_stopped(code)
-    if every and len({config.data.anatomy for config in configs.values()}) > 1:
+    if every and len(anatomies) > 1:
         console.say("router")
         # A later block goes on from runs that are there, and this is one of them.
         goes_on = resume or (block is not None and block > 1)

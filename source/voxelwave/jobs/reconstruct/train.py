@@ -67,7 +67,7 @@ def train_reconstruction(
         raise InputError(f"there are blocks 1 to {len(blocks)}, got {block}")
     last = blocks[-1] if block is None else blocks[block - 1]
     training = config.training
-    if not _made_missing(config.data, console or Console()):
+    if not made_missing(config.data, console or Console()):
         return False
     resume = resume or (last.number > 1 and block is not None)
     with Session(config, resume=resume, console=console, should_stop=should_stop) as session:
@@ -146,7 +146,7 @@ def _train(config: ReconstructionConfig, block: Block, session: Session, *, chai
     return complete
 
 
-def _made_missing(data: ReconstructionData, console: Console) -> bool:
+def made_missing(data: ReconstructionData, console: Console) -> bool:
     """Make the files that the configuration says how to make, unless they are there; False where that was stopped."""
     return all(
         settings is None or synthesize_missing(home_expanded(str(place)), settings, console=console).complete

@@ -42,6 +42,8 @@ def read_own_model(path: Path) -> OwnModel:
 
     Raises InputError for a file that is missing, fails, or has no such class.
     """
+    if path.exists() and not path.is_file():  # opening a pipe would wait for its writer
+        raise InputError(f"cannot read the model {path}: not a file but a folder, a pipe or a device")
     try:
         source = path.read_bytes()
     except OSError as error:

@@ -12,18 +12,16 @@ import torch
 from torch import Tensor
 
 from voxelwave.data.kspace.files import KspaceFile
-from voxelwave.data.kspace.hdf5 import opened
+from voxelwave.data.kspace.slices import has_gaps, measured_columns
 from voxelwave.data.kspace.synthesis import smooth_phase
-from voxelwave.errors import DamagedVolume, InputError, UnusableVolume
-from voxelwave.jobs.common.kspace_files import SUFFIX, find_kspace
+from voxelwave.errors import InputError, UnusableVolume
+from voxelwave.jobs.common.kspace_files import SUFFIX, find_kspace, subject_of
 from voxelwave.jobs.common.magnitude_images import GENERATED, SMALLEST_SIDE, Slices, image_source
 from voxelwave.jobs.subsample.config import SubsampleData
 from voxelwave.jobs.subsample.images import Images
 from voxelwave.ops.seeding import torch_generator
 from voxelwave.physics.acquisition import complex_noise
 from voxelwave.physics.fourier import center_crop, ifft2c
-
-SUBJECT = "patient_id"  # an attribute of fastMRI's files
 
 
 class Volumes(NamedTuple):
@@ -89,27 +87,21 @@ def _measured(data: SubsampleData) -> Volumes:
     kind = f"measured single-coil k-space of {Path(data.source).name}"
     return Volumes(
         [str(file.path) for file in files],
-        [_subject(file.path) for file in files],
+        [subject_of(file.path) for file in files],
         lambda number: _measured_images(files[number], data),
         f"{kind}, of which {padded} of {len(files)} files are filled with 0 at the sides" if padded else kind,
         f"{more} files" if more else "",
     )
 
 
-def _subject(path: Path) -> str:
-    try:
-        with opened(path) as file:
-            said = file.attrs.get(SUBJECT, "")
-    except (UnusableVolume, DamagedVolume, OSError):  # of formats that say it elsewhere, or not
-        return ""
-    return said.decode("utf-8", "replace") if isinstance(said, bytes) else str(said)
-
-
 def _measured_images(file: KspaceFile, data: SubsampleData) -> tuple[Images, list[str]]:
     """Return `data.slices` images of a volume from its middle, each the centre of its image."""
     count = min(data.slices, len(file))
     first = (len(file) - count) // 2
-    images = ifft2c(torch.cat([file.slice(index)[:, 0] for index in range(first, first + count)]))
+    kspace = torch.cat([file.slice(index) for index in range(first, first + count)])
+    if has_gaps(measured_columns(kspace, file.path)):
+        raise UnusableVolume("is undersampled already, and nothing tells what that leaves out")
+    images = ifft2c(kspace[:, 0])
     height, width = images.shape[1:]
     rows, columns = (data.size, data.size) if data.size else (file.info.target_size or (height, width))
     if rows > height or columns > width:

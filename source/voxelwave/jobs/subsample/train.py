@@ -8,6 +8,7 @@ from functools import partial
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from voxelwave.contracts import StepOutput
 from voxelwave.engine.checkpoint import BEST
@@ -157,16 +158,19 @@ def _train(config: SubsampleConfig, parted: Parted, own: OwnModel | None, sessio
 
 def _as_it_began(built: Built) -> Callable[[], None]:
     """Return what gives the network the weights that it has now, and leaves the mask as it is."""
-    of_mask = set(map(id, built.layer.buffers()))
-    values = [
-        value for value in (*built.objective.parameters(), *built.objective.buffers()) if id(value) not in of_mask
-    ]
-    begun = [value.detach().clone() for value in values]
+
+    def of_network() -> dict[str, Tensor]:
+        # By name, since moving a module to a device replaces its buffers.
+        of_mask = set(map(id, built.layer.buffers()))
+        named = (*built.objective.named_parameters(), *built.objective.named_buffers())
+        return {name: value for name, value in named if id(value) not in of_mask}
+
+    begun = {name: value.detach().clone() for name, value in of_network().items()}
 
     @torch.no_grad()
     def begin() -> None:
-        for value, as_begun in zip(values, begun, strict=True):
-            value.copy_(as_begun)
+        for name, value in of_network().items():
+            value.copy_(begun[name])
 
     return begin
 

@@ -131,6 +131,11 @@ def test_every_mask_has_every_rate_and_seed_and_several_rates_of_the_scores_are_
     raw = Case("described", 0.2, 3).config(config, tmp_path)
     assert raw["mask"]["rule"] == {"name": "described"}
     assert (raw["mask"]["learn"], raw["mask"]["drop_rate"], raw["run"]["seed"]) == (True, 0.2, 3)
+    given = config.model_copy(update={"mask": config.mask.model_copy(update={"mask_lr": 0.3})})
+    assert [Case(mask, 0.1, 3).config(given, tmp_path)["mask"]["mask_lr"] for mask in ("random", "learned")] == [
+        None,
+        0.3,
+    ]
     # At 0.1 the second rate is better on the mean of the seeds, at 0.2 the first.
     psnr = {case.name: 30.0 for case in cases}
     psnr |= {"learned_0.1_lr0.1_seed3": 33.0, "learned_0.1_lr1.0_seed3": 31.0, "learned_0.1_lr1.0_seed4": 35.0}

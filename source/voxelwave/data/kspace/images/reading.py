@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Float32
 from numpy import ndarray
 
+from voxelwave.data.kspace.files import KspaceFile
 from voxelwave.data.kspace.hdf5 import MOST_VALUES, has, number_attribute, numbers, opened, text_attribute
 from voxelwave.data.kspace.images.writing import RECONSTRUCTION, SAMPLED
 from voxelwave.errors import InputError, UnusableVolume
@@ -34,11 +35,13 @@ class Reconstructed(NamedTuple):
     specialist: str
 
 
-def read_hdf5(path: Path) -> Reconstructed:
+def read_hdf5(path: Path, *, of: KspaceFile | None = None) -> Reconstructed:
     """Return what `images.writing.write_hdf5` wrote, or another program with the same dataset.
 
-    Raises InputError, one line that names the file, where it cannot be read or holds values that are not finite.
+    Raises InputError, one line that names the file, where it cannot be read, holds values that are not finite, or has
+    other slices, rows and columns than the target `of` a file of k-space.
     """
+    expected = None if of is None else (len(of), *(of.info.target_size or ()))
     try:
         with opened(path) as file:
             if not has(file, RECONSTRUCTION):
@@ -46,6 +49,11 @@ def read_hdf5(path: Path) -> Reconstructed:
             stored = numbers(file, RECONSTRUCTION, num_axes=(3,), most_values=MOST_VALUES)
             if stored.dtype.kind not in "fiu":
                 raise UnusableVolume(f"'{RECONSTRUCTION}' holds values of type {stored.dtype}, real ones are needed")
+            if of is not None and expected != stored.shape:
+                own, other = ("×".join(map(str, shape)) for shape in (stored.shape, expected or ()))
+                raise UnusableVolume(
+                    f"is {own}, and the target of {of.path} {other}: slices, rows and columns have to agree"
+                )
             images = np.asarray(stored[...], dtype=np.float32)
             bad = ~np.isfinite(images).all((1, 2))
             if bad.any():

@@ -21,7 +21,7 @@ from voxelwave.engine.validation import validation_means
 from voxelwave.errors import InputError
 from voxelwave.jobs.common.config import RunConfig
 from voxelwave.jobs.common.console import Console, tracked
-from voxelwave.jobs.common.kspace_files import find_kspace, fingerprint, open_kspace
+from voxelwave.jobs.common.kspace_files import drawn_to_validate, find_kspace, fingerprint, open_kspace
 from voxelwave.jobs.common.run_folder import marks_of
 from voxelwave.jobs.common.session import Session, ShouldStop
 from voxelwave.jobs.reconstruct.router.config import RouterConfig, check_router_config
@@ -163,10 +163,11 @@ def _volumes(
         count = round(data.validation_share * len(files))
         if data.validation_share:
             count = min(max(count, 1), len(files) - 1)
-            if not count:
-                console.say(f"of {anatomy} there is one file, {files[0].path}: it is trained on, and not validated")
-        order = torch.randperm(len(files), generator=torch_generator(seed, "validation", anatomy)).tolist()
-        held_out = set(order[:count])
+        generator = torch_generator(seed, "validation", anatomy)
+        held_out = drawn_to_validate([file.path for file in files], count, generator)
+        if data.validation_share and not held_out:
+            of_one = f"one file, {files[0].path}" if len(files) == 1 else f"one subject, in {len(files)} files"
+            console.say(f"of {anatomy} there is {of_one}: it is trained on, and not validated")
         for number, file in enumerate(tracked(files, f"reading {anatomy}")):
             generator = torch_generator(seed, "sampling", anatomy, number)
             images = volume_images(

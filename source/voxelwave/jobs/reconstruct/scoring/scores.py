@@ -95,13 +95,7 @@ def load_volumes(pair: Pair, *, data_range: DataRange, anatomy: Anatomy | None) 
     not finite, and a target that is empty or has no data range.
     """
     file, path = pair.file, pair.reconstruction
-    said = read_hdf5(path)
-    expected = (len(file), *(file.info.target_size or ()))
-    if said.images.shape != expected:
-        raise InputError(
-            f"{path}: is {_size(said.images.shape)}, and the target of {file.path} {_size(expected)}: slices, rows and "
-            "columns have to agree"
-        )
+    said = read_hdf5(path, of=file)
     target = torch.stack([image for index in range(len(file)) if (image := file.target(index)) is not None])
     limit = file.info.data_range if data_range == "attribute" else data_range
     if limit is None:

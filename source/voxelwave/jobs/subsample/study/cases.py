@@ -39,7 +39,7 @@ class Case:
         raw["data"]["source"] = str(folder / IMAGES)
         raw["mask"] |= {"drop_rate": self.drop_rate, "learn": self.learned}
         if not self.learned:
-            raw["mask"]["fixed"] = self.mask
+            raw["mask"] |= {"fixed": self.mask, "mask_lr": None}
         elif self.mask != LEARNED and self.mask != study.mask.rule.name:
             raw["mask"] |= {"rule": {"name": self.mask}, "mask_lr": None}
         if self.mask_lr is not None:
