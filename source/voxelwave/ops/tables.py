@@ -90,6 +90,19 @@ def read_csv(path: Path, text: str | None = None) -> Iterator[tuple[int, list[st
             yield lines.line_num, cells
 
 
+def without_cut_line(content: bytes) -> bytes:
+    """Leave out the start of a line that a killed writer left at the end; what else is there is damage, and stays."""
+    end = b"\r\n" if b"\r\n" in content else b"\n"
+    whole, _, tail = content.rpartition(end)
+    within = whole.count(b'"') % 2  # a name with a line of its own
+    unquoted = b"".join(tail.split(b'"')[within::2]).removesuffix(b"\r")
+    if not tail or b"\n" in unquoted or b"\r" in unquoted:
+        return content
+    while whole.count(b'"') % 2:  # within a name with a line of its own, as older manifests have them
+        whole = whole.rpartition(b"\n")[0]
+    return whole
+
+
 def _checksum(cells: Sequence[str]) -> str:
     return f"{zlib.crc32(json.dumps(cells).encode()):08x}"
 

@@ -10,6 +10,7 @@ from pyarrow import parquet
 
 from support.command import voxelwave
 from support.readings import counted_readings
+from support.stopping import stop_after
 from voxelwave import __version__, load_backbone
 from voxelwave.backbones.waveformer import WaveFormer3D
 from voxelwave.data.listing.images import find_images
@@ -17,6 +18,7 @@ from voxelwave.data.modalities.mri import MRI
 from voxelwave.data.scaled import read_scaled
 from voxelwave.downstream.embedding import embed_volume
 from voxelwave.downstream.load_backbone import save_backbone
+from voxelwave.errors import InputError
 from voxelwave.jobs.common.console import Console
 from voxelwave.jobs.embed.run import embed
 from voxelwave.jobs.prepare.run import Preparer
@@ -88,6 +90,40 @@ def test_the_same_scans_give_the_same_file(weights, heads, tmp_path):
         for out in (first, again):
             embed(weights, str(heads / "mri"), out, console=QUIET)
         assert first.read_bytes() == again.read_bytes()
+
+
+@pytest.mark.parametrize("cut", [0, 40])
+def test_a_call_that_was_stopped_goes_on_to_the_same_file(weights, heads, tmp_path, monkeypatch, cut):
+    out, whole = tmp_path / "a.npz", tmp_path / "whole.npz"
+    embed(weights, str(heads), whole, console=QUIET)
+    outcome = embed(weights, str(heads), out, console=QUIET, should_stop=stop_after(3))
+    assert outcome.exit_code == 130
+    assert not out.exists()
+    journal = tmp_path / "a.npz.begun"
+    journal.write_bytes(journal.read_bytes()[: -cut or None])  # as a kill within a line leaves it
+    begun = len(journal.read_text().splitlines()) - 1 - bool(cut)
+    _, read = counted_readings(monkeypatch)
+    assert embed(weights, str(heads), out, console=QUIET).exit_code == 0
+    assert sum(read.values()) == 8 - begun
+    assert out.read_bytes() == whole.read_bytes()
+    assert not journal.exists()
+
+
+def test_what_was_embedded_by_another_model_or_of_another_scan_does_not_count(weights, heads, tmp_path):
+    folder = shutil.copytree(heads, tmp_path / "heads")
+    out = tmp_path / "a.npz"
+    embed(weights, str(folder), out, console=QUIET, should_stop=stop_after(4))
+    rows = (tmp_path / "a.npz.begun").read_text()
+    shutil.copy(heads / "mri" / "head_0004_T1.nii.gz", folder / "mri" / "head_0000_T1.nii.gz")
+    embed(weights, str(folder), out, console=QUIET)
+    found = dict(np.load(out))
+    assert np.array_equal(found["embedding"][0], found["embedding"][4])
+    (tmp_path / "a.npz.begun").write_text(rows.replace(",mri,", ",ct,", 1))
+    with pytest.raises(InputError, match=r"a.npz.begun, line \d, is damaged"):
+        embed(weights, str(folder), out, console=QUIET)
+    (tmp_path / "a.npz.begun").write_text("something else")
+    with pytest.raises(InputError, match=r"a.npz.begun is no journal of voxelwave embed: move it away"):
+        embed(weights, str(folder), out, console=QUIET)
 
 
 def test_a_scan_is_opened_once_and_read_once(weights, heads, tmp_path, monkeypatch):

@@ -117,7 +117,7 @@ def read_manifest(path: Path) -> list[Row]:
     """
     try:
         # Without the cut line first: it may end within a letter.
-        text = _without_cut_line(read_bytes(path, most_mb=tables.MOST_MB)).decode("utf-8")
+        text = tables.without_cut_line(read_bytes(path, most_mb=tables.MOST_MB)).decode("utf-8")
     except (OSError, ValueError) as error:
         raise InputError(f"cannot read the manifest {path}: {error}") from None
     rows = []
@@ -133,19 +133,6 @@ def read_manifest(path: Path) -> list[Row]:
             below(path.parent, row.output)
         rows.append(row)
     return rows
-
-
-def _without_cut_line(content: bytes) -> bytes:
-    """Leave out the start of a line that a killed writer left at the end; what else is there is damage, and stays."""
-    end = b"\r\n" if b"\r\n" in content else b"\n"
-    whole, _, tail = content.rpartition(end)
-    within = whole.count(b'"') % 2  # a name with a line of its own
-    unquoted = b"".join(tail.split(b'"')[within::2]).removesuffix(b"\r")
-    if not tail or b"\n" in unquoted or b"\r" in unquoted:
-        return content
-    while whole.count(b'"') % 2:  # within a name with a line of its own, as older manifests have them
-        whole = whole.rpartition(b"\n")[0]
-    return whole
 
 
 def is_prepared(folder: Path) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 from voxelwave.data.listing.cases import Case
 from voxelwave.data.listing.discovery import home_expanded
@@ -12,7 +13,29 @@ from voxelwave.data.scaled import Scaled
 from voxelwave.downstream.scan_reader import ScanReader
 from voxelwave.errors import InputError, UnusableVolume
 from voxelwave.jobs.common.console import Console, tracked
+from voxelwave.ops.files import size_and_sha256
+from voxelwave.ops.loggers import printable
 from voxelwave.ops.texts import one_line
+
+
+class Origin(NamedTuple):
+    """Which image a result is of."""
+
+    image: str
+    bytes: int
+    sha256: str
+
+    def same_content(self, other: Origin) -> bool:
+        """Tell whether both are of the same voxels, wherever these lie now."""
+        return (self.bytes, self.sha256) == (other.bytes, other.sha256)
+
+
+def origin_of(case: Case) -> Origin:
+    """Return the origin that a result of `case` has; raises UnusableVolume where its file cannot be read."""
+    try:
+        return Origin(printable(case.place), *size_and_sha256(*case.files))
+    except OSError as error:
+        raise UnusableVolume(f"cannot be read: {error.strerror}") from None
 
 
 class Images:

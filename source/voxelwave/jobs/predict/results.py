@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from torch import nn
 
@@ -16,7 +16,8 @@ from voxelwave.downstream.description import crop_size
 from voxelwave.downstream.inference import predict_volume, write_prediction
 from voxelwave.errors import InputError, UnusableVolume
 from voxelwave.jobs.common.console import progress_of
-from voxelwave.ops.files import size_and_sha256, write_text
+from voxelwave.jobs.common.images import Origin, origin_of
+from voxelwave.ops.files import write_text
 from voxelwave.ops.loggers import printable
 from voxelwave.ops.tables import as_csv, read_checked
 from voxelwave.ops.texts import read_json, to_json
@@ -25,26 +26,6 @@ LEGEND = "labels.json"
 ORIGINS = "predictions.csv"
 OF_A_SEGMENTATION = "_seg.nii.gz"  # a word by which label maps are told from images, here and elsewhere
 MODEL_DIGITS = 16
-
-
-class Origin(NamedTuple):
-    """Which image a result is of."""
-
-    image: str
-    bytes: int
-    sha256: str
-
-    def same_content(self, other: Origin) -> bool:
-        """Tell whether both are of the same voxels, wherever these lie now."""
-        return (self.bytes, self.sha256) == (other.bytes, other.sha256)
-
-
-def origin_of(case: Case) -> Origin:
-    """Return the origin that a result of `case` has; raises UnusableVolume where its file cannot be read."""
-    try:
-        return Origin(printable(case.place), *size_and_sha256(*case.files))
-    except OSError as error:
-        raise UnusableVolume(f"cannot be read: {error.strerror}") from None
 
 
 class SegmentationFolder:
