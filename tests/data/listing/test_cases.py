@@ -123,6 +123,7 @@ def test_columns_that_nobody_asks_for_may_hold_anything(tmp_path):
         ("file\na.nii.gz\n", "needs a column 'image'"),
         ("image,modality\nnowhere.nii.gz,mri\n", "line 2: no file '.*nowhere.nii.gz'"),
         (f"image,modality\n{'x' * 5000}.nii.gz,mri\n", "line 2: no file '.*x.nii.gz'"),
+        ("image,modality\n.,mri\n", "line 2: '.*' is a folder: `voxelwave prepare` reads the DICOM series in it"),
         ("image,modality\n,mri\n", "line 2: the cell 'image' is empty"),
         ("image\nhere.csv\n", "line 2: modality '' is none of ct, mri"),
         ("image,modality\nhere.csv,pet\n", "line 2: modality 'pet' is none of ct, mri"),

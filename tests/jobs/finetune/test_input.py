@@ -182,6 +182,9 @@ def test_an_image_that_cannot_be_read(heads, tmp_path):
     image = lines[3].split(",")[0]
     path.write_text("\n".join(lines).replace(image, str(tmp_path / "page.nii.gz")) + "\n")
     refused(config_of(path, tmp_path, "run"), r"image .*page.nii.gz: ")
+    (tmp_path / "other.nii.gz").write_text("<html>")
+    path.write_text(path.read_text().replace(lines[1].split(",")[0], str(tmp_path / "other.nii.gz")))
+    refused(config_of(path, tmp_path, "run"), r"image .*\.nii.gz: .*\(and 1 more: image .*\.nii.gz: ")
 
 
 def test_whatever_is_wrong_with_a_fold_is_said_before_any_is_trained(heads, tmp_path):

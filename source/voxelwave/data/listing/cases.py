@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from voxelwave.data.listing.discovery import home_expanded
+from voxelwave.data.listing.discovery import home_expanded, no_file
 from voxelwave.data.listing.manifest import Row, is_prepared, stored_rows
 from voxelwave.data.listing.scans import files_of
 from voxelwave.data.reading.dicom_header import Series
@@ -163,7 +163,7 @@ def _case(row: Mapping[str, str], folder: Path, where: str, needed: Mapping[str,
         files[column] = folder / home_expanded(given) if given else None
         # A path that is too long for the system makes Path.is_file raise.
         if (file := files[column]) is not None and not os.path.isfile(file):  # noqa: PTH113
-            raise InputError(f"{where}: no file '{file}'")
+            raise InputError(f"{where}: {no_file(file)}")
     if (image := files["image"]) is None:
         raise InputError(f"{where}: the cell 'image' is empty")
     named = (row.get("modality") or modality).strip().lower()

@@ -67,6 +67,15 @@ def is_of_another_format(path: Path) -> bool:
     return path.name.lower().endswith(TO_PREPARE) or unread_format(path) is not None
 
 
+def no_file(path: Path) -> str:
+    """Say that what a list names is no file, and what to do where it is a folder."""
+    if os.path.isdir(path):  # noqa: PTH112  # Path.is_dir raises for a name that is too long
+        return (
+            f"'{path}' is a folder: `voxelwave prepare` reads the DICOM series in it, and a list names what it stored"
+        )
+    return f"no file '{path}'"
+
+
 def home_expanded(path: str) -> Path:
     """Return `path` with ~ replaced; raises InputError for the home of nobody."""
     try:
@@ -193,6 +202,6 @@ def _listed(table: Path, modality: str) -> list[VolumeFile]:
             continue
         path = table.parent / home_expanded(row.get("path", "").strip())
         if not os.path.isfile(path):  # noqa: PTH113  # Path.is_file raises for a name that is too long
-            raise InputError(f"list '{table}', line {line}: no file '{path}'")
+            raise InputError(f"list '{table}', line {line}: {no_file(path)}")
         found.append(VolumeFile(path, given or modality))
     return found

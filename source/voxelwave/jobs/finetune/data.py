@@ -19,10 +19,13 @@ from voxelwave.data.batches.alternating import AlternatingSchedule
 from voxelwave.data.listing.cases import Case
 from voxelwave.data.listing.splits import Split
 from voxelwave.data.reading.volume import Affine
-from voxelwave.errors import DivergedError
+from voxelwave.errors import DivergedError, InputError
+from voxelwave.jobs.common.console import tracked
 from voxelwave.ops.files import MARK_DIGITS, content_mark
 from voxelwave.ops.seeding import key_to_seed, number_and_checksum, torch_generator
 from voxelwave.registry import AUGMENTATIONS
+
+LISTED = 10  # cases that cannot be used
 
 
 @dataclass(frozen=True)
@@ -110,6 +113,8 @@ class FoldData:
     Args:
         kept: what was read before; other runs with the same cases may share it.
         augment: settings of augmentations by modality, in their order.
+
+    Raises InputError where cases cannot be used, when all are read.
     """
 
     def __init__(
@@ -126,12 +131,21 @@ class FoldData:
 
         def held(cases: Sequence[Case]) -> list[Held]:
             keys = [(task.reading, case) for case in map(_identity, cases)]
-            for key, case in zip(keys, cases, strict=True):
-                if key not in kept:
+            todo = [(key, case) for key, case in zip(keys, cases, strict=True) if key not in kept]
+            for key, case in tracked(todo, "read cases"):
+                try:
                     kept[key] = task.hold(case)
+                except InputError as error:
+                    unusable.append(str(error))
+            if unusable:
+                return []
             return [Held(case, kept[key].content, kept[key].affine) for key, case in zip(keys, cases, strict=True)]
 
+        unusable = list[str]()
         self.train, self.validation, self.test = (held(cases) for cases in split)
+        if unusable:
+            more = f" (and {len(unusable) - 1} more: {'; '.join(unusable[1:LISTED])})" if unusable[1:] else ""
+            raise InputError(f"{unusable[0]}{more}")
         self._by_modality: dict[str, list[Held]] = {}
         for one in self.train:
             self._by_modality.setdefault(one.case.modality, []).append(one)
