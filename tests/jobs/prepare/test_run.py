@@ -16,11 +16,13 @@ import pytest
 from support.command import error_of, voxelwave
 from voxelwave.data.listing.discovery import Source, find_files
 from voxelwave.data.listing.manifest import LABEL, MANIFEST, read_manifest, split_of
+from voxelwave.data.reading import dicom
 from voxelwave.data.store import StoredVolume
 from voxelwave.errors import InputError
 from voxelwave.jobs.common.console import Console
 from voxelwave.jobs.prepare import run as prepare_recipe
 from voxelwave.jobs.prepare import work as prepare_work
+from voxelwave.jobs.prepare.headers import read_headers
 from voxelwave.jobs.prepare.run import Preparer
 from voxelwave.jobs.prepare.settings import preparation
 from voxelwave.ops.loggers import printable
@@ -239,6 +241,15 @@ def test_a_dicom_series_is_prepared_as_one_scan(tmp_path):
     assert (out / MANIFEST).read_bytes() == before
     with pytest.raises(InputError, match=r"broken\.dcm: .*--strict"):
         prepare(out, tmp_path / "in", crop=False, strict=True)
+
+
+def test_headers_are_the_same_read_in_several_processes(tmp_path, monkeypatch):
+    dicom_series(tmp_path / "a", ct(shape=(12, 13, 10)), SeriesInstanceUID="1.2.3")
+    (tmp_path / "a" / "broken.dcm").write_bytes(b"no DICOM at all")
+    files = sorted((tmp_path / "a").iterdir())
+    monkeypatch.setattr("voxelwave.jobs.prepare.headers.FILES_AT_ONCE", 3)
+    assert read_headers(files, workers=2) == dicom.read_headers(files) == read_headers(files, workers=1)
+    assert read_headers([], workers=2) == []
 
 
 def test_series_without_a_patient_are_of_the_subject_of_their_study(tmp_path):

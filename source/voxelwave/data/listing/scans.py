@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -110,7 +110,9 @@ def series_name(series: Series) -> str:
     return f"series_{key_to_seed(series.uid):016x}"
 
 
-def find_scans(sources: Sequence[str]) -> tuple[list[Scan], list[tuple[Scan, UnusableVolume]]]:
+def find_scans(
+    sources: Sequence[str], *, read_headers: Callable[[Sequence[Path]], dicom.Headers] = dicom.read_headers
+) -> tuple[list[Scan], list[tuple[Scan, UnusableVolume]]]:
     """List the scans below each of `sources` (folders or files), sorted, and the files that can be none, with reasons.
 
     Raises InputError for a source that does not exist or holds nothing that could be a scan.
@@ -124,7 +126,7 @@ def find_scans(sources: Sequence[str]) -> tuple[list[Scan], list[tuple[Scan, Unu
         root = place if place.is_dir() else place.parent
         closed: list[OSError] = []
         files = walk(place, could_be_a_scan, closed=closed) if place.is_dir() else [place]
-        found, problems = scans_among(files, root)
+        found, problems = scans_among(files, root, read_headers)
         problems += [
             (Scan(Path(error.filename), root), DamagedVolume(f"this folder cannot be opened: {error.strerror}"))
             for error in closed
@@ -144,7 +146,9 @@ def place_of(source: str) -> Path:
     return absolute(home_expanded(source))
 
 
-def scans_among(files: Sequence[Path], root: Path) -> tuple[list[Scan], list[tuple[Scan, UnusableVolume]]]:
+def scans_among(
+    files: Sequence[Path], root: Path, read_headers: Callable[[Sequence[Path]], dicom.Headers] = dicom.read_headers
+) -> tuple[list[Scan], list[tuple[Scan, UnusableVolume]]]:
     """Return the scans that `files` hold, and those of them that are to be one and cannot be read, with reasons."""
     found = [Scan(path, root) for path in files if _is_file_of_volumes(path)]
     unusable: list[tuple[Scan, UnusableVolume]] = [
@@ -153,7 +157,7 @@ def scans_among(files: Sequence[Path], root: Path) -> tuple[list[Scan], list[tup
         if (suffix := unread_format(path))
     ]
     if slices := [path for path in files if not _is_file_of_volumes(path) and dicom.is_dicom(path)]:
-        series, problems = dicom.find_series(slices)
+        series, problems = dicom.find_series(slices, read=read_headers)
         found += [Scan(_common_folder(of.files), root, series=of) for of in series]
         unusable += [(Scan(path, root), DamagedVolume(reason)) for path, reason in problems]
     return found, unusable

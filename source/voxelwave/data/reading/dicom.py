@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -26,6 +26,7 @@ LONGEST_FIRST = 128  # bytes of the first element of a data set, such as its gro
 TOKEN = 8  # hex digits
 TOKENS = re.compile(rf"(-[0-9a-f]{{{TOKEN}}})+$")
 SAME_STEP_MM = 1e-3  # 0.5 mm over a slice of 512 voxels: what differs by more is not of one volume
+Headers = list[list[Plane] | str]
 
 
 def is_dicom(path: Path) -> bool:
@@ -54,27 +55,41 @@ def _begins_with_an_element(start: bytes) -> bool:
     return explicit or int.from_bytes(start[4:8], "little") <= LONGEST_FIRST
 
 
-def find_series(files: Sequence[Path]) -> tuple[list[Series], list[tuple[Path, str]]]:
-    """Group files to volumes by their headers; the second list names what cannot be read, with the reason.
-
-    A volume has one patient, study, SeriesInstanceUID, size, orientation and spacing. Images that are no even stack
-    together, but by folder or by one of the tags `APART` (echoes, time points, passes) are several, are parted into
-    these volumes; copies of an image are left out. A file of several frames stands alone. What cannot be a volume is a
-    Series with a `problem`.
+def read_headers(files: Sequence[Path]) -> Headers:
+    """Return for each file its images, or the reason why it cannot be read.
 
     Raises InputError where the extra `dicom` is not installed.
     """
-    pydicom, _ = extra("pydicom"), extra("imagecodecs")  # ask for the codecs now, not once all is grouped
-    groups: dict[tuple[object, ...], list[list[Plane]]] = {}
-    unreadable = []
+    pydicom, headers = extra("pydicom"), list[list[Plane] | str]()
     for file in files:
         try:
             with as_unusable(file):
                 check_inflated_size(file)
                 dataset = pydicom.dcmread(file, stop_before_pixels=True, force=True, specific_tags=list(KEYWORDS))
-                planes = list(read_planes(file, dataset))
+                headers.append(list(read_planes(file, dataset)))
         except UnusableVolume as unusable:
-            unreadable.append((file, str(unusable)))
+            headers.append(str(unusable))
+    return headers
+
+
+def find_series(
+    files: Sequence[Path], *, read: Callable[[Sequence[Path]], Headers] = read_headers
+) -> tuple[list[Series], list[tuple[Path, str]]]:
+    """Group files to volumes by their headers; the second list names what cannot be read, with the reason.
+
+    A volume has one patient, study, SeriesInstanceUID, size, orientation and spacing. Images that are no even stack
+    together, but by folder or by one of the tags `APART` (echoes, time points, passes) are several, are parted into
+    these volumes; copies of an image are left out. A file of several frames stands alone. What cannot be a volume is a
+    Series with a `problem`. `read` may be what does as `read_headers` does, in several processes.
+
+    Raises InputError where the extra `dicom` is not installed.
+    """
+    extra("pydicom"), extra("imagecodecs")  # ask for the codecs now, not once all is grouped
+    groups: dict[tuple[object, ...], list[list[Plane]]] = {}
+    unreadable = []
+    for file, planes in zip(files, read(files), strict=True):
+        if isinstance(planes, str):
+            unreadable.append((file, planes))
             continue
         for plane in planes:
             series = plane.series

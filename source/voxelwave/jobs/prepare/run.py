@@ -21,6 +21,7 @@ from voxelwave.jobs.common.console import Console, tracked
 from voxelwave.jobs.common.outcome import Outcome
 from voxelwave.jobs.common.processes import checked_workers, run_all
 from voxelwave.jobs.prepare.contact_sheet import is_picture
+from voxelwave.jobs.prepare.headers import read_headers
 from voxelwave.jobs.prepare.labels import pair_labels
 from voxelwave.jobs.prepare.preparation import Preparation, channels_of
 from voxelwave.jobs.prepare.report import print_summary, write_contact_sheet
@@ -81,7 +82,7 @@ class Preparer:
             InputError: for another preparation in `out`, no usable scan, or, with `strict`, a file that cannot be read.
         """
         check_data_set(self.out, self.how)
-        found = find_scans(sources)
+        found = find_scans(sources, read_headers=partial(read_headers, workers=self.workers))
         self.out.mkdir(parents=True, exist_ok=True)
         with locked(self.out), stop_on_signal() as signalled:
             self._holdout = record_settings(self.out, self.how, self.holdout)
