@@ -118,6 +118,10 @@ def test_what_was_embedded_by_another_model_or_of_another_scan_does_not_count(we
     embed(weights, str(folder), out, console=QUIET)
     found = dict(np.load(out))
     assert np.array_equal(found["embedding"][0], found["embedding"][4])
+    (tmp_path / "a.npz.begun").write_text(rows)
+    (folder / "mri" / "head_0000_T1.nii.gz").write_bytes(b"damaged meanwhile")
+    assert embed(weights, str(folder), out, console=QUIET).unusable == 1
+    assert len(np.load(out)["embedding"]) == 7
     (tmp_path / "a.npz.begun").write_text(rows.replace(",mri,", ",ct,", 1))
     with pytest.raises(InputError, match=r"a.npz.begun, line \d, is damaged"):
         embed(weights, str(folder), out, console=QUIET)

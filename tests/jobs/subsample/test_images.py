@@ -250,7 +250,7 @@ def test_several_coils_or_a_mask_are_refused(tmp_path):
 
 def test_of_an_archive_the_first_stack_alone_is_unpacked(tmp_path, monkeypatch):
     images = np.random.default_rng(0).random((6, 32, 32)).astype(np.float32)
-    np.savez(tmp_path / "a.npz", names=np.zeros(3), large=np.zeros((2, 2, 2, 2)), images=images, later=images + 1)
+    np.savez(tmp_path / "a.npz", names=np.zeros(3), large=np.zeros((2, 10, 10, 10)), images=images, later=images + 1)
     data = SubsampleData(source=str(tmp_path / "a.npz"), slices=1, size=32, volumes=6)
     assert load_images(data).training.shape == (32, 32)
     monkeypatch.setattr("voxelwave.jobs.common.magnitude_images.MOST_STACKED", 1000)

@@ -174,7 +174,7 @@ def _refusal(values: Mapping[str, Any]) -> str | None:
         return "its HighBit is not BitsStored - 1, so which bits of a pixel are its value is unknown"
     scale = {name: values.get(name) for name in ("RescaleSlope", "RescaleIntercept")}
     for name, value in scale.items():
-        if value is not None and not (np.isfinite(float(value)) and (value or name == "RescaleIntercept")):
+        if value not in (None, "") and not (np.isfinite(float(value)) and (value or name == "RescaleIntercept")):
             return f"its {name} is {value}, so what its values mean is unknown"
     for name in PLACE:
         if not _text(values.get(name)):

@@ -179,7 +179,8 @@ def _stack(path: Path, slices: int) -> Real[ndarray, "image rows columns"]:
     with as_unusable(path):
         loaded = np.load(path, allow_pickle=False)
         if not isinstance(loaded, ndarray):
-            loaded = next((loaded[name] for name, shape in _shapes(path).items() if len(shape) == 3), None)
+            name = _stacked(path)
+            loaded = None if name is None else loaded[name]
         stack = None if loaded is None or loaded.ndim != 3 else loaded
     if stack is None:
         raise UnusableVolume("holds no array of three axes, images × rows × columns")
@@ -190,19 +191,19 @@ def _stack(path: Path, slices: int) -> Real[ndarray, "image rows columns"]:
     return np.asarray(stack)
 
 
-def _shapes(archive: Path) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of the arrays in an archive, of which none is unpacked; raises UnusableVolume."""
-    shapes = {}
+def _stacked(archive: Path) -> str | None:
+    """Return the first array with three axes, of which nothing is unpacked; raises UnusableVolume for a larger one."""
     with zipfile.ZipFile(archive) as members:
         for name in members.namelist():
             with members.open(name) as stream:
                 newer = np.lib.format.read_magic(stream) > (1, 0)
                 read = np.lib.format.read_array_header_2_0 if newer else np.lib.format.read_array_header_1_0
                 shape, _, _ = read(stream)
-            if math.prod(shape) > MOST_STACKED:
-                raise UnusableVolume(f"'{name}' holds {math.prod(shape):,} values, more than is read: {MOST_STACKED:,}")
-            shapes[name.removesuffix(".npy")] = shape
-    return shapes
+            if len(shape) == 3:
+                if (values := math.prod(shape)) > MOST_STACKED:
+                    raise UnusableVolume(f"'{name}' holds {values:,} values, more than is read: {MOST_STACKED:,}")
+                return name.removesuffix(".npy")
+    return None
 
 
 def _check(images: Real[ndarray, "first second third"]) -> None:
