@@ -4,7 +4,8 @@ python benchmarks/prediction_speed.py [--out FOLDER] [--tiny] [--speed]
 
 Accuracy: a model that is fine-tuned from random weights at 48³ on generated heads segments eight others in windows of
 several sizes and overlaps. Time: processor time of the decoder of configs/finetune/segmentation.yaml on one generated
-head of 256³, beside MONAI's UNet of about as many parameters in the same windows. --speed measures the time alone, and takes the accuracy from the results that are there.
+head of 256³, beside MONAI's UNet of about as many parameters in the same windows. --speed measures the time alone, and
+takes the accuracy from the results that are there.
 """
 
 from __future__ import annotations
