@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -36,6 +36,16 @@ def origin_of(case: Case) -> Origin:
         return Origin(printable(case.place), *size_and_sha256(*case.files))
     except OSError as error:
         raise UnusableVolume(f"cannot be read: {error.strerror}") from None
+
+
+def is_of(case: Case, row: Mapping[str, str]) -> bool:
+    """Tell whether a row is of the image of a case as it is now, and read as the modality that it is said to be.
+
+    Raises UnusableVolume where its file cannot be read.
+    """
+    now = origin_of(case)
+    same = (row["bytes"], row["sha256"]) == (str(now.bytes), now.sha256)
+    return same and case.modality in ("", row["modality"])
 
 
 class Images:

@@ -13,7 +13,7 @@ from numpy import ndarray
 
 from voxelwave.data.listing.cases import Case
 from voxelwave.errors import InputError
-from voxelwave.jobs.common.images import origin_of
+from voxelwave.jobs.common.images import is_of, origin_of
 from voxelwave.ops.files import absolute, write_text
 from voxelwave.ops.loggers import printable
 from voxelwave.ops.tables import MOST_MB, as_csv, read_checked, without_cut_line
@@ -51,9 +51,7 @@ class Journal:
         row = self._rows.get(printable(case.place))
         if row is None:
             return False
-        now = origin_of(case)
-        same = (row["bytes"], row["sha256"]) == (str(now.bytes), now.sha256)
-        if same and case.modality in ("", row["modality"]):
+        if is_of(case, row):
             return True
         del self._rows[row["image"]]  # whether or not it can be embedded anew
         return False

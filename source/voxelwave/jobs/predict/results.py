@@ -16,7 +16,7 @@ from voxelwave.downstream.description import crop_size
 from voxelwave.downstream.inference import predict_volume, write_prediction
 from voxelwave.errors import InputError, UnusableVolume
 from voxelwave.jobs.common.console import progress_of
-from voxelwave.jobs.common.images import Origin, origin_of
+from voxelwave.jobs.common.images import Origin, is_of, origin_of
 from voxelwave.ops.files import write_text
 from voxelwave.ops.loggers import printable
 from voxelwave.ops.tables import as_csv, read_checked
@@ -162,11 +162,7 @@ class TargetTable:
     def has(self, case: Case) -> bool:
         """Tell whether a case has a row, of its image as it is now, and read as the modality that it is said to be."""
         row = self._rows.get(printable(case.place))
-        if row is None:
-            return False
-        now = origin_of(case)
-        same = (row["bytes"], row["sha256"]) == (str(now.bytes), now.sha256)
-        return same and case.modality in ("", row["modality"])
+        return row is not None and is_of(case, row)
 
     def add(self, case: Case, scan: Scaled) -> None:
         """Classify a scan; the table is on disk before the next."""
