@@ -199,7 +199,6 @@ class HeldOut(Sequence[ReconstructionBatch]):
             return batch_of(self._slices, index, self._prepare, self._modality)
 
 
-def preparation_of(data: ReconstructionData, *, least_rows: int = 0) -> Preparation:
-    """Return what is done to all k-space of a configuration; it leaves `least_rows` or more."""
-    rows = data.readout_rows
-    return Preparation(coils=data.coils, readout_rows=None if rows is None else max(rows, least_rows))
+def preparation_of(data: ReconstructionData) -> Preparation:
+    """Return what is done to all k-space of a configuration."""
+    return Preparation(coils=data.coils, readout_rows=data.readout_rows)

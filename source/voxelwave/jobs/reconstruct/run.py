@@ -222,7 +222,9 @@ def own_lines(file: KspaceFile) -> Bool[Tensor, " width"] | None:
     return lines if has_gaps(lines) else None
 
 
-def _prepared(slices: KspaceSlices, prepare: Preparation, numbers: range) -> tuple[Tensor, Tensor, Tensor]:
+def _prepared(
+    slices: KspaceSlices, prepare: Preparation, numbers: range, *, least_rows: int
+) -> tuple[Tensor, Tensor, Tensor]:
     """Return what is reconstructed of some slices, where that is sampled, and where the files are.
 
     Of single slices, there is no other copy of their k-space in memory.
@@ -231,7 +233,7 @@ def _prepared(slices: KspaceSlices, prepare: Preparation, numbers: range) -> tup
     for number in numbers:
         item = slices[number]
         sampled = item.sampled if sampled is None else sampled
-        kspace, chosen = prepare(item.kspace, item.sampled, slices.place(number)[0])
+        kspace, chosen = prepare(item.kspace, item.sampled, slices.place(number)[0], least_rows=least_rows)
         kspaces.append(kspace)
         places.append(chosen)
     assert sampled is not None
@@ -252,10 +254,11 @@ def reconstruct_volume(
         [file], sampling, neighbours=specialist.neighbours, seed=config.run.seed, by_file=True, data_range="slice"
     )
     size = info.target_size or info.image_size
-    prepare = preparation_of(config.data, least_rows=size[0] if size else 0)
+    prepare, rows = preparation_of(config.data), size[0] if size else 0
     images, sampled = list[ndarray](), torch.empty(0)
     for first in range(0, len(slices), slices_at_once):
-        kspace, places, sampled = _prepared(slices, prepare, range(first, min(first + slices_at_once, len(slices))))
+        numbers = range(first, min(first + slices_at_once, len(slices)))
+        kspace, places, sampled = _prepared(slices, prepare, numbers, least_rows=rows)
         kspace, chosen = kspace.to(device), as_lines(places.to(device))
         try:
             image = specialist.reconstruct(kspace, chosen)

@@ -15,7 +15,7 @@ from voxelwave.jobs.common.console import Console
 from voxelwave.jobs.common.outcome import Outcome
 from voxelwave.jobs.common.side_by_side import Place, run_side_by_side
 from voxelwave.jobs.reconstruct.plan import Plan
-from voxelwave.jobs.reconstruct.router.config import router_config_of
+from voxelwave.jobs.reconstruct.router.config import RouterConfig, router_config_of
 from voxelwave.jobs.reconstruct.router.training import train_router_from
 from voxelwave.jobs.reconstruct.train import made_missing, train_reconstruction
 
@@ -46,15 +46,9 @@ def train_specialists(
         )
     # What is wrong with the router is said before anything is trained.
     wanted = router_config_of(plan, str(path)) if plan.router or router else None
-    anatomies = {config.data.anatomy for config in configs.values()}
-    if router or (every and len(anatomies) > 1):
-        # It is trained on the files of all of them.
-        code = next(iter(configs.values())).run.exit_code_when_stopped
-        if not all(made_missing(config.data, console) for config in configs.values()):
-            return Outcome(complete=False, when_stopped=code)
     if router and wanted is not None:
         exit_code_when_stopped(wanted.run.exit_code_when_stopped)
-        complete = train_router_from(wanted, resume=resume, console=console)
+        complete = _train_router(wanted, plan, resume=resume, console=console)
         return Outcome(complete, when_stopped=wanted.run.exit_code_when_stopped)
     chosen = list(configs) if every or (len(configs) == 1 and specialist is None) else [specialist or ""]
     if unknown := [name for name in chosen if name not in configs]:
@@ -63,11 +57,11 @@ def train_specialists(
         raise InputError(f"{path}: {asked}: --specialist takes one of {names}; --all trains all of them")
     code = configs[chosen[0]].run.exit_code_when_stopped
     exit_code_when_stopped(code)
-    if every and len(anatomies) > 1:
+    if every and len({config.data.anatomy for config in configs.values()}) > 1:
         console.say("router")
         # A later block goes on from runs that are there, and this is one of them.
         goes_on = resume or (block is not None and block > 1)
-        if not train_router_from(router_config_of(plan, str(path)), resume=goes_on, console=console):
+        if not _train_router(router_config_of(plan, str(path)), plan, resume=goes_on, console=console):
             return Outcome(complete=False, when_stopped=code)
     gpus = torch.cuda.device_count() if configs[chosen[0]].training.device in ("auto", "cuda") else 0
     if gpus > 1 and len(chosen) > 1:
@@ -88,6 +82,13 @@ def train_specialists(
         if not train_reconstruction(configs[name], block=block, resume=resume, console=console):
             return Outcome(complete=False, when_stopped=code)
     return Outcome()
+
+
+def _train_router(config: RouterConfig, plan: Plan, *, resume: bool, console: Console) -> bool:
+    """Train the router on the files of all specialists, of which those that are missing are made first."""
+    if not all(made_missing(of.data, console) for of in plan.specialists.values()):
+        return False
+    return train_router_from(config, resume=resume, console=console)
 
 
 def _on_gpu(gpu: int) -> Place:
