@@ -9,8 +9,6 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from multiprocessing.process import BaseProcess
-from multiprocessing.sharedctypes import RawArray
 from pathlib import Path
 
 from voxelwave.ops.loggers import printable
@@ -89,9 +87,9 @@ def is_stuck(pid: int) -> bool:
     return True
 
 
-def remedy(process: BaseProcess, for_memory: str) -> str:
+def remedy(exitcode: int | None, for_memory: str) -> str:
     """Say what to do about a process that has ended; `for_memory` is for one that most likely had too little of it."""
-    if process.exitcode in (-signal.SIGKILL, -signal.SIGBUS):
+    if exitcode in (-signal.SIGKILL, -signal.SIGBUS):
         return f"most often for lack of memory: {for_memory}"
     return "look at that file with `voxelwave inspect`"
 
@@ -100,6 +98,8 @@ class Notes:
     """What each of some workers is at. Whoever shares it can read that, of a worker that is dead, too."""
 
     def __init__(self, workers: int) -> None:
+        from multiprocessing.sharedctypes import RawArray  # not above: the help needs none of it
+
         self._text = RawArray("c", workers * NOTE_BYTES)
 
     def __setitem__(self, worker: int, text: str) -> None:

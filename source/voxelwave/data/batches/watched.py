@@ -119,7 +119,7 @@ class _Workers:
                 all_alive and worker.exitcode is not None
             ):
                 what = f"data worker {worker.pid} {how_it_ended(worker.exitcode)} while it read {self._notes[number]}"
-                raise ProcessFault(f"{what}, {remedy(worker, MORE_MEMORY)}") from None
+                raise ProcessFault(f"{what}, {remedy(worker.exitcode, MORE_MEMORY)}") from None
 
     def close(self) -> None:
         """End those that did not when they were asked."""

@@ -116,7 +116,7 @@ class _Worker(Generic[JobT, ResultT]):
             self.process.join(ENDS_WITHIN_S)
             raise ProcessFault(
                 f"process {self.process.pid} {how_it_ended(self.process.exitcode)} while it worked on "
-                f"{name(self._jobs[0])}, {remedy(self.process, 'use fewer --workers')}; what is done is kept, "
+                f"{name(self._jobs[0])}, {remedy(self.process.exitcode, 'use fewer --workers')}; what is done is kept, "
                 "the same command goes on"
             ) from None
         self._jobs = []

@@ -1,7 +1,5 @@
 """The commands below `voxelwave phantom`, and `foqus-train`, which trains the run as it was first described."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager

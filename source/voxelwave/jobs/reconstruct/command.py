@@ -1,7 +1,5 @@
 """The commands below `voxelwave reconstruct`."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 
