@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 from arms import ARMS, BACKBONE, CROSS, CROSS_PLAIN, CURRENT, QUIET, SUPERVISED, pretrained
-from scans import CHOICE_FIT, CHOICE_TEST, CLASSES, CROP, FIT, TEST, image_of, labels_of
+from scans import CHOICE_FIT, CHOICE_TEST, CLASSES, CROP, FIT, TEST, image_of, labels_of, modality_of
 from study import RESULTS, end_with_parent, results
 from summary import RESAMPLES, shown
 
@@ -47,24 +47,17 @@ UNSEEN, UNSEEN_HEADS = ("T2", "FLAIR"), 32  # contrasts without a label in them,
 Cell = dict[str, Any]
 
 
-def write_cases(folder: Path, fit: str, test: str, *, first: int, labelled: int) -> Path:
-    """Write a list of T1 heads: `labelled` to train on, begun at number `first`, and those that are tested.
-
-    Some of the latter are in `UNSEEN`, too, but for those on which rates are chosen.
-    """
-    path = folder / f"plateau {fit} {first} {labelled}.csv"
+def write_cases(path: Path, *parts: tuple[str, str, str, range]) -> Path:
+    """Write a list of cases: of each part the set of heads, the split, the contrast and the numbers of its heads."""
+    folder = path.parent
     with path.open("w", newline="") as stream:
         writer = csv.writer(stream)
         writer.writerow(["image", "label", "modality", "split"])
-        unseen = ((test, "test", contrast, range(UNSEEN_HEADS)) for contrast in UNSEEN if test == TEST)
-        for of, split, contrast, numbers in (
-            (fit, "train", "T1", range(first, first + labelled)),
-            (test, "test", "T1", range(TESTED[test])),
-            *unseen,
-        ):
-            writer.writerows(
-                [image_of(folder, of, contrast, n), labels_of(folder, of, n), "mri", split] for n in numbers
-            )
+        writer.writerows(
+            [image_of(folder, of, contrast, n), labels_of(folder, of, n), modality_of(contrast), split]
+            for of, split, contrast, numbers in parts
+            for n in numbers
+        )
     return path
 
 
@@ -77,16 +70,28 @@ def fill(
     run = None
     if arm not in UNTRAINED:
         run = str(pretrained(arm, folder, folder / "runs", steps=pretraining[arm], seed=seed))
+    fit, test = (CHOICE_FIT, CHOICE_TEST) if choice else (FIT, TEST)
+    first = 0 if choice else seed * max(LABELLED)
     cases = write_cases(
-        folder,
-        *((CHOICE_FIT, CHOICE_TEST) if choice else (FIT, TEST)),
-        first=0 if choice else seed * max(LABELLED),
-        labelled=labelled,
+        folder / f"plateau {fit} {first} {labelled}.csv",
+        (fit, "train", "T1", range(first, first + labelled)),
+        (test, "test", "T1", range(TESTED[test])),
+        *((test, "test", contrast, range(UNSEEN_HEADS)) for contrast in UNSEEN if not choice),
     )
-    raw = {
+    raw = settings_of(f"plateau {arm} {seed} {labelled} {rate} {share} {choice}", cases, seed=seed, steps=steps)
+    raw["backbone"] = {"path": run, "lr_scale": share, "scratch": UNTRAINED.get(arm, BACKBONE)}
+    raw["training"]["learning_rate"] = rate
+    dice = tested(raw)
+    settings = {"labelled": labelled, "rate": rate, "share": share, "steps": steps, "choice": choice}
+    return {"arm": arm, "seed": seed, **settings, "dice": dice.pop("T1"), "unseen": dice}
+
+
+def settings_of(name: str, cases: Path, *, seed: int, steps: int) -> dict[str, Any]:
+    """Return the settings of a fine-tuning run, without those of the backbone and the rate."""
+    return {
         "run": {
-            "name": re.sub(r"\W+", "_", f"plateau {arm} {seed} {labelled} {rate} {share} {choice}"),
-            "out_dir": str(folder / "plateau"),
+            "name": re.sub(r"\W+", "_", name),
+            "out_dir": str(cases.parent / "plateau"),
             "seed": seed,
             "tensorboard": False,
             "figures": False,
@@ -98,17 +103,21 @@ def fill(
             "width": 8,
             "hausdorff": False,
         },
-        "backbone": {"path": run, "lr_scale": share, "scratch": UNTRAINED.get(arm, BACKBONE)},
         "data": {
             "cases": str(cases),
-            "modality": "mri",
             "crop_size": [CROP] * 3,
             "spacing_mm": "native",
             "folds": 1,
-            "augment": {"mri": {"flip": {"axes": [0]}, "affine": {}, "gamma": {}, "noise": {}}},
+            "augment": {
+                name: {"flip": {"axes": [0]}, "affine": {}, "gamma": {}, "noise": {}} for name in ("mri", "ct")
+            },
         },
-        "training": {"max_steps": steps, "batch_size": 2, "learning_rate": rate},
+        "training": {"max_steps": steps, "batch_size": 2},
     }
+
+
+def tested(raw: dict[str, Any]) -> dict[str, list[float]]:
+    """Train as `raw` says, and return the Dice of each tested head by contrast: the mean of its tissues."""
     config = check_finetune_config(raw)
     shutil.rmtree(config.run_folder(), ignore_errors=True)
     ended(finetune(config, console=QUIET))
@@ -120,9 +129,7 @@ def fill(
             head, contrast = row["case"].split("_")[-2:]
             by_head.setdefault(contrast, {}).setdefault(head, []).append(float(row["dice"]))
     shutil.rmtree(config.run_folder())
-    dice = {name: [round(sum(of) / len(of), 4) for of in heads.values()] for name, heads in by_head.items()}
-    settings = {"labelled": labelled, "rate": rate, "share": share, "steps": steps, "choice": choice}
-    return {"arm": arm, "seed": seed, **settings, "dice": dice.pop("T1"), "unseen": dice}
+    return {name: [round(sum(of) / len(of), 4) for of in heads.values()] for name, heads in by_head.items()}
 
 
 def read_cells() -> list[Cell]:
