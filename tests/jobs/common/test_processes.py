@@ -105,7 +105,7 @@ def test_the_first_process_hears_nobody_from_its_first_moment_on():
 import signal
 from pathlib import Path
 from voxelwave.jobs.common.processes import _Worker
-process = _Worker(len).process
+process = _Worker(len, "", "").process
 status = Path(f"/proc/{process.pid}/status").read_text()
 blocked = int(status.partition("SigBlk:")[2].split()[0], 16)
 process.kill()

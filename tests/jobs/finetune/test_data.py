@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,8 @@ from voxelwave.data.listing.cases import Case, find_cases, named_apart
 from voxelwave.data.listing.splits import split_cases
 from voxelwave.downstream.features import FeaturePyramid
 from voxelwave.downstream.scan_reader import ScanReader
+from voxelwave.errors import InputError
+from voxelwave.jobs.finetune import data
 from voxelwave.jobs.finetune.classification import Classification
 from voxelwave.jobs.finetune.config import check_finetune_config
 from voxelwave.jobs.finetune.data import FoldData
@@ -184,3 +187,42 @@ def test_the_loss_of_a_segmentation_is_dice_and_cross_entropy_in_plain_words():
     torch.testing.assert_close(task.loss(logits, target).loss, entropy + dice / 3, rtol=1e-4, atol=1e-5)
     focal = task_of({**SEGMENTATION, "loss": "dice_focal"}).loss(logits, target).loss
     assert 0 < float(focal) < float(entropy + dice / 3)
+
+
+@pytest.mark.parametrize("task", [SEGMENTATION, CLASSIFICATION], ids=lambda task: task["name"])
+def test_cases_that_processes_read_are_those_that_are_read_here(heads, tmp_path, monkeypatch, task):
+    cases = find_cases(heads, modality="ct")[:3]
+    gone = replace(cases[1], name="gone", image=tmp_path / "gone.nii")
+    (tmp_path / "gone.nii").write_bytes(b"nothing")
+    asked, how = [*cases, gone], task_of(task)
+    here = dict(data.read_cases(how, asked))
+    monkeypatch.setattr(data, "WORTH_PROCESSES_S", 0)
+    monkeypatch.setattr(data, "checked_workers", lambda _: 2)
+    apart = dict(data.read_cases(how, asked))
+    assert apart.keys() == here.keys() == set(range(4))
+    assert "gone.nii" in here[3]
+    assert apart[3] == here[3]
+    for number, case in enumerate(cases):
+        one, other = apart[number], here[number]
+        assert one.case == other.case == case
+        assert np.array_equal(one.affine, other.affine)
+        if task is CLASSIFICATION:
+            assert torch.equal(one.content, other.content)
+        else:
+            assert torch.equal(one.content.volume, other.content.volume)
+            assert torch.equal(one.content.labels, other.content.labels)
+            assert one.content.present == other.content.present
+            assert repr(one.content.source) == repr(other.content.source)
+
+
+def test_what_is_wrong_with_cases_is_said_in_their_order_wherever_they_are_read(heads, tmp_path, monkeypatch):
+    names = ["a.nii", "b.nii", "c.nii"]
+    (tmp_path / "list.csv").write_text("\n".join(["image,label,modality", *(f"{n},{n},mri" for n in names)]) + "\n")
+    for name in names:
+        (tmp_path / name).write_bytes(b"nothing")
+    monkeypatch.setattr(
+        data, "read_cases", lambda task, cases: [(n, f"bad {cases[n].name}") for n in (2, 0, 1)[: len(cases)]]
+    )
+    split = split_cases(find_cases(tmp_path / "list.csv", modality="mri"), folds=1, seed=0)
+    with pytest.raises(InputError, match=r"bad a \(and 2 more: bad b; bad c\)"):
+        FoldData(task_of(SEGMENTATION), split, batch_size=1, seed=0, augment={"mri": {}}, kept={})

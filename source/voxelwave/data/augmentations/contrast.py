@@ -58,4 +58,4 @@ class RandomContrast:
 
     def __call__(self, volume: Volumes, generator: torch.Generator) -> Volumes:
         """Return `volume` in another contrast."""
-        return apply_curves(volume, self.draw(*volume.shape[:2], generator))
+        return apply_curves(volume, self.draw(volume.shape[0], volume.shape[1], generator))

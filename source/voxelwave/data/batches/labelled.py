@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float, UInt8
+from numpy import ndarray
 from torch import Tensor
 
 from voxelwave.data.batches.cuboids import Cuboid, InMemory
@@ -37,6 +39,10 @@ class LabelledVolume(InMemory):
         self._up_to = torch.stack([torch.bincount(plane.flatten(), minlength=most) for plane in labels]).cumsum(0)
         self.present: list[int] = (1 + self._up_to[-1, 1:].nonzero()[:, 0]).tolist()
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Between processes as arrays: of tensors torch would use /dev/shm, of which containers have little.
+        return _labelled, (self._volume.numpy(), self.labels.numpy(), self.source)
+
     @property
     def volume(self) -> Float[Tensor, "channel depth height width"]:
         """The image, in half precision."""
@@ -61,3 +67,7 @@ class LabelledVolume(InMemory):
         (d, h, w), (depth, height, width) = start, size
         labels = self.labels[None, d : d + depth, h : h + height, w : w + width].half()
         return pad(self.cut(start, size), view.crop_size), pad(labels, view.crop_size)[0].byte()
+
+
+def _labelled(volume: ndarray, labels: ndarray, source: VolumeInfo | None) -> LabelledVolume:
+    return LabelledVolume(torch.from_numpy(volume), torch.from_numpy(labels), source=source)

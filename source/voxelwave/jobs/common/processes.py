@@ -39,11 +39,15 @@ def run_all(
     workers: int,
     should_stop: Callable[[], bool] = lambda: False,
     name: Callable[[JobT], str] = str,
+    for_memory: str = "use fewer --workers",
+    kept: str = "what is done is kept, ",
 ) -> Iterator[ResultT]:
     """Yield what `work` returns for each of `jobs`, as it is done; asked to stop, those that have begun alone.
 
     Args:
         name: what a job is called where its process is lost.
+        for_memory: what to do where it is lost for lack of memory.
+        kept: what is said then of the jobs that are done.
 
     Raises:
         ProcessFault: where a process was killed, or hangs.
@@ -55,7 +59,8 @@ def run_all(
             yield work(job)
         return
     waiting = deque(jobs)
-    pool = [_Worker(work) for _ in range(min(workers, len(jobs)))]
+    end = f"{kept}the same command goes on"
+    pool = [_Worker(work, for_memory, end) for _ in range(min(workers, len(jobs)))]
     try:
         while True:
             if should_stop():
@@ -86,7 +91,8 @@ def run_all(
 class _Worker(Generic[JobT, ResultT]):
     """A process, and the job that it has."""
 
-    def __init__(self, work: Callable[[JobT], ResultT]) -> None:
+    def __init__(self, work: Callable[[JobT], ResultT], for_memory: str, end: str) -> None:
+        self._for_memory, self._end = for_memory, end
         # Spawned, because the parent may hold threads (torch, a progress bar) that a fork would freeze.
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
@@ -116,8 +122,7 @@ class _Worker(Generic[JobT, ResultT]):
             self.process.join(ENDS_WITHIN_S)
             raise ProcessFault(
                 f"process {self.process.pid} {how_it_ended(self.process.exitcode)} while it worked on "
-                f"{name(self._jobs[0])}, {remedy(self.process.exitcode, 'use fewer --workers')}; what is done is kept, "
-                "the same command goes on"
+                f"{name(self._jobs[0])}, {remedy(self.process.exitcode, self._for_memory)}; {self._end}"
             ) from None
         self._jobs = []
         if not done:
@@ -129,7 +134,7 @@ class _Worker(Generic[JobT, ResultT]):
         if time.monotonic() - self._began > HANGS_AFTER_S:
             raise ProcessFault(
                 f"process {self.process.pid} hangs, it has been at {name(self._jobs[0])} for {HANGS_AFTER_S:g} s: "
-                "see that the file can be read; what is done is kept, the same command goes on"
+                f"see that the file can be read; {self._end}"
             )
 
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
+from numpy import ndarray
 from torch import Tensor, nn
 
 from voxelwave.contracts import StepOutput
@@ -21,11 +23,14 @@ from voxelwave.data.listing.splits import Split
 from voxelwave.data.reading.volume import Affine
 from voxelwave.errors import DivergedError, InputError
 from voxelwave.jobs.common.console import tracked
+from voxelwave.jobs.common.processes import checked_workers, run_all
 from voxelwave.ops.files import MARK_DIGITS, content_mark
 from voxelwave.ops.seeding import key_to_seed, number_and_checksum, torch_generator
 from voxelwave.registry import AUGMENTATIONS
 
 LISTED = 10  # cases that cannot be used
+WORTH_PROCESSES_S = 60.0  # of reading that is left
+FEWER = "a smaller data.crop_size of a classification or a coarser data.spacing_mm takes less"
 
 
 @dataclass(frozen=True)
@@ -35,6 +40,15 @@ class Held:
     case: Case
     content: Any
     affine: Affine
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Between processes as an array: of a tensor torch would use /dev/shm, of which containers have little.
+        content = self.content.numpy() if isinstance(self.content, Tensor) else self.content
+        return _held, (self.case, content, self.affine)
+
+
+def _held(case: Case, content: Any, affine: Affine) -> Held:
+    return Held(case, torch.from_numpy(content) if isinstance(content, ndarray) else content, affine)
 
 
 def checked_finite(logits: Tensor, case: Case) -> Tensor:
@@ -132,20 +146,22 @@ class FoldData:
         def held(cases: Sequence[Case]) -> list[Held]:
             keys = [(task.reading, case) for case in map(_identity, cases)]
             todo = [(key, case) for key, case in zip(keys, cases, strict=True) if key not in kept]
-            for key, case in tracked(todo, "read cases"):
-                try:
-                    kept[key] = task.hold(case)
-                except InputError as error:
-                    unusable.append(str(error))
+            read = read_cases(task, [case for _, case in todo])
+            for number, one in tracked(read, "read cases", total=len(todo)):
+                if isinstance(one, Held):
+                    kept[todo[number][0]] = one
+                else:
+                    unusable[todo[number][1].name] = one
             if unusable:
                 return []
             return [Held(case, kept[key].content, kept[key].affine) for key, case in zip(keys, cases, strict=True)]
 
-        unusable = list[str]()
+        unusable = dict[str, str]()
         self.train, self.validation, self.test = (held(cases) for cases in split)
         if unusable:
-            more = f" (and {len(unusable) - 1} more: {'; '.join(unusable[1:LISTED])})" if unusable[1:] else ""
-            raise InputError(f"{unusable[0]}{more}")
+            first, *others = (unusable[case.name] for cases in split for case in cases if case.name in unusable)
+            more = f" (and {len(others)} more: {'; '.join(others[: LISTED - 1])})" if others else ""
+            raise InputError(f"{first}{more}")
         self._by_modality: dict[str, list[Held]] = {}
         for one in self.train:
             self._by_modality.setdefault(one.case.modality, []).append(one)
@@ -196,6 +212,34 @@ class FoldData:
         """A mark of the image, the label map and the targets of each case of each part, in order."""
         parts = {"train": self.train, "validation": self.validation, "test": self.test}
         return {part: {str(one.case.image): _mark(one.case) for one in of} for part, of in parts.items()}
+
+
+def read_cases(task: Task, cases: Sequence[Case]) -> Iterator[tuple[int, Held | str]]:
+    """Yield the number of each case, and what is held of it or why it cannot be used.
+
+    The first are read here. Once the others would take longer than processes take to begin, those read them, and they
+    come as they are done; raises ProcessFault where one of the processes was killed.
+    """
+    jobs, began = list(enumerate(cases)), time.monotonic()
+    for number, case in jobs:
+        yield _read(task, (number, case))
+        left = jobs[number + 1 :]
+        if (time.monotonic() - began) / (number + 1) * len(left) > WORTH_PROCESSES_S:
+            how = partial(_read, task)
+            yield from run_all(how, left, workers=checked_workers(None), name=_name, for_memory=FEWER, kept="")
+            return
+
+
+def _read(task: Task, job: tuple[int, Case]) -> tuple[int, Held | str]:
+    number, case = job
+    try:
+        return number, task.hold(case)
+    except InputError as error:
+        return number, str(error)
+
+
+def _name(job: tuple[int, Case]) -> str:
+    return str(job[1].image)
 
 
 def _mark(case: Case) -> str:

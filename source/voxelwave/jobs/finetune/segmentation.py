@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -42,18 +43,23 @@ class Segmentation(Task):
     score = "validation_dice"
 
     def __init__(self, task: SegmentationTask, data: CasesConfig, reader: ScanReader) -> None:
-        # Importing MONAI takes seconds.
-        from monai.losses import DiceCELoss, DiceFocalLoss
-
         self._classes, self._hausdorff, self._reader = task.table, task.hausdorff, reader
         self._window = data.crop_size
         self._view = RandomView(crop_size=data.crop_size, foreground_share=data.foreground_share)
-        # Over the batch: of one crop many classes are missing, and their Dice would be noise.
-        loss = DiceCELoss if task.loss == "dice_ce" else DiceFocalLoss
-        self._loss = loss(to_onehot_y=True, softmax=True, batch=True)
+        self._loss_name = task.loss
         self._values = {name: ", ".join(map(str, of)) for name, of in task.classes.items()}
         read_as = task.model_dump(include={"name", "classes", "other_labels"})
         self.reading = json.dumps([read_as, data.model_dump(mode="json", include={"spacing_mm", "modalities"})])
+
+    @cached_property
+    def _loss(self) -> nn.Module:
+        # Importing MONAI takes seconds, which processes that read cases do without.
+        from monai.losses import DiceCELoss, DiceFocalLoss
+
+        kind = DiceCELoss if self._loss_name == "dice_ce" else DiceFocalLoss
+        # Over the batch: of one crop many classes are missing, and their Dice would be noise.
+        loss: nn.Module = kind(to_onehot_y=True, softmax=True, batch=True)
+        return loss
 
     def accept(self, cases: Sequence[Case]) -> list[Case]:
         """Return the cases; raises InputError where one has no label map."""
