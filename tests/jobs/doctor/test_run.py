@@ -10,6 +10,7 @@ from voxelwave.jobs.common.console import Console
 from voxelwave.jobs.doctor import machine as doctor_machine
 from voxelwave.jobs.doctor import training as doctor_training
 from voxelwave.jobs.doctor.run import doctor
+from voxelwave.ops.machine_memory import memory_limit
 
 
 def examine(*folders, require=()):
@@ -164,7 +165,7 @@ def test_the_limit_of_a_container_is_found(tmp_path, files, memory):
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
-    assert doctor_machine.memory_limit(tmp_path) == memory
+    assert memory_limit(tmp_path) == memory
 
 
 def test_a_package_that_is_missing_or_too_old_is_a_problem_with_its_remedy(monkeypatch):

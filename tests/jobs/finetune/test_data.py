@@ -226,3 +226,17 @@ def test_what_is_wrong_with_cases_is_said_in_their_order_wherever_they_are_read(
     split = split_cases(find_cases(tmp_path / "list.csv", modality="mri"), folds=1, seed=0)
     with pytest.raises(InputError, match=r"bad a \(and 2 more: bad b; bad c\)"):
         FoldData(task_of(SEGMENTATION), split, batch_size=1, seed=0, augment={"mri": {}}, kept={})
+
+
+def test_cases_that_take_more_memory_than_there_is_are_told_of_in_time(heads, monkeypatch, caplog):
+    monkeypatch.setattr(data, "TELLING", 2)
+    split = split_cases(find_cases(heads, modality="mri"), folds=1, seed=0)
+    for usable, said in (
+        (5 * 3 * 32**3 + 1, ""),
+        (5 * 3 * 32**3 - 1, "the 5 cases are held in memory and take about 0.000492 GB"),
+    ):
+        caplog.clear()
+        monkeypatch.setattr(data, "usable_memory", lambda usable=usable: usable)
+        FoldData(task_of(SEGMENTATION), split, batch_size=1, seed=0, augment={"mri": {}}, kept={})
+        assert said in caplog.text
+        assert bool(said) == bool(caplog.text)

@@ -48,6 +48,11 @@ class LabelledVolume(InMemory):
         """The image, in half precision."""
         return self._volume
 
+    @property
+    def nbytes(self) -> int:
+        """Of image and labels."""
+        return self._volume.nbytes + self.labels.nbytes
+
     def foreground_voxel(self, generator: torch.Generator) -> Sequence[int]:
         """Return a random voxel of a random class, any voxel where there is no class."""
         if not self.present:

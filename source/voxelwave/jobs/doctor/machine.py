@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import shutil
 import sys
@@ -15,7 +14,8 @@ from typing import Literal
 
 from packaging.requirements import Requirement
 
-from voxelwave.ops.cores import CGROUP, bound_cores, core_limit
+from voxelwave.ops.cores import bound_cores, core_limit
+from voxelwave.ops.machine_memory import machine_memory, memory_limit
 
 SHARED_MEMORY = Path("/dev/shm")
 GB = 10**9
@@ -104,22 +104,11 @@ def check_machine() -> Iterator[Finding]:
     quota = core_limit()
     limited = "" if quota is None or quota >= cores else f", of which this container may use {quota:g}"
     yield Finding("ok", "CPU", f"{cores} cores{limited}")
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    limit = memory_limit()
+    memory, limit = machine_memory(), memory_limit()
     if limit is not None and limit < memory:
         yield Finding("ok", "memory", f"{limit / GB:.1f} GB for this container, of {memory / GB:.1f} GB")
     else:
         yield Finding("ok", "memory", f"{memory / GB:.1f} GB")
-
-
-def memory_limit(cgroup: Path = CGROUP) -> int | None:
-    """The bytes that the control group allows, by version 2 or 1, None where it sets no limit."""
-    for name in ("memory.max", "memory/memory.limit_in_bytes"):
-        try:
-            return int((cgroup / name).read_text())
-        except (OSError, ValueError):
-            continue
-    return None
 
 
 def check_shared_memory(place: Path = SHARED_MEMORY) -> Iterator[Finding]:

@@ -25,10 +25,13 @@ from voxelwave.errors import DivergedError, InputError
 from voxelwave.jobs.common.console import tracked
 from voxelwave.jobs.common.processes import checked_workers, run_all
 from voxelwave.ops.files import MARK_DIGITS, content_mark
+from voxelwave.ops.loggers import logger
+from voxelwave.ops.machine_memory import usable_memory
 from voxelwave.ops.seeding import key_to_seed, number_and_checksum, torch_generator
 from voxelwave.registry import AUGMENTATIONS
 
 LISTED = 10  # cases that cannot be used
+TELLING = 8  # cases, of which is told how much memory all of them take
 WORTH_PROCESSES_S = 60.0  # of reading that is left
 FEWER = "a smaller data.crop_size of a classification or a coarser data.spacing_mm takes less"
 
@@ -150,6 +153,8 @@ class FoldData:
             for number, one in tracked(read, "read cases", total=len(todo)):
                 if isinstance(one, Held):
                     kept[todo[number][0]] = one
+                    if len(kept) == TELLING:
+                        _warn_of_memory(list(kept.values()), sum(map(len, split)))
                 else:
                     unusable[todo[number][1].name] = one
             if unusable:
@@ -212,6 +217,19 @@ class FoldData:
         """A mark of the image, the label map and the targets of each case of each part, in order."""
         parts = {"train": self.train, "validation": self.validation, "test": self.test}
         return {part: {str(one.case.image): _mark(one.case) for one in of} for part, of in parts.items()}
+
+
+def _warn_of_memory(read: Sequence[Held], number: int) -> None:
+    """Say it in time where `number` cases like those that were read take more memory than there is for anything."""
+    needed, usable = sum(one.content.nbytes for one in read) / len(read) * number, usable_memory()
+    if needed > usable:
+        logger.warning(
+            "the %d cases are held in memory and take about %.3g GB of it, and there are %.3g GB: %s",
+            number,
+            needed / 1e9,
+            usable / 1e9,
+            FEWER,
+        )
 
 
 def read_cases(task: Task, cases: Sequence[Case]) -> Iterator[tuple[int, Held | str]]:
