@@ -55,7 +55,7 @@ class Masking(Protocol):
         ...
 
 
-NumLines = int | Int[Tensor, " batch"] | None
+NumLines = int | Int[Tensor, " batch"] | Bool[Tensor, "batch width"] | None
 
 
 @runtime_checkable
@@ -75,6 +75,6 @@ class Reconstruction(Protocol):
                 read.
             sampled: which lines, `[batch, width]`, or which places, `[batch, height, width]`, all slices alike.
             num_low_frequencies: how many lines around the origin are sampled without a gap, for each sample or for
-                all; where it is None, `sampled` tells.
+                all, or which ones; where it is None, `sampled` tells.
         """
         ...

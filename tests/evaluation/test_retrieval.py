@@ -113,3 +113,17 @@ def test_what_cannot_be_retrieved_is_named():
         recall_at(good, bad)
     with pytest.raises(ValueError, match="ranks begin at 1"):
         recall_at(good, good, ranks=(0,))
+
+
+def test_its_error_is_over_subjects_and_not_over_their_scans():
+    # Of each subject all crops find each other, or none does: its four scans say nothing more than one.
+    generator, errors = numpy_generator("subjects"), []
+    for _ in range(40):
+        found = generator.random(12) < 0.5
+        unlike, alike = generator.normal(size=(48, 3, 32)), generator.normal(size=(48, 1, 32))
+        embeddings = np.where(np.repeat(found, 4)[:, None, None], alike, unlike).astype(np.float32)
+        subjects = np.repeat([f"sub{number}" for number in range(12)], 4).tolist()
+        errors.append([retrieval(embeddings, given)["Recall@1"].error for given in (subjects, None)])
+    of_subjects, of_scans = np.mean(errors, axis=0)
+    assert of_subjects == pytest.approx(0.5 / 12**0.5, rel=0.1)  # of twelve throws of a coin, and little else
+    assert of_scans == pytest.approx(of_subjects / 2, rel=0.1)

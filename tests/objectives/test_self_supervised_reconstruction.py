@@ -15,7 +15,7 @@ from voxelwave.objectives.self_supervised_reconstruction import (
 )
 from voxelwave.ops.seeding import torch_generator
 from voxelwave.physics.fourier import fft2c, ifft2c
-from voxelwave.physics.sampled_lines import sampled_places
+from voxelwave.physics.sampled_lines import center_lines, sampled_places
 from voxelwave.registry import RECONSTRUCTION_OBJECTIVES
 from voxelwave.unrolled.image_unet import ImageUnet
 
@@ -103,10 +103,11 @@ def test_nothing_withheld_reaches_the_network_and_nothing_but_it_the_loss(unit):
     network = Blind(torch.randn(2, 4, 24, 20, dtype=torch.complex64))
     objective = SelfSupervisedReconstruction(network, unit=unit)
     loss = objective(Batch(kspace, sampled), torch_generator(0)).loss
-    saw, seen, count = network.saw
+    saw, seen, center = network.saw
     drawn, withheld = draw(objective, sampled)
     assert seen.equal(drawn)
-    assert count.tolist() == [8, 8]
+    assert center.equal(center_lines(sampled))
+    assert center.sum(-1).tolist() == [8, 8]
     # NaN where nothing was sampled is in the k-space itself; here also where the network must not look.
     hidden = sampled_places(withheld, 24)[:, None, None]
     objective(Batch(torch.where(hidden, torch.nan, kspace), sampled), torch_generator(0))
@@ -215,3 +216,14 @@ def test_a_scan_with_too_few_samples_for_the_settings_is_refused(settings):
 def test_a_network_without_images_of_single_coils_is_refused():
     with pytest.raises(InputError, match="ImageUnet does not tell what each coil sees: take promptmr_plus"):
         RECONSTRUCTION_OBJECTIVES.build("self_supervised", ImageUnet(channels=4, depth=1))
+
+
+@pytest.mark.parametrize("width", [20, 21])
+def test_maps_are_made_of_the_same_lines_in_training_and_in_use(width):
+    network = tiny_promptmr().eval()
+    kspace = torch.randn(1, 3, 3, 24, width, dtype=torch.complex64, generator=torch_generator("maps"))
+    sampled = torch.zeros(1, width, dtype=torch.bool)
+    sampled[:, width // 2 - 4 : width // 2 + 4] = True
+    with torch.no_grad():
+        in_use, in_training = (network.coil_images(kspace, sampled, lines) for lines in (None, center_lines(sampled)))
+    assert in_training.equal(in_use)

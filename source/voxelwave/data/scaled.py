@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float32
+from numpy import ndarray
 from torch import Tensor
 
 from voxelwave.data.foreground import CroppedAt, to_foreground, was_cropped
@@ -16,6 +18,8 @@ from voxelwave.data.reading.volume import Affine, Spacing, Volume, VolumeInfo, r
 from voxelwave.data.recognition.labels import label_map_reason
 from voxelwave.data.store import StoredVolume, is_stored
 from voxelwave.errors import UnusableVolume
+
+Values = Float32[ndarray, "..."]
 
 
 class Scaled(NamedTuple):
@@ -31,6 +35,25 @@ class Scaled(NamedTuple):
     affine: Affine
     source: VolumeInfo
     modality: str = ""
+
+
+def mended(array: Values, modality: Modality) -> tuple[Values, int]:
+    """Replace what is not finite by the nearest end of the finite values (NaN: the lowest); count it.
+
+    Before it is resampled: NaN would spread to every voxel that is interpolated from it.
+    """
+    finite = np.isfinite(array)
+    count = int(array.size - finite.sum())
+    if count and count < array.size:
+        low, high = array.min(where=finite, initial=np.inf), array.max(where=finite, initial=-np.inf)
+        least = modality.lowest if array.ndim == 3 else -np.inf
+        array = np.nan_to_num(array, nan=max(float(low), least), posinf=float(high), neginf=float(low))
+    return array, count
+
+
+def without_padding(array: Values, modality: Modality) -> Values:
+    """Raise padding, which lies below all that the modality measures, to the least of it; windows have none."""
+    return array if array.ndim > 3 or modality.lowest == -np.inf else np.maximum(array, np.float32(modality.lowest))
 
 
 def read_scaled(path: Path, modality: Modality, *, spacing_mm: Spacing | None = None) -> Scaled:
@@ -70,6 +93,8 @@ def scale(
     """
     source = volume.source
     assert source is not None
+    array, _ = mended(volume.array, modality)
+    volume = volume._replace(array=without_padding(array, modality))
     return _scaled(volume, modality, None, source, spacing_mm=spacing_mm, crop_at=crop_at)
 
 

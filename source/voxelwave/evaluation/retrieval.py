@@ -32,10 +32,15 @@ def recall_at(queries: Embeddings, gallery: Embeddings, ranks: Sequence[int] = R
 
 
 def retrieval(
-    embeddings: Float[ndarray, "scan crop dim"], *, ranks: Sequence[int] = RANKS, seed: int = 0
+    embeddings: Float[ndarray, "scan crop dim"],
+    subjects: Sequence[str] | None = None,
+    *,
+    ranks: Sequence[int] = RANKS,
+    seed: int = 0,
 ) -> dict[str, Estimate]:
     """Return Recall@k: the share of crops with another crop of their scan among the k nearest of all others, by cosine.
 
+    The error is over `subjects`, of each scan its own; without them every scan counts as a subject.
     Raises ValueError for fewer than two scans or two crops, and for embeddings that are not finite.
     """
     scans, crops, dim = embeddings.shape
@@ -43,11 +48,12 @@ def retrieval(
         raise ValueError(f"retrieval needs two scans and two crops of each, got {scans} and {crops}")
     scan = np.repeat(np.arange(scans), crops)
     unit = unit_rows(embeddings.reshape(scans * crops, dim))
+    groups = scan if subjects is None else np.repeat(np.array(subjects), crops)
     hits = _hits(unit, unit, scan, ranks, itself=False)
     return {
         f"Recall@{rank}": estimate(
             lambda rows, of_rank=of_rank: float(of_rank[rows].mean()),  # type: ignore[misc]
-            *(scan,),
+            groups,
             chance=float(chance_of_recall(scans * crops - 1, crops - 1, rank)),
             seed=seed,
         )

@@ -126,7 +126,7 @@ class SelfSupervisedReconstruction(nn.Module):
         seen, withheld = self.split(sampled, height, generator)
         visible = sample(kspace, sampled_places(seen, height)[:, None])
         # 2. It is told the centre of the whole scan, so that it makes its maps as it will of all samples.
-        images = self.network.coil_images(visible, seen, center_lines(sampled).sum(-1))
+        images = self.network.coil_images(visible, seen, center_lines(sampled))
         # 3. Compare the centre slice where it was withheld.
         measured = kspace[:, kspace.shape[1] // 2]
         l1, l2 = (

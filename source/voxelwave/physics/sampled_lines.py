@@ -68,11 +68,13 @@ def center_lines(
 ) -> Bool[Tensor, "batch width"]:
     """Return which lines are the `num_low_frequencies` ones around the origin; None finds them in `sampled`.
 
-    Of places, the row through the origin counts. Raises ValueError for a number below 1 or above the width, and where
-    the line of the origin is not sampled.
+    Lines that are given in place of a number are returned. Of places, the row through the origin counts.
+    Raises ValueError for a number below 1 or above the width, and where the line of the origin is not sampled.
     Source: Sriram et al., End-to-end variational networks, 2020, section 3.3, and its public code (fastMRI, MIT), which
     begins an even number of lines at an odd width one line later than those that are found lie.
     """
+    if isinstance(num_low_frequencies, Tensor) and num_low_frequencies.dtype == torch.bool:
+        return num_low_frequencies
     batch, width = sampled.shape[0], sampled.shape[-1]
     if num_low_frequencies is None:
         lines = sampled if sampled.ndim == 2 else sampled[:, sampled.shape[1] // 2]

@@ -147,6 +147,19 @@ def test_what_was_not_measured_is_neither_sampled_nor_moved(tmp_path):
     assert not (drawn & ~partial_fourier).any()
 
 
+@pytest.mark.parametrize("kind", ["flip_horizontal", "flip_vertical"])
+def test_margins_that_were_not_measured_are_not_sampled_after_a_flip(tmp_path, kind):
+    padded = kspace()
+    padded[..., :3] = padded[..., 22:] = 0
+    write_fastmri(tmp_path / "padded.h5", padded, plain_header(padded))
+    augment = MRAugment(chances={kind: Chance(p_max=1.0)}, num_epochs=1)
+    slices = KspaceSlices([KspaceFile(tmp_path / "padded.h5")], None, augment)
+    slices.set_epoch(1)
+    assert not torch.equal(slices[0].target, slices.files[0].target(0))
+    # A flip along the columns sends column i of 24 to 24 - i.
+    assert slices[0].sampled[0].nonzero()[:, 0].tolist() == list(range(3, 22))
+
+
 @pytest.mark.parametrize(
     "kept",
     [

@@ -25,7 +25,8 @@ class Geometry:
         spacing_mm: of a view, before it is stretched.
         degrees: about each axis, at most.
         log_stretch: of the spacing along each axis, at most.
-        shared: of a crop's sides that two crops of one head have in common, at least.
+        shared: of a crop's sides that two crops of one head have in common, at least, before they are turned and
+            stretched, which takes some of it from some pairs.
     """
 
     crop_size: Grid
@@ -46,7 +47,7 @@ class Geometry:
 
 
 def draw_affines(draw_places: Places, geometry: Geometry, generator: np.random.Generator) -> Iterator[ndarray]:
-    """Yield the way from voxels to mm of two crops, both around drawn places, that share at least `geometry.shared`."""
+    """Yield the way from voxels to mm of two crops, both around drawn places, that share what `geometry` says."""
     for attempt in range(ATTEMPTS):
         centres = draw_places(generator)
         # The last attempt shows the same place twice: where a crop is as large as the head any two would do.

@@ -22,6 +22,7 @@ from voxelwave.physics.samplings import Sampling
 
 DataRange = Literal["attribute", "volume", "slice"]
 HOLES = 0.01  # of the places within columns, that may be 0 by chance
+ROUNDING = 1e-6  # of the largest value: what moves leave where there was nothing to move
 
 
 class KspaceItem(NamedTuple):
@@ -140,12 +141,14 @@ class KspaceSlices(Dataset[KspaceItem]):
                 f"{file.path}: is undersampled already: only whole images can be augmented or undersampled; leave it "
                 "out, or leave augmentation and samplings out"
             )
-        # 2. Moves of the image, which also fill what was not measured.
+        # 2. Moves of the image. Where they interpolate, they also fill what was not measured.
         if self.augment is not None:
             generator = torch_generator(self.seed, "augment", self.epoch, item)
             moved = self.augment(kspace, target, generator, epoch=self.epoch)
             if moved is not None:
-                kspace, target, measured = moved.kspace, moved.target, torch.ones(moved.kspace.shape[-1]).bool()
+                kspace, target = moved.kspace, moved.target
+                by_column = kspace.abs().amax((0, 1, 2))
+                measured = by_column > ROUNDING * by_column.max()
                 largest = 0.0 if target is None else float(target.max())
         # 3. What of it is sampled.
         try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -31,6 +30,7 @@ from voxelwave.data.reading.volume import (
 )
 from voxelwave.data.recognition.recognise import recognise
 from voxelwave.data.recognition.rules import Told
+from voxelwave.data.scaled import mended, without_padding
 from voxelwave.data.store import StoredInfo
 from voxelwave.errors import UnusableVolume
 from voxelwave.ops.seeding import numpy_generator
@@ -103,13 +103,13 @@ def prepare(scan: Scan, how: Preparation, readers: Mapping[str, Modality], facts
 
     # 3. Mended, resampled, measured.
     modality = readers[name]
-    array, facts["nonfinite"] = _mended(volume.array, modality.lowest if volume.array.ndim == 3 else -math.inf)
+    array, facts["nonfinite"] = mended(volume.array, modality)
     if name == "ct" and array.ndim == 3:
         if how.hu_offset and modality.require_hu and in_hounsfield_units(array):  # type: ignore[attr-defined]
             facts["note"] = "; ".join(filter(None, [facts["note"], "in Hounsfield units already: no offset was added"]))
         else:
             array = array + np.float32(how.hu_offset)
-        array = np.maximum(array, np.float32(modality.lowest))
+        array = without_padding(array, modality)
     modality.bounds(array)  # refuses before the work of resampling
     resampled = resample(Volume(array, volume.affine), how.spacing_mm)
     bounds = modality.bounds(resampled.array)
@@ -170,16 +170,6 @@ def _columns(told: Told) -> dict[str, str]:
     return (
         {"modality": told.modality, "told_by": told.rule + ("" if told.sure else ", unsure")} if told.modality else {}
     )
-
-
-def _mended(array: Float32[ndarray, "..."], lowest: float) -> tuple[Float32[ndarray, "..."], int]:
-    """Replace what is not finite by the nearest end of the finite values (NaN: the lowest); count it."""
-    finite = np.isfinite(array)
-    count = int(array.size - finite.sum())
-    if count and count < array.size:
-        low, high = array.min(where=finite, initial=np.inf), array.max(where=finite, initial=-np.inf)
-        array = np.nan_to_num(array, nan=max(float(low), lowest), posinf=float(high), neginf=float(low))
-    return array, count
 
 
 def _statistics(array: Float32[ndarray, "..."], shown: Bool[ndarray, "..."]) -> dict[str, float]:

@@ -88,7 +88,8 @@ class Comparison:
         if len(probed.cases) < 2:
             self.problems[f"retrieval ({modality})"] = "two scans are needed"
         else:
-            self._add("scan", modality, "retrieval", probed.crops, lambda x: retrieval(x, seed=self.seed))
+            subjects = [case.subject for case in probed.cases]
+            self._add("scan", modality, "retrieval", probed.crops, lambda x: retrieval(x, subjects, seed=self.seed))
         self._add("features", modality, "none", probed.tokens, _gauges)
 
     def tissues(self, modality: str, probed: Probed) -> None:
