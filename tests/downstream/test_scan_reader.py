@@ -135,3 +135,22 @@ def test_a_model_of_a_task_takes_what_it_was_trained_on_and_a_backbone_what_has_
             ScanReader(backbone)(scan, given)
     with pytest.raises(UnusableVolume, match="ct, and the model takes mri"):
         ScanReader(FeaturePyramid(WaveFormer3D((1,), **SETTINGS)))(scan, "ct")
+
+
+def test_a_stored_scan_that_lost_hardly_any_air_does_not_lose_it_twice(tmp_path):
+    hounsfield = np.full((40, 40, 40), -1000, np.int16)
+    inside = np.random.default_rng(0).integers(20, 60, (27, 27, 27))
+    hounsfield[7:34, 7:34, 7:34] = inside
+    hounsfield[18:22, 18:22, 18:22] = 900
+    (tmp_path / "scans").mkdir()
+    scan = tmp_path / "scans" / "head_CT.nii.gz"
+    nibabel.save(nibabel.Nifti1Image(hounsfield, np.eye(4)), scan)
+    Preparer(tmp_path / "set", preparation(spacing="native"), workers=1)([str(scan.parent)])
+    stored = next((tmp_path / "set").rglob("*.vxw"))
+    assert cropped_at([stored]) == (1, 1, 1)
+    reader = ScanReader(pyramid(cropped_at_mm="native"))
+    of_file, of_store = reader(scan, "ct"), reader(stored, "ct")
+    assert 36 < min(of_file.volume.shape[1:]) <= max(of_file.volume.shape[1:]) < 40
+    assert of_store.volume.shape == of_file.volume.shape
+    np.testing.assert_allclose(of_store.affine, of_file.affine)
+    np.testing.assert_allclose(of_store.volume, of_file.volume, atol=1e-3)

@@ -63,7 +63,9 @@ def cropped_at(paths: Iterable[Path]) -> CroppedAt | None:
 
 
 def was_cropped(stored: StoredVolume) -> bool:
-    """Tell whether a stored volume shows less than the file that it was made of."""
+    """Tell whether a stored volume has lost the air around it: where it does not say so, by what its file has more."""
+    if stored.info.cropped is not None:
+        return stored.info.cropped
     own, whole = voxel_sizes(stored.affine), voxel_sizes(stored.source.affine)
     lost = np.array(stored.source.grid) * whole - np.array(stored.grid) * own
     return bool((lost > 2 * np.maximum(own, whole)).any())  # resampling changes an extent by up to a voxel

@@ -54,12 +54,8 @@ ZSTD = 5
 Type = Literal["int16", "float16", "uint8", "int32"]  # the last two for labels
 Side = Annotated[int, Field(ge=1, le=MOST_SOURCE_VOXELS)]
 Entry = Annotated[float, Field(ge=-1e9, le=1e9)]
-Matrix = tuple[
-    tuple[Entry, Entry, Entry, Entry],
-    tuple[Entry, Entry, Entry, Entry],
-    tuple[Entry, Entry, Entry, Entry],
-    tuple[Entry, Entry, Entry, Entry],
-]
+Line = tuple[Entry, Entry, Entry, Entry]
+Matrix = tuple[Line, Line, Line, Line]
 
 
 def is_stored(path: Path) -> bool:
@@ -75,8 +71,8 @@ class StoredInfo(BaseModel):
         affine: voxel to mm, RAS+, of the stored array.
         bounds: the stored values that become 0 and 1.
         settings: of the modality, that the stored values or bounds follow from.
-        source_shape: of the file that it was made of, axes towards RAS.
-        source_affine: voxel to mm, RAS+, of that file.
+        source_shape, source_affine: of the file that it was made of, axes towards RAS; voxel to mm, RAS+.
+        cropped: whether the air around the volume was cut off, as far as there was any; None where nobody says it.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -87,6 +83,7 @@ class StoredInfo(BaseModel):
     settings: dict[str, Any] = {}
     source_shape: tuple[Side, Side, Side] | tuple[()] = ()
     source_affine: Matrix | tuple[()] = ()
+    cropped: bool | None = None
 
 
 class _Head(BaseModel):

@@ -91,7 +91,8 @@ def inference(content: BundleContent) -> dict[str, Any]:
         "bundle_root": ".",
         "dataset_dir": "$@bundle_root + '/images'",
         "output_dir": "$@bundle_root + '/predictions'",
-        "modality": content.modalities()[0],
+        # Of several each scan is told as `voxelwave predict` does it.
+        "modality": "" if len(content.modalities()) > 1 else content.modalities()[0],
         "device": "$torch.device('cuda' if torch.cuda.is_available() else 'cpu')",
         **network,
         "network": "$@network_def.to(@device).eval()",
@@ -130,14 +131,15 @@ def _license(description: Mapping[str, Any]) -> str:
 
 
 def _readme(content: BundleContent) -> str:
-    first, *others = content.modalities()
+    modalities = content.modalities()
     weights = "backbone" if content.task == "features" else "model"
     results = {
         "features": "`<name>.npz`, in it the vector `embedding`: the mean of the features over the tissue",
         "segmentation": "`<name>_seg.nii.gz`: labels in the grid of the scan's own file",
         "classification": "`<name>.json`: the probability of each target",
     }[content.task]
-    other = f"\nFor scans of another modality: `--modality {others[0]}`.\n" if others else ""
+    told = "Which of them a scan is, header, name, folder or values tell; `--modality` says it of all.\n"
+    other = f"\n{told}" if len(modalities) > 1 else ""
     task = task_of(content)
     return f"""# {task[0].upper()}{task[1:]}
 
@@ -153,7 +155,7 @@ Needs voxelwave {content.version}, and for MONAI's command line the package `fir
     python -m monai.bundle run --config_file configs/inference.json --bundle_root . \\
         --dataset_dir IMAGES --output_dir OUT
 
-`IMAGES` is a folder of {first} scans (NIfTI or MGH). What is written to `OUT` for each of them:
+`IMAGES` is a folder of {" and ".join(modalities)} scans (NIfTI or MGH). What is written to `OUT` for each of them:
 {results}.
 {other}
 Not for diagnosis or treatment.

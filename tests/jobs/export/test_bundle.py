@@ -1,4 +1,5 @@
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -43,11 +44,11 @@ def scans(tmp_path_factory, heads):
     """Two MRI heads, one of them turned and below a folder, and what is no image."""
     folder = tmp_path_factory.mktemp("scans")
     (folder / "sub").mkdir()
-    for name, head in zip(("a.nii.gz", "sub/b.nii"), sorted((heads / "mri").iterdir()), strict=False):
+    for name, head in zip(("a_T1.nii.gz", "sub/b_T1.nii"), sorted((heads / "mri").iterdir()), strict=False):
         image = nibabel.load(head)
         turned = nibabel.as_closest_canonical(image).slicer[::-1] if "/" in name else image
         nibabel.save(turned, folder / name)
-    nibabel.save(nibabel.Nifti1Image(np.ones((9, 9, 9), np.uint8), np.eye(4)), folder / "a_seg.nii.gz")
+    nibabel.save(nibabel.Nifti1Image(np.ones((9, 9, 9), np.uint8), np.eye(4)), folder / "a_T1_seg.nii.gz")
     return folder
 
 
@@ -82,7 +83,7 @@ FILES = {
 
 def test_a_bundle_of_a_segmentation_gives_the_labels_that_the_model_gives(bundles, runs, scans):
     model, _ = load_finetuned(runs / "segmentation")
-    for name in ("a.nii.gz", "sub/b.nii"):
+    for name in ("a_T1.nii.gz", "sub/b_T1.nii"):
         scaled = ScanReader(model.features)(scans / name, "mri")
         logits = predict_volume(model, scaled.volume, window=(12, 16, 16))
         expected = labels_onto_grid(logits, scaled.affine, shape=scaled.source.grid, to_affine=scaled.source.affine)
@@ -95,13 +96,13 @@ def test_a_bundle_of_a_segmentation_gives_the_labels_that_the_model_gives(bundle
 
 def test_a_bundle_of_a_backbone_gives_its_embeddings(bundles, runs, scans):
     features = load_backbone(runs / "backbone")
-    scaled = ScanReader(features)(scans / "a.nii.gz", "mri")
-    embedding = np.load(bundles / "backbone" / "predictions" / "a.npz")["embedding"]
+    scaled = ScanReader(features)(scans / "a_T1.nii.gz", "mri")
+    embedding = np.load(bundles / "backbone" / "predictions" / "a_T1.npz")["embedding"]
     np.testing.assert_allclose(embedding, embed_volume(features, scaled.volume, size=None).detach(), atol=1e-5)
 
 
 def test_a_bundle_of_a_classification_gives_probabilities_by_name(bundles):
-    given = json.loads((bundles / "classification" / "predictions" / "sub" / "b.json").read_text())
+    given = json.loads((bundles / "classification" / "predictions" / "sub" / "b_T1.json").read_text())
     assert given.keys() == {"lesion", "aneurysm"}
     assert all(0 < probability < 1 for probability in given.values())
 
@@ -142,7 +143,7 @@ def test_monai_finds_every_property_of_an_inference_in_a_bundle(bundles, scans):
 
 def test_a_scan_that_cannot_be_read_is_named_and_the_others_are_predicted(tmp_path, bundles, scans):
     (tmp_path / "in").mkdir()
-    (tmp_path / "in" / "a.nii.gz").write_bytes((scans / "a.nii.gz").read_bytes())
+    (tmp_path / "in" / "a_T1.nii.gz").write_bytes((scans / "a_T1.nii.gz").read_bytes())
     (tmp_path / "in" / "broken.nii.gz").write_bytes(b"no")
     root = bundles / "backbone"
     given = {"bundle_root": str(root), "dataset_dir": str(tmp_path / "in"), "output_dir": str(tmp_path / "out")}
@@ -152,11 +153,30 @@ def test_a_scan_that_cannot_be_read_is_named_and_the_others_are_predicted(tmp_pa
     workflow.initialize()
     with pytest.raises(ValueError, match=r"1 of 2 scans could not be read: .*broken.nii.gz: not a NIfTI"):
         workflow.evaluator.run()
-    assert written(tmp_path / "out") == {"a.npz"}
+    assert written(tmp_path / "out") == {"a_T1.npz"}
+
+
+def test_a_bundle_of_several_modalities_tells_each_scan_as_predict_does(tmp_path, bundles, runs, heads, scans):
+    (tmp_path / "in").mkdir()
+    shutil.copy(scans / "a_T1.nii.gz", tmp_path / "in" / "a_T1.nii.gz")
+    nibabel.save(nibabel.load(min((heads / "ct").iterdir())), tmp_path / "in" / "a_CT.nii.gz")
+    root = bundles / "backbone"
+    given = {"bundle_root": str(root), "dataset_dir": str(tmp_path / "in"), "output_dir": str(tmp_path / "out")}
+    workflow = ConfigWorkflow(
+        str(root / "configs" / "inference.json"), workflow_type="infer", logging_file=False, **given
+    )
+    workflow.initialize()
+    workflow.evaluator.run()
+    features = load_backbone(runs / "backbone")
+    for name, modality in (("a_T1", "mri"), ("a_CT", "ct")):
+        scaled = ScanReader(features)(tmp_path / "in" / f"{name}.nii.gz", modality)
+        embedding = np.load(tmp_path / "out" / f"{name}.npz")["embedding"]
+        np.testing.assert_allclose(embedding, embed_volume(features, scaled.volume, size=None).detach(), atol=1e-5)
+    assert "mri and ct scans" in (root / "docs" / "README.md").read_text()
 
 
 def test_names_that_mean_something_to_monai_are_names(bundles):
-    given = json.loads((bundles / "signs" / "predictions" / "a.json").read_text())
+    given = json.loads((bundles / "signs" / "predictions" / "a_T1.json").read_text())
     assert list(given) == SIGNS
 
 

@@ -377,6 +377,36 @@ def test_rows_of_files_that_are_gone_stay(changing):
     assert left_in(out) == before
 
 
+def renamed(scans):
+    (scans / "b_T1.nii").rename(scans / "x_T1.nii")
+
+
+def moved_label_maps(scans):
+    (scans / "masks").mkdir()
+    (scans / "b_seg.nii").rename(scans / "masks" / "b_seg.nii")
+
+
+def a_withdrawn_label_map(scans):
+    (scans / "b_seg.nii").unlink()
+
+
+@pytest.mark.parametrize("change", [renamed, moved_label_maps, a_withdrawn_label_map])
+def test_what_was_renamed_moved_or_withdrawn_leaves_no_trace(changing, change):
+    scans, out = changing
+    change(scans)
+    prepare(out, scans)
+    assert left_in(out) == fresh(scans)
+
+
+def test_label_maps_stay_where_their_images_are_gone_too(changing):
+    scans, out = changing
+    before = left_in(out)
+    (scans / "b_T1.nii").unlink()
+    (scans / "b_seg.nii").unlink()
+    prepare(out, scans)
+    assert left_in(out) == before
+
+
 def rewritten(out, **columns):
     """Change the manifest of a data set, as who passes it on can; the scan is then taken for changed."""
     first, *others = read_manifest(out / MANIFEST)

@@ -21,6 +21,7 @@ from voxelwave.registry import MODALITIES
 
 CASES = "cases.csv"
 NAME_IT = "name it in a column 'modality', or for all (data.modality, --modality)"
+NAME_THEM = "; where this column is no target, name those that are (--targets, task.targets)"
 COLUMNS = ("image", "label", "subject", "session", "modality", "split", "fold")
 # What is no target, whatever numbers it holds, but whose scan it is by another name.
 SUBJECT = re.compile(
@@ -179,20 +180,22 @@ def _case(row: Mapping[str, str], folder: Path, where: str, needed: Mapping[str,
         targets={
             name: number
             for name, is_needed in needed.items()
-            if (number := _number(row[name], f"{where}, column '{name}': a target", needed=is_needed)) is not None
+            if (number := _number(row[name], f"{where}, column '{name}': a target", NAME_THEM, needed=is_needed))
+            is not None
         },
         split=(row.get("split") or "").strip(),
         fold=_number(row.get("fold") or "", f"{where}: a fold"),
     )
 
 
-def _number(text: str, what: str, *, needed: bool = True) -> int | None:
+def _number(text: str, what: str, way_out: str = "", *, needed: bool = True) -> int | None:
     """Return the number in a cell, None for an empty one, and for what is none and is not `needed`."""
     # Tables with gaps are often written with 1.0 for 1.
     if found := WHOLE_NUMBER.fullmatch(text.strip()):
         return int(found[1])
     if needed and text.strip():
-        raise InputError(f"{what} is a whole number of at most 15 digits, or empty where it is not known, got '{text}'")
+        rule = "is a whole number of at most 15 digits, or empty where it is not known"
+        raise InputError(f"{what} {rule}, got '{text}'{way_out}")
     return None
 
 
@@ -230,7 +233,7 @@ def prepared_cases(folder: Path, *, label: str | None) -> list[Case]:
     for row in images:
         own = maps_of.get(row.file, [])
         if len(own) > 1:
-            names = ", ".join(Path(of.file).name for of in own)
+            names = ", ".join(of.file for of in own)
             raise InputError(f"{folder}: {row.output} has several label maps ({names}): choose by a word of their name")
         cases.append(
             Case(

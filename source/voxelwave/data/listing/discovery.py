@@ -98,6 +98,7 @@ def find_files(source: Source, *, others: list[Path] | None = None) -> list[Volu
     place = home_expanded(source.path)
     if source.split is not None and not (place / MANIFEST).is_file():
         raise InputError(f"{source}: a split needs a folder that `voxelwave prepare --holdout` wrote")
+    way_out = ""
     if is_prepared(place):
         found, empty = _prepared(place, source), "prepared data set has no accepted"
     elif place.suffix.lower() == ".csv" and place.is_file():
@@ -111,8 +112,10 @@ def find_files(source: Source, *, others: list[Path] | None = None) -> list[Volu
 
         paths, empty = files_at(source, wanted)
         found = [VolumeFile(path, source.modality) for path in paths]
+        if others is None:
+            way_out = "; `voxelwave prepare` makes such volumes of DICOM series and NRRD"
     if not found:
-        raise InputError(f"{source}: the {empty} volume ({', '.join(SUFFIXES)})")
+        raise InputError(f"{source}: the {empty} volume ({', '.join(SUFFIXES)}){way_out}")
     once: dict[Path, VolumeFile] = {}
     for file in found:
         first = once.setdefault(real_path(file.path), file)

@@ -14,7 +14,7 @@ from numpy import ndarray
 from voxelwave.data.listing.cases import Case
 from voxelwave.errors import InputError
 from voxelwave.jobs.common.images import is_of, origin_of
-from voxelwave.ops.files import absolute, write_text
+from voxelwave.ops.files import absolute, naming, write_text
 from voxelwave.ops.loggers import printable
 from voxelwave.ops.tables import MOST_MB, as_csv, read_checked, without_cut_line
 from voxelwave.ops.texts import read_bytes
@@ -62,7 +62,7 @@ class Journal:
         row = {**origin._asdict(), "bytes": str(origin.bytes), "modality": case.modality, "model": self._model}
         row["embedding"] = base64.b64encode(vector.astype("<f4").tobytes()).decode()
         self._rows[origin.image] = row
-        with self._path.open("a", encoding="utf-8", newline="") as file:
+        with naming(self._path), self._path.open("a", encoding="utf-8", newline="") as file:
             file.write(as_csv(COLUMNS, [row], header=file.tell() == 0, checked=True))
 
     def embedded(self, cases: Sequence[Case]) -> tuple[list[Case], Float32[ndarray, "scan embed"]]:

@@ -20,6 +20,7 @@ from voxelwave.data.batches.views import RandomView
 from voxelwave.data.label_maps import LabelMap, check_same_grid, onto_grid, read_labels
 from voxelwave.data.listing.cases import Case
 from voxelwave.data.reading.volume import spacing_of
+from voxelwave.data.store import is_stored
 from voxelwave.downstream.inference import OVERLAP, predict_volume, write_prediction
 from voxelwave.downstream.scan_reader import ScanReader
 from voxelwave.errors import InputError, UnusableVolume
@@ -65,10 +66,12 @@ class Segmentation(Task):
         """Return the cases; raises InputError where one has no label map."""
         if without := [case for case in cases if case.label is None]:
             more = f" (and {len(without) - 1} more)" if len(without) > 1 else ""
-            raise InputError(
-                f"case '{without[0].name}'{more} has no label map: name it in the column 'label' of the list, or leave "
-                f"the case out"
+            way_out = (
+                "prepare it together with its label maps, and look at data.label"
+                if is_stored(without[0].image)
+                else "name it in the column 'label' of the list, or leave the case out"
             )
+            raise InputError(f"case '{without[0].name}'{more} has no label map: {way_out}")
         return list(cases)
 
     def hold(self, case: Case) -> Held:

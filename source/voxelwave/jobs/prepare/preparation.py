@@ -129,6 +129,7 @@ def prepare(scan: Scan, how: Preparation, readers: Mapping[str, Modality], facts
         settings=modality.baked(),
         source_shape=volume.array.shape[:3],
         source_affine=volume.affine.tolist(),
+        cropped=how.crop,
     )
     facts |= {"stored_shape": packed.array.shape, "stored_spacing_mm": cropped.spacing_mm}
     places = foreground_places(modality.foreground(cropped.array, bounds), facts["hash"])

@@ -124,7 +124,8 @@ class Preparer:
         if foreign := next((row.file for row in known if not Path(row.file).is_absolute()), None):
             raise InputError(f"{manifest} lists '{foreign}', which is no whole path: prepare into another folder")
         self._outputs = {row.output for row in known if row.output}
-        known = _without_past(known, found, unusable, places)
+        self._gone = _gone_files(known, found, unusable, places)
+        known = _without_past(known, found, unusable, self._gone)
         self._rows = {_key(row): row for row in known}
         for scan, reason in unusable:
             self._take(refused(scan, self.how, reason, {}))
@@ -203,13 +204,17 @@ class Preparer:
             raise InputError(f"{row.file}: {row.reason} (--strict; what is done before it is kept)")
 
     def _refuse_duplicates(self) -> None:
-        """Of volumes of the same content, keep the first in the order of names."""
+        """Of volumes of the same content, keep the first in the order of names; one whose file is gone was renamed."""
         first: dict[str, Row] = {}
-        for key, row in sorted(self._rows.items()):
+        for key, row in sorted(self._rows.items(), key=lambda item: (item[1].file in self._gone, item[0])):
             if row.modality == LABEL or not (row.accepted or row.reason.startswith(DUPLICATE)):
                 continue
             original = first.setdefault(row.hash, row)
-            if original is not row:
+            if original is not row and row.file in self._gone:
+                # With its label maps, unless they are there: then they find the image by its new name.
+                past = {key for key, of in self._rows.items() if of.label_for == row.file and of.file in self._gone}
+                self._rows = {name: of for name, of in self._rows.items() if name not in {key, *past}}
+            elif original is not row:
                 self._rows[key] = row.as_refused(DUPLICATE + original.file)
 
     def _write(self) -> list[Row]:
@@ -237,26 +242,37 @@ class Preparer:
         write_manifest(self.out / MANIFEST, rows)
 
 
-def _without_past(
+def _gone_files(
     known: Sequence[Row],
     found: Sequence[Scan],
     unusable: Sequence[tuple[Scan, UnusableVolume]],
     places: Sequence[str],
-) -> list[Row]:
-    """Leave out rows below `places` of refused files that are gone, and of what a DICOM series was called before.
-
-    With more of its files, a series may lie in another common folder, or be one of several of its UID. What was stored
-    of any other file that is gone is kept.
-    """
+) -> set[str]:
+    """Return the files of rows, below the `places` that were searched, that are not there any more."""
     there = {_whole(scan.name) for scan in found} | {scan.name for scan, _ in unusable}
+    inside = tuple(f"{place.rstrip('/')}{sign}" for place in places for sign in "/#")
+    files = {row.file for row in known}
+    return {file for file in files if _whole(file) not in there and (file in places or file.startswith(inside))}
+
+
+def _without_past(
+    known: Sequence[Row], found: Sequence[Scan], unusable: Sequence[tuple[Scan, UnusableVolume]], gone: Collection[str]
+) -> list[Row]:
+    """Leave out rows of files that are `gone`: refused ones, label maps whose image is still there, parts of a series.
+
+    With more of its files, a DICOM series may lie in another common folder, or be one of several of its UID. What was
+    stored of any other file that is gone is kept.
+    """
+    images = {_whole(scan.name) for scan in found}
     uids = {series_uid(scan.series.uid) for scan in found if scan.series}
     if any(scan.path.is_dir() for scan, _ in unusable):  # that cannot be opened now
         uids = set()
-    inside = tuple(f"{place.rstrip('/')}{sign}" for place in places for sign in "/#")
 
     def past(row: Row) -> bool:
-        if _whole(row.file) in there or not (row.file in places or row.file.startswith(inside)):
+        if row.file not in gone:
             return False
+        if row.modality == LABEL and _whole(row.label_for) in images:
+            return True
         return not row.accepted or series_uid(row.file.rpartition("#")[2]) in uids
 
     return [row for row in known if not past(row)]
