@@ -42,7 +42,7 @@ class RandomContrast:
     drawn of the image, as in Ouyang et al., Causality-inspired single-source domain generalization, IEEE TMI 2023.
     """
 
-    def __init__(self, *, share: float = 0.5, knots: int = 6) -> None:
+    def __init__(self, *, share: float = 0.8, knots: int = 4) -> None:
         if not 0 <= share <= 1:
             raise ValueError(f"the share of samples with another contrast lies in 0 to 1, got {share}")
         if knots < 2:
