@@ -3,11 +3,13 @@
 import os
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from voxelwave.cli import COMMANDS, GROUPS
+from voxelwave.data.listing.cases import find_cases
 from voxelwave.jobs.pretrain.config import load_config
 from voxelwave.jobs.pretrain.pretrainer import build_pretrainer
 
@@ -71,3 +73,32 @@ def test_the_batch_script_puts_a_job_that_was_stopped_into_the_queue_again_and_n
     assert subprocess.run(["bash", "-c", script], cwd=tmp_path, env=given).returncode == code
     queue = tmp_path / "queue"
     assert (queue.read_text() if queue.exists() else "") == ("requeue 42\n" if code == 130 else "")
+
+
+def test_the_program_that_joins_a_table_of_targets_with_a_prepared_folder_writes_a_list(tmp_path):
+    program = re.search(r"```python\n(.*?)```", (ROOT / "docs/jobs/finetune.md").read_text(), re.DOTALL)[1]
+    rows = [
+        "file,subject,modality,status,output",
+        "/scans/a#1.2.3,p1,ct,accepted,ct/a.vxw",
+        "/scans/b#1.2.4,p2,mri,accepted,mri/b.vxw",
+        "/scans/b_seg.nii,p2,label,accepted,labels/b.vxw",
+        "/scans/c#1.2.5,p3,mri,refused,",
+        "/scans/d#1.2.6,p4,mri,accepted,mri/d.vxw",
+    ]
+    prepared = tmp_path / "data" / "prepared"
+    for image in ("ct/a.vxw", "mri/b.vxw", "mri/d.vxw"):
+        (prepared / image).parent.mkdir(parents=True, exist_ok=True)
+        (prepared / image).touch()
+    (prepared / "manifest.csv").write_text("\n".join(rows) + "\n")
+    table = "SeriesInstanceUID,Modality,Aneurysm Present,Basilar Tip\n1.2.3,CTA,1,0\n1.2.4,MRA,0,0\n1.2.5,MRA,1,1\n"
+    (tmp_path / "train.csv").write_text(table)
+    subprocess.run([sys.executable, "-c", program], cwd=tmp_path, check=True)
+    cases = find_cases(prepared / "targets.csv", targets=["Aneurysm Present", "Basilar Tip"])
+    assert [(case.image, case.subject, case.modality) for case in cases] == [
+        (prepared / "ct/a.vxw", "p1", "ct"),
+        (prepared / "mri/b.vxw", "p2", "mri"),
+    ]
+    assert [dict(case.targets) for case in cases] == [
+        {"Aneurysm Present": 1, "Basilar Tip": 0},
+        {"Aneurysm Present": 0, "Basilar Tip": 0},
+    ]
