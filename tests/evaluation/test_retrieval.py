@@ -127,3 +127,7 @@ def test_its_error_is_over_subjects_and_not_over_their_scans():
     of_subjects, of_scans = np.mean(errors, axis=0)
     assert of_subjects == pytest.approx(0.5 / 12**0.5, rel=0.1)  # of twelve throws of a coin, and little else
     assert of_scans == pytest.approx(of_subjects / 2, rel=0.1)
+
+
+def test_of_one_subject_nothing_is_said_of_others():
+    assert retrieval(vectors(4, 3, 8), ["sub0"] * 4)["Recall@1"].error is None
