@@ -10,7 +10,7 @@ from voxelwave.jobs.common.console import Console
 from voxelwave.jobs.doctor import machine as doctor_machine
 from voxelwave.jobs.doctor import training as doctor_training
 from voxelwave.jobs.doctor.run import doctor
-from voxelwave.ops.machine_memory import memory_limit
+from voxelwave.ops.cores import memory_limit
 
 
 def examine(*folders, require=()):

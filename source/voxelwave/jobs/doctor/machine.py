@@ -14,8 +14,7 @@ from typing import Literal
 
 from packaging.requirements import Requirement
 
-from voxelwave.ops.cores import bound_cores, core_limit
-from voxelwave.ops.machine_memory import machine_memory, memory_limit
+from voxelwave.ops.cores import bound_cores, core_limit, machine_memory, memory_limit
 
 SHARED_MEMORY = Path("/dev/shm")
 GB = 10**9

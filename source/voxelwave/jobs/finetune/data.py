@@ -24,9 +24,9 @@ from voxelwave.data.reading.volume import Affine
 from voxelwave.errors import DivergedError, InputError
 from voxelwave.jobs.common.console import tracked
 from voxelwave.jobs.common.processes import checked_workers, run_all
+from voxelwave.ops.cores import usable_memory
 from voxelwave.ops.files import MARK_DIGITS, content_mark
 from voxelwave.ops.loggers import logger
-from voxelwave.ops.machine_memory import usable_memory
 from voxelwave.ops.seeding import key_to_seed, number_and_checksum, torch_generator
 from voxelwave.registry import AUGMENTATIONS
 
