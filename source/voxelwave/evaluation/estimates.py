@@ -48,7 +48,7 @@ def estimate(
     """Return `statistic` of all rows, and of the rows of groups drawn with replacement (the bootstrap of clusters).
 
     The draws depend on `seed` and the groups alone, so that two statistics of the same rows are computed of the same
-    draws, as `gain` needs. They are made when the error is first asked for; of a single group there are none.
+    draws, as `gain` needs. They are made when the error is first asked for.
     Source: Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 8.
     """
 
@@ -61,8 +61,7 @@ def estimate(
         drawn = (generator.integers(len(sizes), size=len(sizes)) for _ in range(resamples))
         return np.array([statistic(np.concatenate([rows[group] for group in draw])) for draw in drawn])
 
-    # Of one group every draw is the same, which says nothing of others.
-    return Estimate(statistic(np.arange(len(groups))), chance, draws if len(np.unique(groups)) > 1 else None)
+    return Estimate(statistic(np.arange(len(groups))), chance, draws)
 
 
 def gain(ours: Estimate, theirs: Estimate) -> Estimate:

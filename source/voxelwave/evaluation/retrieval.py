@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -40,7 +41,7 @@ def retrieval(
 ) -> dict[str, Estimate]:
     """Return Recall@k: the share of crops with another crop of their scan among the k nearest of all others, by cosine.
 
-    The error is over `subjects`, of each scan its own; without them every scan counts as a subject.
+    The error is over `subjects`, of each scan its own, and none where there is one; without them scans count as subjects.
     Raises ValueError for fewer than two scans or two crops, and for embeddings that are not finite.
     """
     scans, crops, dim = embeddings.shape
@@ -50,7 +51,7 @@ def retrieval(
     unit = unit_rows(embeddings.reshape(scans * crops, dim))
     groups = scan if subjects is None else np.repeat(np.array(subjects), crops)
     hits = _hits(unit, unit, scan, ranks, itself=False)
-    return {
+    found = {
         f"Recall@{rank}": estimate(
             lambda rows, of_rank=of_rank: float(of_rank[rows].mean()),  # type: ignore[misc]
             groups,
@@ -59,6 +60,9 @@ def retrieval(
         )
         for rank, of_rank in zip(ranks, hits.T, strict=True)
     }
+    if len(np.unique(groups)) > 1:
+        return found
+    return {name: replace(one, draws=None) for name, one in found.items()}  # all draws are the same
 
 
 def chance_of_recall(others: int | Numbers, own: int | Numbers, rank: int | Numbers) -> Float[ndarray, "*sample"]:
