@@ -41,7 +41,7 @@ def retrieval(
 ) -> dict[str, Estimate]:
     """Return Recall@k: the share of crops with another crop of their scan among the k nearest of all others, by cosine.
 
-    The error is over `subjects`, of each scan its own, and none where there is one; without them scans count as subjects.
+    The error is over `subjects`, each scan's own, and none where there is one; without them scans count as subjects.
     Raises ValueError for fewer than two scans or two crops, and for embeddings that are not finite.
     """
     scans, crops, dim = embeddings.shape
