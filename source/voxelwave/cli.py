@@ -1,7 +1,7 @@
 """The command `voxelwave`: a table of commands, each from the folder of its job.
 
 Nothing heavy is imported before one runs: these modules hold signatures and help alone. Their annotations are no text
-(`from __future__ import annotations`), which typer would evaluate at every start, twice: a seventh of the help's time.
+(`from __future__ import annotations`), which typer would evaluate at every start, twice.
 """
 
 from __future__ import annotations
